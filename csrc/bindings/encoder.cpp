@@ -1,0 +1,137 @@
+// The Encoder class: weights in by name, packed tokens in, vectors out. Arrays are borrowed under the
+// GIL, which is then released for the computation.
+
+#include "encoder/encoder.h"
+
+#include <map>
+
+#include "bindings/bindings.h"
+
+namespace minifuse {
+
+Activation parse_activation(const std::string& name) {
+  if (name.empty() || name == "none") return Activation::kNone;
+  if (name == "gelu") return Activation::kGelu;
+  if (name == "gelu_new") return Activation::kGeluNew;
+  if (name == "relu") return Activation::kRelu;
+  fail("activation is '", name, "', wanted one of gelu, gelu_new, relu");
+}
+
+Pooling parse_pooling(const std::string& name) {
+  static const std::map<std::string, Pooling> names = {
+      {"mean", Pooling::kMean},
+      {"cls", Pooling::kCls},
+      {"max", Pooling::kMax},
+      {"mean_sqrt_len_tokens", Pooling::kMeanSqrtLen},
+      {"weightedmean", Pooling::kWeightedMean},
+      {"lasttoken", Pooling::kLastToken},
+  };
+  const auto found = names.find(name);
+  check(found != names.end(), "pooling is '", name,
+        "', wanted one of mean, cls, max, mean_sqrt_len_tokens, weightedmean, lasttoken");
+  return found->second;
+}
+
+namespace {
+
+Batch borrow_batch(const IntArray& ids, const IntArray& cu_seqlens) {
+  check(ids.ndim() == 1, "ids has ", ids.ndim(), " dimensions, wanted 1");
+  check(cu_seqlens.ndim() == 1 && cu_seqlens.size() >= 1,
+        "cu_seqlens: wanted one dimension and at least one element");
+  return {ids.data(), cu_seqlens.data(), cu_seqlens.size() - 1, ids.size()};
+}
+
+void run(const Encoder& encoder, const Batch& batch, const Outputs& outputs, int64_t batch_size,
+         int num_threads) {
+  SignalPoller poller;
+  {
+    const py::gil_scoped_release release;
+    encoder.encode(batch, outputs, batch_size, num_threads, [&poller] { return poller(); });
+  }
+  poller.raise_if_signalled();
+}
+
+FloatArray encode(const Encoder& encoder, const IntArray& ids, const IntArray& cu_seqlens,
+                  const std::vector<std::string>& poolings, int64_t pool_from, int64_t batch_size,
+                  int num_threads) {
+  const Batch batch = borrow_batch(ids, cu_seqlens);
+  Outputs outputs;
+  for (const std::string& name : poolings) outputs.poolings.push_back(parse_pooling(name));
+  check(!outputs.poolings.empty(), "poolings: wanted at least one");
+  FloatArray pooled({static_cast<py::ssize_t>(batch.batch),
+                     static_cast<py::ssize_t>(encoder.config().hidden_size) *
+                         static_cast<py::ssize_t>(poolings.size())});
+  outputs.pooled = pooled.mutable_data();
+  outputs.pool_from = pool_from;
+  run(encoder, batch, outputs, batch_size, num_threads);
+  return pooled;
+}
+
+FloatArray token_embeddings(const Encoder& encoder, const IntArray& ids, const IntArray& cu_seqlens,
+                            int64_t batch_size, int num_threads) {
+  const Batch batch = borrow_batch(ids, cu_seqlens);
+  FloatArray result({static_cast<py::ssize_t>(batch.total_tokens),
+                     static_cast<py::ssize_t>(encoder.config().hidden_size)});
+  Outputs outputs;
+  outputs.token_embeddings = result.mutable_data();
+  run(encoder, batch, outputs, batch_size, num_threads);
+  return result;
+}
+
+FloatArray hidden_states(const Encoder& encoder, const IntArray& ids, const IntArray& cu_seqlens,
+                         int num_threads) {
+  const Batch batch = borrow_batch(ids, cu_seqlens);
+  FloatArray result({static_cast<py::ssize_t>(encoder.config().num_hidden_layers + 1),
+                     static_cast<py::ssize_t>(batch.total_tokens),
+                     static_cast<py::ssize_t>(encoder.config().hidden_size)});
+  Outputs outputs;
+  outputs.hidden_states = result.mutable_data();
+  run(encoder, batch, outputs, INT64_MAX, num_threads);
+  return result;
+}
+
+}  // namespace
+
+void register_encoder(py::module_& module) {
+  py::class_<Encoder>(module, "Encoder")
+      .def(py::init([](int64_t vocab_size, int64_t max_position_embeddings, int64_t hidden_size,
+                       int64_t num_hidden_layers, int64_t num_attention_heads,
+                       int64_t intermediate_size, double layer_norm_eps,
+                       const std::string& activation) {
+             const Config config{.vocab_size = vocab_size,
+                                 .max_position_embeddings = max_position_embeddings,
+                                 .hidden_size = hidden_size,
+                                 .num_hidden_layers = num_hidden_layers,
+                                 .num_attention_heads = num_attention_heads,
+                                 .intermediate_size = intermediate_size,
+                                 .layer_norm_eps = static_cast<float>(layer_norm_eps),
+                                 .activation = parse_activation(activation)};
+             config.validate();
+             return std::make_unique<Encoder>(config, active_kernels());
+           }),
+           py::kw_only(), py::arg("vocab_size"), py::arg("max_position_embeddings"),
+           py::arg("hidden_size"), py::arg("num_hidden_layers"), py::arg("num_attention_heads"),
+           py::arg("intermediate_size"), py::arg("layer_norm_eps"), py::arg("activation"))
+      .def_property_readonly("isa", [](const Encoder& e) { return std::string(e.kernels().name); })
+      .def_property_readonly("hidden_size",
+                             [](const Encoder& e) { return e.config().hidden_size; })
+      .def("expected_weights", [](Encoder& e) { return e.weights().expected(); })
+      .def(
+          "set_weight",
+          [](Encoder& e, const std::string& name, const FloatArray& array) {
+            e.weights().set(name, array.data(),
+                            std::vector<int64_t>(array.shape(), array.shape() + array.ndim()));
+          },
+          py::arg("name"), py::arg("array").noconvert())
+      .def("finish_weights", [](Encoder& e) { e.weights().finish(); })
+      .def("encode", &encode, py::arg("ids").noconvert(), py::arg("cu_seqlens").noconvert(),
+           py::kw_only(), py::arg("poolings"), py::arg("pool_from"), py::arg("batch_size"),
+           py::arg("num_threads"))
+      .def("token_embeddings", &token_embeddings, py::arg("ids").noconvert(),
+           py::arg("cu_seqlens").noconvert(), py::kw_only(), py::arg("batch_size"),
+           py::arg("num_threads"))
+      .def("hidden_states", &hidden_states, py::arg("ids").noconvert(),
+           py::arg("cu_seqlens").noconvert(), py::kw_only(), py::arg("num_threads"));
+}
+
+}  // namespace minifuse

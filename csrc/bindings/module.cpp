@@ -1,0 +1,10 @@
+// The native module minifuse._core: lists what the other files register.
+
+#include "bindings/bindings.h"
+
+PYBIND11_MODULE(_core, module) {
+  module.doc() = "Fused kernels and the BERT encoder of minifuse. Use the minifuse package instead.";
+  minifuse::register_hardware(module);
+  minifuse::register_ops(module);
+  minifuse::register_encoder(module);
+}

@@ -1,0 +1,105 @@
+// Plain aggregates that every layer of the native core shares: the parameters of each fused
+// operation, in the letters of the equations (M rows, N output columns, K inputs, H hidden_size).
+// All float pointers are float32; every stride counts floats, never bytes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace minifuse {
+
+enum class Activation : int32_t { kNone, kGelu, kGeluNew, kRelu };
+
+enum class Pooling : int32_t { kMean, kCls, kMax, kMeanSqrtLen, kWeightedMean, kLastToken };
+
+// y = activation(x W^T + bias), over the weight panels [panel_begin, panel_end).
+struct LinearParams {
+  const float* x;              // [M, K], rows ldx apart
+  int64_t ldx;
+  const float* packed_weight;  // [ceil(N / NR), K, NR]; columns past N hold zeros
+  const float* bias;           // [N], or null
+  float* y;                    // [M, N], rows ldy apart; never overlaps x
+  int64_t ldy;
+  int64_t M, N, K;
+  int64_t panel_begin, panel_end;
+  Activation activation;
+};
+
+// y = LayerNorm(x + residual) * gamma + beta, row by row; y may be x or residual.
+struct LayerNormParams {
+  const float* x;         // [M, H], rows ldx apart
+  int64_t ldx;
+  const float* residual;  // [M, H], rows ldr apart, or null
+  int64_t ldr;
+  const float* gamma;     // [H]
+  const float* beta;      // [H]
+  float eps;
+  float* y;               // [M, H], rows ldy apart
+  int64_t ldy;
+  int64_t M, H;
+};
+
+// out = softmax(scale * q k^T) v for one sentence, over the heads [head_begin, head_end).
+struct AttentionParams {
+  const float* q;  // [seqlen_q, num_heads, head_dim] through the strides below
+  const float* k;  // [seqlen_k, ...]
+  const float* v;
+  float* out;      // [seqlen_q, ...]
+  int64_t q_row_stride, k_row_stride, v_row_stride, out_row_stride;      // token to token
+  int64_t q_head_stride, k_head_stride, v_head_stride, out_head_stride;  // head to head
+  int64_t seqlen_q, seqlen_k, head_dim;
+  const int32_t* key_index;  // [seqlen_k]: the rows of k and v to attend to; null: 0..seqlen_k-1
+  int64_t head_begin, head_end;
+  float scale;
+  float* scratch;  // attention_scratch_floats(seqlen_k, head_dim), 64-byte aligned
+};
+
+// x[i] = LayerNorm(word[ids[i]] + position[positions[i]]), token type 0 folded into position.
+struct EmbedParams {
+  const int32_t* ids;        // [M]
+  const int32_t* positions;  // [M]
+  const float* word;         // [vocab_size, H]
+  const float* position;     // [max_position_embeddings, H]
+  const float* gamma;        // [H]
+  const float* beta;         // [H]
+  float eps;
+  float* y;                  // [M, H], rows ldy apart
+  int64_t ldy;
+  int64_t M, H;
+};
+
+// y = one vector from the rows of a sentence; no row at all gives zeros.
+struct PoolParams {
+  const float* x;       // [num_rows, H], rows ldx apart
+  int64_t ldx;
+  const uint8_t* mask;  // [num_rows], 0 leaves a row out; null keeps every row
+  float* y;             // [H]
+  int64_t num_rows, H;
+  Pooling pooling;
+};
+
+// Floats between rows of a workspace: whole cache lines, and an odd number of them, so that the
+// rows of a tile fall into different sets of the L1 cache (1,536 floats are 96 lines: with 64 sets
+// every row would land in one of two).
+constexpr int64_t padded_stride(int64_t width) {
+  const int64_t lines = (width + 15) / 16;
+  return (lines | 1) * 16;
+}
+
+inline constexpr int64_t kMaxHeadDim = 256;
+
+constexpr int64_t round_up(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+// The widest tile of any instruction set: scratch sizes need not know which one runs.
+inline constexpr int64_t kMaxTileRows = 16;
+inline constexpr int64_t kMaxPanelColumns = 32;
+
+// K^T panels, a tile of scores and a packed V of one head.
+constexpr int64_t attention_scratch_floats(int64_t seqlen_k, int64_t head_dim) {
+  const int64_t keys = padded_stride(round_up(seqlen_k, kMaxPanelColumns));
+  return head_dim * keys + kMaxTileRows * keys + round_up(head_dim, kMaxPanelColumns) * seqlen_k;
+}
+
+}  // namespace minifuse

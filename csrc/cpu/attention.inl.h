@@ -1,0 +1,151 @@
+// out = softmax(scale * q k^T) v, one sentence, head by head, the whole row of scores at once.
+//
+//   q [seqlen_q, D]   k, v [seqlen_k, D]   out [seqlen_q, D]     D = head_dim, strides in the params
+//
+//   K^T is transposed into panels [ceil(seqlen_k / NR), D, NR]: keys in lanes.
+//   For each tile of MR queries:
+//     S = q K^T      [MR, seqlen_k]   the micro-kernel of linear.inl.h with K = D
+//     P = exp(scale S - max)          per row, the sum kept aside
+//     O = P V / sum  [MR, D]          the same micro-kernel with K = seqlen_k, V's rows as they lie
+//
+// No online softmax: a sentence has at most a few hundred tokens, so a row of scores stays in L1
+// (12 rows of 256 are 12 KiB) and is rescaled never. The order of the keys is the only order of
+// summation, so the tile's height changes no bit. No key is masked; a mask has become key_index.
+
+// K rows `keys` at a time into columns of the panels; rows past seqlen_k read as zeros.
+inline void transpose_keys(const AttentionParams& p, const float* k, float* panels) {
+  const int64_t D = p.head_dim;
+  alignas(64) const float zeros[kMaxHeadDim] = {};
+  for (int64_t first = 0; first < p.seqlen_k; first += 16) {
+    const float* rows[16];
+    for (int64_t i = 0; i < 16; ++i) {
+      const int64_t key = first + i;
+      rows[i] = key < p.seqlen_k ? k + (p.key_index ? p.key_index[key] : key) * p.k_row_stride
+                                 : zeros;
+    }
+    float* out = panels + first / kPanelColumns * D * kPanelColumns + first % kPanelColumns;
+    int64_t c = 0;
+    for (; c + 16 <= D; c += 16) {
+      transpose_16x16(rows, out + c * kPanelColumns, kPanelColumns);
+      for (int64_t i = 0; i < 16; ++i) rows[i] += 16;
+    }
+    for (; c < D; ++c)
+      for (int64_t i = 0; i < 16; ++i) out[c * kPanelColumns + i] = *rows[i]++;
+  }
+  // The panel's second half, where the keys end in its first.
+  const int64_t filled = round_up(p.seqlen_k, 16);
+  if (filled % kPanelColumns != 0) {
+    float* out = panels + filled / kPanelColumns * D * kPanelColumns + filled % kPanelColumns;
+    for (int64_t c = 0; c < D; ++c) store(out + c * kPanelColumns, zero());
+  }
+}
+
+// V rows that are not used as they lie: panels [ceil(D / NR), seqlen_k, NR], zeros past D.
+inline void pack_values(const AttentionParams& p, const float* v, float* panels) {
+  for (int64_t c = 0; c < p.head_dim; c += kPanelColumns) {
+    float* out = panels + c * p.seqlen_k;
+    for (int64_t key = 0; key < p.seqlen_k; ++key) {
+      const float* row = v + (p.key_index ? p.key_index[key] : key) * p.v_row_stride + c;
+      for (int64_t j = 0; j < kPanelColumns; j += 16) {
+        const int64_t left = p.head_dim - c - j;
+        store(out + key * kPanelColumns + j,
+              left >= 16 ? load(row + j) : left > 0 ? load_first(row + j, left) : zero());
+      }
+    }
+  }
+}
+
+// Scores of one row -> exp(s - max), zeros past the last key; returns 1 / sum.
+inline float softmax_row(float* scores, int64_t seqlen_k) {
+  const int64_t whole = seqlen_k / 16 * 16, tail = seqlen_k - whole;
+  constexpr float kLowest = -3.402823466e+38f;
+  f32x16 top = broadcast(kLowest);
+  for (int64_t j = 0; j < whole; j += 16) top = max(load(scores + j), top);
+  if (tail) top = max(keep_first(load(scores + whole), tail, kLowest), top);
+  const f32x16 highest = broadcast(reduce_max(top));
+  f32x16 sum = zero();
+  for (int64_t j = 0; j < whole; j += 16) {
+    const f32x16 e = vec_exp(sub(load(scores + j), highest));
+    store(scores + j, e);
+    sum = add(sum, e);
+  }
+  if (tail) {
+    const f32x16 e = keep_first(vec_exp(sub(load(scores + whole), highest)), tail, 0.0f);
+    store(scores + whole, e);
+    sum = add(sum, e);
+  }
+  return 1.0f / reduce_add(sum);
+}
+
+template <int kRows>
+void attention_tile(const AttentionParams& p, const float* q, const float* key_panels,
+                    const float* values, int64_t value_stride, int64_t value_panel_step,
+                    float* scores, int64_t lds, float* out) {
+  const f32x16 scale = broadcast(p.scale);
+  for (int64_t key = 0; key < p.seqlen_k; key += kPanelColumns) {
+    f32x16 acc[kRows][kTileVectors];
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 2
+      for (int j = 0; j < kTileVectors; ++j) acc[i][j] = zero();
+    multiply_tile(q, p.q_row_stride, key_panels + key * p.head_dim, kPanelColumns, p.head_dim, acc);
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 2
+      for (int j = 0; j < kTileVectors; ++j)
+        store(scores + i * lds + key + 16 * j, mul(acc[i][j], scale));
+  }
+  float inverse_sum[kRows];
+  for (int i = 0; i < kRows; ++i) inverse_sum[i] = softmax_row(scores + i * lds, p.seqlen_k);
+  for (int64_t c = 0; c < p.head_dim; c += kPanelColumns) {
+    f32x16 acc[kRows][kTileVectors];
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 2
+      for (int j = 0; j < kTileVectors; ++j) acc[i][j] = zero();
+    multiply_tile(scores, lds, values + c / kPanelColumns * value_panel_step, value_stride,
+                  p.seqlen_k, acc);
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+      const f32x16 inverse = broadcast(inverse_sum[i]);
+#pragma GCC unroll 2
+      for (int j = 0; j < kTileVectors; ++j) {
+        const int64_t left = p.head_dim - c - 16 * j;
+        float* y = out + i * p.out_row_stride + c + 16 * j;
+        if (left >= 16)
+          store(y, mul(acc[i][j], inverse));
+        else if (left > 0)
+          store_first(y, mul(acc[i][j], inverse), left);
+      }
+    }
+  }
+}
+
+void attention(const AttentionParams& p) {
+  const int64_t lds = padded_stride(round_up(p.seqlen_k, kPanelColumns));
+  float* key_panels = p.scratch;
+  float* scores = key_panels + p.head_dim * round_up(p.seqlen_k, kPanelColumns);
+  float* packed_values = scores + kTileRows * lds;
+  const bool values_in_place = !p.key_index && p.head_dim % kPanelColumns == 0;
+  const int64_t num_tiles = (p.seqlen_q + kTileRows - 1) / kTileRows;
+
+  for (int64_t head = p.head_begin; head < p.head_end; ++head) {
+    const float* v = p.v + head * p.v_head_stride;
+    transpose_keys(p, p.k + head * p.k_head_stride, key_panels);
+    if (!values_in_place) pack_values(p, v, packed_values);
+    for (int64_t tile = 0; tile < num_tiles; ++tile) {
+      const int64_t first = p.seqlen_q * tile / num_tiles;
+      const int64_t last = p.seqlen_q * (tile + 1) / num_tiles;
+      const float* q = p.q + head * p.q_head_stride + first * p.q_row_stride;
+      float* out = p.out + head * p.out_head_stride + first * p.out_row_stride;
+      with_tile_rows(last - first, [&](auto height) {
+        if (values_in_place)
+          attention_tile<height.value>(p, q, key_panels, v, p.v_row_stride, kPanelColumns, scores,
+                                       lds, out);
+        else
+          attention_tile<height.value>(p, q, key_panels, packed_values, kPanelColumns,
+                                       p.seqlen_k * kPanelColumns, scores, lds, out);
+      });
+    }
+  }
+}

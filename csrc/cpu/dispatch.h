@@ -1,0 +1,28 @@
+// Which instruction set runs: the best one that the CPU has and the operating system enables, or the
+// one that MINIFUSE_ISA names. An unknown or unsupported name throws, with the list.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "common/kernels.h"
+
+namespace minifuse {
+
+struct InstructionSet {
+  const char* name;
+  const char* requires_text;  // the features it is compiled with
+  bool (*is_supported)();
+  const Kernels* kernels;
+};
+
+// Best first.
+const std::vector<InstructionSet>& instruction_sets();
+
+// The table by name, or, for an empty name, by MINIFUSE_ISA and then the best supported one.
+const Kernels& select_kernels(const std::string& name = "");
+
+// The names of the CPU's features that matter here, as Linux spells them.
+std::vector<std::string> cpu_features();
+
+}  // namespace minifuse

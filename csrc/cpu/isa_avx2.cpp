@@ -1,0 +1,22 @@
+// AVX2 and FMA (x86-64-v3).
+//
+// Code compiled for an instruction set must not run on a lower machine, so nothing leaves this file
+// but one constant table: all else is in an anonymous namespace, no standard header but <cstddef>
+// and <cstdint> (through types.h) is included, and nothing is initialised at load.
+// tests/test_symbols.py reads the object.
+
+#include <immintrin.h>
+
+#include "common/kernels.h"
+
+namespace minifuse::isa_avx2 {
+namespace {
+#include "cpu/vec_avx2.h"
+
+#include "cpu/kernels.inl.h"
+}  // namespace
+
+extern constinit const Kernels kKernels = filled_table("avx2");
+static_assert(is_complete(filled_table("avx2")), "a kernel of avx2 is missing");
+
+}  // namespace minifuse::isa_avx2

@@ -1,0 +1,20 @@
+// Any CPU: plain floats, the compiler's baseline. The referee of the others.
+//
+// Code compiled for an instruction set must not run on a lower machine, so nothing leaves this file
+// but one constant table: all else is in an anonymous namespace, no standard header but <cstddef>
+// and <cstdint> (through types.h) is included, and nothing is initialised at load.
+// tests/test_symbols.py reads the object.
+
+#include "common/kernels.h"
+
+namespace minifuse::isa_scalar {
+namespace {
+#include "cpu/vec_scalar.h"
+
+#include "cpu/kernels.inl.h"
+}  // namespace
+
+extern constinit const Kernels kKernels = filled_table("scalar");
+static_assert(is_complete(filled_table("scalar")), "a kernel of scalar is missing");
+
+}  // namespace minifuse::isa_scalar

@@ -1,0 +1,110 @@
+// y = (x + residual - mean) / sqrt(var + eps) * gamma + beta over rows of H columns.
+//
+// Two passes over a row that stays in L1 (1.5 KiB at H = 384): the first sums, the second sums the
+// differences d = x - mean and their squares. The sum of d, zero but for rounding, corrects both the
+// mean and the variance (Chan, Golub and LeVeque 1983). Sums run over 16 lanes, lane i taking the
+// columns i, i + 16, ..., joined by the fixed tree of reduce_add.
+//
+// Four rows go together: one row alone is a chain of dependent additions.
+
+constexpr int kNormRows = 4;
+
+// Rows of x + residual, already in y, normalised in place.
+template <int kRows>
+inline void normalize_rows(float* y, int64_t ldy, const float* gamma, const float* beta, float eps,
+                           int64_t H, const f32x16 (&sum)[kRows]) {
+  const float width = static_cast<float>(H);
+  float mean[kRows], rstd[kRows];
+  f32x16 sum_d[kRows], sum_d2[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    mean[r] = reduce_add(sum[r]) / width;
+    sum_d[r] = zero();
+    sum_d2[r] = zero();
+  }
+  for (int64_t c = 0; c < H; c += 16) {
+    for (int r = 0; r < kRows; ++r) {
+      f32x16 d;
+      if (H - c >= 16)
+        d = sub(load(y + r * ldy + c), broadcast(mean[r]));
+      else
+        d = keep_first(sub(load_first(y + r * ldy + c, H - c), broadcast(mean[r])), H - c, 0.0f);
+      sum_d[r] = add(sum_d[r], d);
+      sum_d2[r] = fma(d, d, sum_d2[r]);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    const float total_d = reduce_add(sum_d[r]);
+    const float var = (reduce_add(sum_d2[r]) - total_d * total_d / width) / width;
+    mean[r] = mean[r] + total_d / width;
+    rstd[r] = 1.0f / scalar_sqrt(var + eps);
+  }
+  for (int64_t c = 0; c < H; c += 16) {
+    const bool whole = H - c >= 16;
+    const f32x16 g = whole ? load(gamma + c) : load_first(gamma + c, H - c);
+    const f32x16 b = whole ? load(beta + c) : load_first(beta + c, H - c);
+    for (int r = 0; r < kRows; ++r) {
+      float* out = y + r * ldy + c;
+      const f32x16 v = whole ? load(out) : load_first(out, H - c);
+      const f32x16 unit = mul(sub(v, broadcast(mean[r])), broadcast(rstd[r]));
+      const f32x16 result = fma(unit, g, b);
+      if (whole)
+        store(out, result);
+      else
+        store_first(out, result, H - c);
+    }
+  }
+}
+
+// `sum_at(r, c, n)` gives 16 columns of x + residual of row r from column c, n < 16 at the tail.
+template <int kRows, typename SumAt>
+inline void layer_norm_rows(float* y, int64_t ldy, const float* gamma, const float* beta, float eps,
+                            int64_t H, SumAt sum_at) {
+  f32x16 sum[kRows];
+  for (int r = 0; r < kRows; ++r) sum[r] = zero();
+  int64_t c = 0;
+  for (; c + 16 <= H; c += 16) {
+    for (int r = 0; r < kRows; ++r) {
+      const f32x16 v = sum_at(r, c, 16);
+      store(y + r * ldy + c, v);
+      sum[r] = add(sum[r], v);
+    }
+  }
+  if (c < H) {
+    for (int r = 0; r < kRows; ++r) {
+      const f32x16 v = sum_at(r, c, H - c);
+      store_first(y + r * ldy + c, v, H - c);
+      sum[r] = add(sum[r], v);
+    }
+  }
+  normalize_rows<kRows>(y, ldy, gamma, beta, eps, H, sum);
+}
+
+// Rows of any source, four at a time and then one by one. `sum_at(row, c, n)` as above.
+template <typename SumAt>
+inline void layer_norm_all(float* y, int64_t ldy, const float* gamma, const float* beta, float eps,
+                           int64_t M, int64_t H, SumAt sum_at) {
+  int64_t row = 0;
+  for (; row + kNormRows <= M; row += kNormRows)
+    layer_norm_rows<kNormRows>(y + row * ldy, ldy, gamma, beta, eps, H,
+                               [&](int64_t r, int64_t c, int64_t n) { return sum_at(row + r, c, n); });
+  for (; row < M; ++row)
+    layer_norm_rows<1>(y + row * ldy, ldy, gamma, beta, eps, H,
+                       [&](int64_t, int64_t c, int64_t n) { return sum_at(row, c, n); });
+}
+
+inline f32x16 load_upto(const float* p, int64_t n) { return n >= 16 ? load(p) : load_first(p, n); }
+
+void layer_norm(const LayerNormParams& p) {
+  if (p.residual) {
+    layer_norm_all(p.y, p.ldy, p.gamma, p.beta, p.eps, p.M, p.H,
+                   [&](int64_t row, int64_t c, int64_t n) {
+                     return add(load_upto(p.x + row * p.ldx + c, n),
+                                load_upto(p.residual + row * p.ldr + c, n));
+                   });
+  } else {
+    layer_norm_all(p.y, p.ldy, p.gamma, p.beta, p.eps, p.M, p.H,
+                   [&](int64_t row, int64_t c, int64_t n) {
+                     return load_upto(p.x + row * p.ldx + c, n);
+                   });
+  }
+}

@@ -1,0 +1,71 @@
+// One vector per sentence from its rows x [num_rows, H], and the rows' L2 normalisation.
+//
+//   mean           sum_i x_i / n                      cls         the first row
+//   mean_sqrt_len  sum_i x_i / sqrt(n)                lasttoken   the last row
+//   weightedmean   sum_i w_i x_i / sum_i w_i          max         per column
+//
+// Rows that the mask leaves out do not count; w_i is the row's place in the sentence, from 1. Rows
+// are added in ascending order, per column, so that the batch around a sentence changes nothing.
+
+inline bool keeps_row(const PoolParams& p, int64_t row) { return !p.mask || p.mask[row]; }
+
+void pool(const PoolParams& p) {
+  int64_t count = 0, first = -1, last = -1;
+  float weight_sum = 0.0f;
+  for (int64_t row = 0; row < p.num_rows; ++row) {
+    if (!keeps_row(p, row)) continue;
+    if (first < 0) first = row;
+    last = row;
+    ++count;
+    weight_sum += static_cast<float>(row + 1);
+  }
+  const bool weighted = p.pooling == Pooling::kWeightedMean;
+  float divisor = 1.0f;
+  if (p.pooling == Pooling::kMean) divisor = static_cast<float>(count);
+  if (p.pooling == Pooling::kMeanSqrtLen) divisor = scalar_sqrt(static_cast<float>(count));
+  if (weighted) divisor = weight_sum;
+
+  for (int64_t c = 0; c < p.H; c += 16) {
+    const int64_t n = p.H - c;
+    f32x16 result = zero();
+    if (count > 0) {
+      switch (p.pooling) {
+        case Pooling::kCls: result = load_upto(p.x + first * p.ldx + c, n); break;
+        case Pooling::kLastToken: result = load_upto(p.x + last * p.ldx + c, n); break;
+        case Pooling::kMax:
+          result = load_upto(p.x + first * p.ldx + c, n);
+          for (int64_t row = first + 1; row <= last; ++row)
+            if (keeps_row(p, row)) result = max(load_upto(p.x + row * p.ldx + c, n), result);
+          break;
+        case Pooling::kMean:
+        case Pooling::kMeanSqrtLen:
+        case Pooling::kWeightedMean:
+          for (int64_t row = first; row <= last; ++row) {
+            if (!keeps_row(p, row)) continue;
+            const float w = weighted ? static_cast<float>(row + 1) : 1.0f;
+            result = fma(load_upto(p.x + row * p.ldx + c, n), broadcast(w), result);
+          }
+          result = div(result, broadcast(divisor));
+          break;
+      }
+    }
+    if (n >= 16)
+      store(p.y + c, result);
+    else
+      store_first(p.y + c, result, n);
+  }
+}
+
+void l2_normalize(float* x, int64_t ldx, int64_t num_rows, int64_t H) {
+  for (int64_t row = 0; row < num_rows; ++row) {
+    float* y = x + row * ldx;
+    f32x16 squares = zero();
+    for (int64_t c = 0; c < H; c += 16) {
+      const f32x16 v = load_upto(y + c, H - c);
+      squares = fma(v, v, squares);
+    }
+    const float norm = scalar_sqrt(reduce_add(squares));
+    const f32x16 divisor = broadcast(norm > 1e-12f ? norm : 1e-12f);
+    map_array(y, y, H, [=](f32x16 v) { return div(v, divisor); });
+  }
+}

@@ -1,0 +1,92 @@
+// f32x16 as sixteen plain floats: the reference that any CPU runs, and the meaning of the others.
+// No header but <cstdint> and no symbol that leaves the file: see the note in isa_scalar.cpp.
+
+constexpr int kTileRows = 4;
+constexpr int kTileVectors = 1;
+
+struct f32x16 {
+  float lane[16];
+};
+
+template <typename F>
+inline f32x16 map_lanes(F f) {
+  f32x16 r;
+  for (int i = 0; i < 16; ++i) r.lane[i] = f(i);
+  return r;
+}
+
+inline f32x16 zero() {
+  return map_lanes([](int) { return 0.0f; });
+}
+inline f32x16 broadcast(float x) {
+  return map_lanes([=](int) { return x; });
+}
+inline f32x16 load(const float* p) {
+  return map_lanes([=](int i) { return p[i]; });
+}
+// The first n lanes from memory, zeros behind them; nothing past p[n - 1] is read.
+inline f32x16 load_first(const float* p, int64_t n) {
+  return map_lanes([=](int i) { return i < n ? p[i] : 0.0f; });
+}
+inline void store(float* p, f32x16 v) {
+  for (int i = 0; i < 16; ++i) p[i] = v.lane[i];
+}
+inline void store_first(float* p, f32x16 v, int64_t n) {
+  for (int i = 0; i < 16 && i < n; ++i) p[i] = v.lane[i];
+}
+// Lanes from n on are replaced by fill.
+inline f32x16 keep_first(f32x16 v, int64_t n, float fill) {
+  return map_lanes([&](int i) { return i < n ? v.lane[i] : fill; });
+}
+inline f32x16 add(f32x16 a, f32x16 b) {
+  return map_lanes([&](int i) { return a.lane[i] + b.lane[i]; });
+}
+inline f32x16 sub(f32x16 a, f32x16 b) {
+  return map_lanes([&](int i) { return a.lane[i] - b.lane[i]; });
+}
+inline f32x16 mul(f32x16 a, f32x16 b) {
+  return map_lanes([&](int i) { return a.lane[i] * b.lane[i]; });
+}
+inline f32x16 div(f32x16 a, f32x16 b) {
+  return map_lanes([&](int i) { return a.lane[i] / b.lane[i]; });
+}
+inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
+  return map_lanes([&](int i) { return __builtin_fmaf(a.lane[i], b.lane[i], c.lane[i]); });
+}
+// As maxps and minps: the second operand where the comparison is false, so also for NaN.
+inline f32x16 max(f32x16 a, f32x16 b) {
+  return map_lanes([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
+}
+inline f32x16 min(f32x16 a, f32x16 b) {
+  return map_lanes([&](int i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; });
+}
+// The lanes' bits shifted left by 23, read as floats: turns a biased exponent into a power of two.
+inline f32x16 shift_into_exponent(f32x16 v) {
+  return map_lanes([&](int i) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &v.lane[i], 4);
+    bits <<= 23;
+    float r;
+    __builtin_memcpy(&r, &bits, 4);
+    return r;
+  });
+}
+// The fixed tree of every sum: lanes i and i + 8, then i + 4, i + 2, i + 1.
+inline float reduce_add(f32x16 v) {
+  for (int half = 8; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) v.lane[i] = v.lane[i] + v.lane[i + half];
+  return v.lane[0];
+}
+inline float reduce_max(f32x16 v) {
+  for (int half = 8; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i)
+      v.lane[i] = v.lane[i] > v.lane[i + half] ? v.lane[i] : v.lane[i + half];
+  return v.lane[0];
+}
+inline float scalar_sqrt(float x) { return __builtin_sqrtf(x); }
+
+// dst[c * dst_stride + r] = rows[r][c] for a 16 x 16 block.
+inline void transpose_16x16(const float* const* rows, float* dst, int64_t dst_stride) {
+  for (int c = 0; c < 16; ++c)
+    for (int r = 0; r < 16; ++r) dst[c * dst_stride + r] = rows[r][c];
+}

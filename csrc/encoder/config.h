@@ -1,0 +1,42 @@
+// What the model is, in Hugging Face's names. validate() refuses nonsense by name.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "common/check.h"
+#include "common/types.h"
+
+namespace minifuse {
+
+struct Config {
+  int64_t vocab_size = 0;
+  int64_t max_position_embeddings = 0;
+  int64_t hidden_size = 0;
+  int64_t num_hidden_layers = 0;
+  int64_t num_attention_heads = 0;
+  int64_t intermediate_size = 0;
+  float layer_norm_eps = 1e-12f;
+  Activation activation = Activation::kGelu;
+
+  int64_t head_dim() const { return hidden_size / num_attention_heads; }
+
+  void validate() const {
+    const auto in_range = [](const char* name, int64_t value, int64_t low, int64_t high) {
+      check(value >= low && value <= high, "config: ", name, "=", value, ", wanted ", low, "..", high);
+    };
+    in_range("vocab_size", vocab_size, 1, INT32_MAX);
+    in_range("max_position_embeddings", max_position_embeddings, 1, 1 << 20);
+    in_range("hidden_size", hidden_size, 1, 1 << 16);
+    in_range("num_hidden_layers", num_hidden_layers, 0, 1000);
+    in_range("num_attention_heads", num_attention_heads, 1, hidden_size);
+    in_range("intermediate_size", intermediate_size, 1, 1 << 18);
+    check(hidden_size % num_attention_heads == 0, "config: hidden_size=", hidden_size,
+          " is not a multiple of num_attention_heads=", num_attention_heads);
+    in_range("hidden_size / num_attention_heads", head_dim(), 1, kMaxHeadDim);
+    check(std::isfinite(layer_norm_eps) && layer_norm_eps >= 0.0f,
+          "config: layer_norm_eps=", layer_norm_eps, ", wanted a finite number >= 0");
+  }
+};
+
+}  // namespace minifuse

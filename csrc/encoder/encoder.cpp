@@ -1,0 +1,347 @@
+// The encoder as its equations. In the throughput schedule a thread takes a chunk of sentences
+// through all layers alone (a team of one); in the latency schedule the threads of a team share a
+// chunk: each takes a share of the output columns, rows or heads, and all meet at a barrier after
+// every step. Either way each number is the same sum in the same order.
+
+#include "encoder/encoder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace minifuse {
+
+// The activations of one chunk. Strides are padded (types.h).
+struct Workspace {
+  int64_t tokens, hidden_rows;
+  int64_t ldx, ldqkv, ldhidden, scratch_floats;
+  Buffer x, y, context;         // [tokens, H]
+  Buffer qkv;                   // [tokens, 3H]
+  Buffer hidden;                // [tokens, F]: a team of one uses the first kFfnRows rows only
+  Buffer scratch;               // [members, attention_scratch_floats]
+  std::vector<int32_t> positions;
+};
+
+// Whose share of a chunk this is, and where the others wait.
+struct Team {
+  int member, size;
+  bool is_caller;  // the thread that called encode(): the one that may ask should_stop
+  SpinBarrier* barrier;
+
+  bool is_alone() const { return size == 1; }
+  void meet() const {
+    if (!is_alone()) barrier->wait(size);
+  }
+  // This member's part of n items.
+  int64_t begin(int64_t n) const { return n * member / size; }
+  int64_t end(int64_t n) const { return n * (member + 1) / size; }
+};
+
+struct Encoder::Call {
+  const Batch& batch;
+  const Outputs& outputs;
+  const std::function<bool()>& should_stop;
+  std::atomic<int64_t> next_chunk{0};
+  std::atomic<bool> is_stopped{false};
+};
+
+namespace {
+
+// Rows that go through W1, GELU and W2 together: 96 rows of F = 1,536 are 0.6 MB, in L2.
+constexpr int64_t kFfnRows = 96;
+
+LinearParams linear_params(const PackedLinear& w, const float* x, int64_t ldx, float* y, int64_t ldy,
+                           int64_t M, Activation activation) {
+  return {.x = x,
+          .ldx = ldx,
+          .packed_weight = w.weight.data(),
+          .bias = w.bias.data(),
+          .y = y,
+          .ldy = ldy,
+          .M = M,
+          .N = w.N,
+          .K = w.K,
+          .panel_begin = 0,
+          .panel_end = w.num_panels,
+          .activation = activation};
+}
+
+}  // namespace
+
+Encoder::Encoder(const Config& config, const Kernels& kernels)
+    : config_(config), kernels_(kernels), weights_(config, kernels) {}
+
+Encoder::~Encoder() = default;
+
+void Encoder::layer(const LayerWeights& w, const int32_t* cu_seqlens, const Chunk& chunk,
+                    Workspace& ws, const Team& team) const {
+  const int64_t H = config_.hidden_size, A = config_.num_attention_heads, D = config_.head_dim();
+  const int64_t M = cu_seqlens[chunk.last] - cu_seqlens[chunk.first];
+  float *x = ws.x.data(), *y = ws.y.data(), *qkv = ws.qkv.data(), *context = ws.context.data();
+  float* hidden = ws.hidden.data();
+
+  // Columns shared out; y [M, N] = activation(x W^T + b).
+  const auto linear = [&](LinearParams params) {
+    const int64_t num_panels = params.panel_end;
+    params.panel_begin = team.begin(num_panels);
+    params.panel_end = team.end(num_panels);
+    kernels_.linear(params);
+    team.meet();
+  };
+  // y [M, H] = LayerNorm(x W^T + b + residual): fused for one, columns then rows for a team.
+  const auto linear_residual_layer_norm = [&](const LinearParams& params, const float* residual,
+                                              const Buffer& gamma, const Buffer& beta) {
+    LayerNormParams norm{.x = params.y,
+                         .ldx = params.ldy,
+                         .residual = residual,
+                         .ldr = ws.ldx,
+                         .gamma = gamma.data(),
+                         .beta = beta.data(),
+                         .eps = config_.layer_norm_eps,
+                         .y = params.y,
+                         .ldy = params.ldy,
+                         .M = params.M,
+                         .H = H};
+    if (team.is_alone()) return kernels_.linear_residual_layer_norm(params, norm);
+    linear(params);
+    const int64_t begin = team.begin(params.M);
+    norm.x = norm.y = params.y + begin * params.ldy;
+    norm.residual = residual + begin * ws.ldx;
+    norm.M = team.end(params.M) - begin;
+    kernels_.layer_norm(norm);
+    team.meet();
+  };
+
+  // Q, K, V = X Wq + bq, X Wk + bk, X Wv + bv
+  linear(linear_params(w.qkv, x, ws.ldx, qkv, ws.ldqkv, M, Activation::kNone));
+
+  // per sentence, per head:  O = softmax(Q K^T / sqrt(D)) V
+  const int64_t num_sentences = chunk.last - chunk.first;
+  const int64_t item_end = team.end(num_sentences * A);
+  for (int64_t item = team.begin(num_sentences * A); item < item_end;) {
+    const int64_t sentence = chunk.first + item / A, head = item % A;
+    const int64_t heads = std::min(A - head, item_end - item);
+    const int64_t row = cu_seqlens[sentence] - cu_seqlens[chunk.first];
+    const int64_t seqlen = cu_seqlens[sentence + 1] - cu_seqlens[sentence];
+    const float* q = qkv + row * ws.ldqkv;
+    kernels_.attention({.q = q,
+                        .k = q + H,
+                        .v = q + 2 * H,
+                        .out = context + row * ws.ldx,
+                        .q_row_stride = ws.ldqkv,
+                        .k_row_stride = ws.ldqkv,
+                        .v_row_stride = ws.ldqkv,
+                        .out_row_stride = ws.ldx,
+                        .q_head_stride = D,
+                        .k_head_stride = D,
+                        .v_head_stride = D,
+                        .out_head_stride = D,
+                        .seqlen_q = seqlen,
+                        .seqlen_k = seqlen,
+                        .head_dim = D,
+                        .key_index = nullptr,
+                        .head_begin = head,
+                        .head_end = head + heads,
+                        .scale = 1.0f / std::sqrt(static_cast<float>(D)),
+                        .scratch = ws.scratch.data() + team.member * ws.scratch_floats});
+    item += heads;
+  }
+  team.meet();
+
+  // Y = LayerNorm(X + O Wo + bo)
+  linear_residual_layer_norm(
+      linear_params(w.out, context, ws.ldx, y, ws.ldx, M, Activation::kNone), x, w.attention_gamma,
+      w.attention_beta);
+
+  // X = LayerNorm(Y + GELU(Y W1 + b1) W2 + b2), rows block by block while GELU(...) is in L2
+  const int64_t block = team.is_alone() ? kFfnRows : M;
+  for (int64_t row = 0; row < M; row += block) {
+    const int64_t rows = std::min(block, M - row);
+    const float* y_rows = y + row * ws.ldx;
+    linear(linear_params(w.ffn1, y_rows, ws.ldx, hidden, ws.ldhidden, rows, config_.activation));
+    linear_residual_layer_norm(linear_params(w.ffn2, hidden, ws.ldhidden, x + row * ws.ldx, ws.ldx,
+                                             rows, Activation::kNone),
+                               y_rows, w.output_gamma, w.output_beta);
+  }
+}
+
+void Encoder::encode_chunk(Call& call, const Chunk& chunk, Workspace& ws, const Team& team) const {
+  const Batch& batch = call.batch;
+  const Outputs& outputs = call.outputs;
+  const int64_t H = config_.hidden_size;
+  const int64_t first_token = batch.cu_seqlens[chunk.first];
+  const int64_t M = batch.cu_seqlens[chunk.last] - first_token;
+  float* x = ws.x.data();
+
+  // Rows of this member: X0 = LayerNorm(word[id] + position[i] + token_type[0])
+  const int64_t row_begin = team.begin(M), row_end = team.end(M);
+  for (int64_t sentence = chunk.first; sentence < chunk.last; ++sentence) {
+    const int64_t begin = batch.cu_seqlens[sentence] - first_token;
+    const int64_t end = batch.cu_seqlens[sentence + 1] - first_token;
+    for (int64_t row = std::max(begin, row_begin); row < std::min(end, row_end); ++row)
+      ws.positions[static_cast<size_t>(row)] = static_cast<int32_t>(row - begin);
+  }
+  kernels_.embed_layer_norm({.ids = batch.ids + first_token + row_begin,
+                             .positions = ws.positions.data() + row_begin,
+                             .word = weights_.word_embeddings.data(),
+                             .position = weights_.position_embeddings.data(),
+                             .gamma = weights_.embedding_gamma.data(),
+                             .beta = weights_.embedding_beta.data(),
+                             .eps = config_.layer_norm_eps,
+                             .y = x + row_begin * ws.ldx,
+                             .ldy = ws.ldx,
+                             .M = row_end - row_begin,
+                             .H = H});
+
+  const auto copy_rows = [&](float* destination) {
+    for (int64_t row = row_begin; row < row_end; ++row)
+      std::memcpy(destination + (first_token + row) * H, x + row * ws.ldx,
+                  static_cast<size_t>(H) * sizeof(float));
+  };
+  const int64_t num_layers = config_.num_hidden_layers;
+  for (int64_t index = 0; index < num_layers; ++index) {
+    if (outputs.hidden_states) copy_rows(outputs.hidden_states + index * batch.total_tokens * H);
+    // The answer is written before the barrier and read behind it: a team stops together or not.
+    if (team.is_caller && call.should_stop && call.should_stop()) call.is_stopped = true;
+    team.meet();
+    if (call.is_stopped) return;
+    layer(weights_.layers[static_cast<size_t>(index)], batch.cu_seqlens, chunk, ws, team);
+  }
+  if (outputs.hidden_states) copy_rows(outputs.hidden_states + num_layers * batch.total_tokens * H);
+  if (outputs.token_embeddings) copy_rows(outputs.token_embeddings);
+  team.meet();
+  pool_chunk(batch, outputs, chunk, ws, team);
+  team.meet();
+}
+
+void Encoder::pool_chunk(const Batch& batch, const Outputs& outputs, const Chunk& chunk,
+                         const Workspace& ws, const Team& team) const {
+  if (outputs.pooled == nullptr) return;
+  const int64_t H = config_.hidden_size;
+  const int64_t first_token = batch.cu_seqlens[chunk.first];
+  const int64_t num_sentences = chunk.last - chunk.first;
+  const int64_t width = static_cast<int64_t>(outputs.poolings.size()) * H;
+  for (int64_t i = team.begin(num_sentences); i < team.end(num_sentences); ++i) {
+    const int64_t sentence = chunk.first + i;
+    const int64_t seqlen = batch.cu_seqlens[sentence + 1] - batch.cu_seqlens[sentence];
+    const int64_t skipped = std::min(outputs.pool_from, seqlen);
+    const int64_t row = batch.cu_seqlens[sentence] - first_token + skipped;
+    for (size_t j = 0; j < outputs.poolings.size(); ++j)
+      kernels_.pool({.x = ws.x.data() + row * ws.ldx,
+                     .ldx = ws.ldx,
+                     .mask = nullptr,
+                     .y = outputs.pooled + sentence * width + static_cast<int64_t>(j) * H,
+                     .num_rows = seqlen - skipped,
+                     .H = H,
+                     .pooling = outputs.poolings[j]});
+  }
+}
+
+void Encoder::check_batch(const Batch& batch, const Outputs& outputs) const {
+  check(batch.batch >= 0, "cu_seqlens: wanted at least one element");
+  check(batch.cu_seqlens[0] == 0, "cu_seqlens[0] is ", batch.cu_seqlens[0], ", wanted 0");
+  for (int64_t i = 0; i < batch.batch; ++i) {
+    const int64_t seqlen = int64_t{batch.cu_seqlens[i + 1]} - batch.cu_seqlens[i];
+    check(seqlen >= 0, "cu_seqlens descends at ", i + 1, ": ", batch.cu_seqlens[i], " then ",
+          batch.cu_seqlens[i + 1]);
+    check(seqlen <= config_.max_position_embeddings, "sentence ", i, " has ", seqlen,
+          " tokens, wanted at most max_position_embeddings=", config_.max_position_embeddings);
+  }
+  check(batch.cu_seqlens[batch.batch] == batch.total_tokens, "cu_seqlens ends at ",
+        batch.cu_seqlens[batch.batch], ", wanted the number of ids, ", batch.total_tokens);
+  for (int64_t i = 0; i < batch.total_tokens; ++i)
+    check(batch.ids[i] >= 0 && batch.ids[i] < config_.vocab_size, "ids[", i, "] is ", batch.ids[i],
+          ", wanted 0..", config_.vocab_size - 1);
+  check(outputs.pool_from >= 0, "pool_from is ", outputs.pool_from, ", wanted >= 0");
+}
+
+bool Encoder::encode(const Batch& batch, const Outputs& outputs, int64_t max_sentences,
+                     int num_threads, const std::function<bool()>& should_stop) const {
+  check_batch(batch, outputs);
+  check(max_sentences > 0, "batch_size is ", max_sentences, ", wanted > 0");
+  check(num_threads > 0, "num_threads is ", num_threads, ", wanted > 0");
+  const Schedule schedule = plan_schedule(batch.cu_seqlens, batch.batch, max_sentences, num_threads);
+  if (schedule.chunks.empty()) return true;
+
+  int64_t tokens = 0, max_seqlen = 0;
+  for (const Chunk& chunk : schedule.chunks)
+    tokens = std::max<int64_t>(tokens, batch.cu_seqlens[chunk.last] - batch.cu_seqlens[chunk.first]);
+  for (int64_t i = 0; i < batch.batch; ++i)
+    max_seqlen = std::max<int64_t>(max_seqlen, batch.cu_seqlens[i + 1] - batch.cu_seqlens[i]);
+
+  const int64_t num_chunks = static_cast<int64_t>(schedule.chunks.size());
+  Call call{batch, outputs, should_stop};
+  bool ran;
+  if (schedule.is_latency) {
+    std::unique_ptr<Workspace> ws = borrow_workspace(tokens, max_seqlen, num_threads);
+    SpinBarrier barrier;
+    ran = ThreadPool::get().run(
+        num_threads,
+        [&](int member, int size) {
+          const Team team{member, size, member == 0, &barrier};
+          for (const Chunk& chunk : schedule.chunks) {
+            encode_chunk(call, chunk, *ws, team);
+            if (call.is_stopped) return;
+          }
+        },
+        should_stop);
+    return_workspace(std::move(ws));
+  } else {
+    ran = ThreadPool::get().run(
+        num_threads,
+        [&](int member, int) {
+          std::unique_ptr<Workspace> ws = borrow_workspace(tokens, max_seqlen, 1);
+          const Team team{0, 1, member == 0, nullptr};
+          for (int64_t i = call.next_chunk++; i < num_chunks && !call.is_stopped;
+               i = call.next_chunk++)
+            encode_chunk(call, schedule.chunks[static_cast<size_t>(i)], *ws, team);
+          return_workspace(std::move(ws));
+        },
+        should_stop);
+  }
+  return ran && !call.is_stopped;
+}
+
+std::unique_ptr<Workspace> Encoder::borrow_workspace(int64_t tokens, int64_t max_seqlen,
+                                                     int64_t members) const {
+  const int64_t hidden_rows = members == 1 ? std::min(tokens, kFfnRows) : tokens;
+  const int64_t scratch_floats =
+      round_up(attention_scratch_floats(max_seqlen, config_.head_dim()), 16);
+  std::unique_ptr<Workspace> ws;
+  {
+    const std::lock_guard<std::mutex> lock(workspace_mutex_);
+    for (auto it = free_workspaces_.begin(); it != free_workspaces_.end(); ++it) {
+      if ((*it)->tokens >= tokens && (*it)->hidden_rows >= hidden_rows &&
+          (*it)->scratch.size() >= members * scratch_floats) {
+        ws = std::move(*it);
+        free_workspaces_.erase(it);
+        ws->scratch_floats = scratch_floats;
+        return ws;
+      }
+    }
+    // Grow one rather than collect one of every size.
+    if (!free_workspaces_.empty()) free_workspaces_.pop_back();
+  }
+  ws = std::make_unique<Workspace>();
+  ws->tokens = tokens;
+  ws->hidden_rows = hidden_rows;
+  ws->scratch_floats = scratch_floats;
+  ws->ldx = padded_stride(config_.hidden_size);
+  ws->ldqkv = padded_stride(3 * config_.hidden_size);
+  ws->ldhidden = padded_stride(config_.intermediate_size);
+  ws->x = Buffer(tokens * ws->ldx);
+  ws->y = Buffer(tokens * ws->ldx);
+  ws->context = Buffer(tokens * ws->ldx);
+  ws->qkv = Buffer(tokens * ws->ldqkv);
+  ws->hidden = Buffer(hidden_rows * ws->ldhidden);
+  ws->scratch = Buffer(members * scratch_floats);
+  ws->positions.resize(static_cast<size_t>(tokens));
+  return ws;
+}
+
+void Encoder::return_workspace(std::unique_ptr<Workspace> workspace) const {
+  const std::lock_guard<std::mutex> lock(workspace_mutex_);
+  free_workspaces_.push_back(std::move(workspace));
+}
+
+}  // namespace minifuse

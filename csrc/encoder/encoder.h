@@ -1,0 +1,71 @@
+// The post-LN BERT encoder over packed sentences, from token ids to pooled vectors.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "encoder/config.h"
+#include "encoder/schedule.h"
+#include "encoder/weights.h"
+
+namespace minifuse {
+
+// Sentences without padding: sentence b owns ids[cu_seqlens[b]] .. ids[cu_seqlens[b + 1] - 1].
+struct Batch {
+  const int32_t* ids;         // [total_tokens]
+  const int32_t* cu_seqlens;  // [batch + 1]
+  int64_t batch;
+  int64_t total_tokens;
+};
+
+// What a call wants back; null pointers are not computed.
+struct Outputs {
+  float* pooled = nullptr;            // [batch, poolings.size() * H]
+  std::vector<Pooling> poolings;
+  int64_t pool_from = 0;              // rows of a sentence before this one stay out of the pooling
+  float* token_embeddings = nullptr;  // [total_tokens, H], the last layer
+  float* hidden_states = nullptr;     // [num_hidden_layers + 1, total_tokens, H]
+};
+
+struct Workspace;
+struct Team;
+
+class Encoder {
+ public:
+  Encoder(const Config& config, const Kernels& kernels);
+  ~Encoder();
+
+  Weights& weights() { return weights_; }
+  const Config& config() const { return config_; }
+  const Kernels& kernels() const { return kernels_; }
+
+  // Throws std::invalid_argument where the batch is not well formed. Returns false where
+  // should_stop, asked now and then on the calling thread, said true. Safe from several threads.
+  bool encode(const Batch& batch, const Outputs& outputs, int64_t max_sentences, int num_threads,
+              const std::function<bool()>& should_stop) const;
+
+ private:
+  struct Call;
+
+  void check_batch(const Batch& batch, const Outputs& outputs) const;
+  void encode_chunk(Call& call, const Chunk& chunk, Workspace& ws, const Team& team) const;
+  void layer(const LayerWeights& w, const int32_t* cu_seqlens, const Chunk& chunk, Workspace& ws,
+             const Team& team) const;
+  void pool_chunk(const Batch& batch, const Outputs& outputs, const Chunk& chunk,
+                  const Workspace& ws, const Team& team) const;
+
+  // Workspaces outlive a call, so that a burst of queries allocates nothing.
+  std::unique_ptr<Workspace> borrow_workspace(int64_t tokens, int64_t max_seqlen,
+                                              int64_t members) const;
+  void return_workspace(std::unique_ptr<Workspace> workspace) const;
+
+  Config config_;
+  const Kernels& kernels_;
+  Weights weights_;
+  mutable std::mutex workspace_mutex_;
+  mutable std::vector<std::unique_ptr<Workspace>> free_workspaces_;
+};
+
+}  // namespace minifuse

@@ -1,0 +1,266 @@
+// The thread pool, the barrier and the plan of a batch.
+
+#include "encoder/schedule.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <exception>
+#include <fstream>
+#include <set>
+#include <sstream>
+#include <string>
+#include <thread>
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+namespace minifuse {
+namespace {
+
+void pause_briefly() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+int affinity_count() {
+#if defined(__linux__)
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
+#endif
+  return std::max(1u, std::thread::hardware_concurrency());
+}
+
+// CPUs' worth of quota, rounded up; 0 where there is no limit. cgroup v2, then v1.
+int cgroup_quota() {
+  std::ifstream v2("/sys/fs/cgroup/cpu.max");
+  std::string quota;
+  double period = 0;
+  if (v2 >> quota >> period && quota != "max" && period > 0)
+    return std::max(1, static_cast<int>(std::ceil(std::atof(quota.c_str()) / period)));
+  std::ifstream v1_quota("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
+  std::ifstream v1_period("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
+  double limit = -1;
+  if (v1_quota >> limit && v1_period >> period && limit > 0 && period > 0)
+    return std::max(1, static_cast<int>(std::ceil(limit / period)));
+  return 0;
+}
+
+// Physical cores among the CPUs that this process may use: siblings share one multiplier.
+int physical_cores() {
+#if defined(__linux__)
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 0;
+  std::set<std::string> cores;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (!CPU_ISSET(cpu, &set)) continue;
+    const std::string topology = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/";
+    std::ifstream file(topology + "thread_siblings_list");
+    std::string siblings;
+    if (!(file >> siblings)) return 0;
+    cores.insert(siblings);
+  }
+  return static_cast<int>(cores.size());
+#else
+  return 0;
+#endif
+}
+
+}  // namespace
+
+int default_num_threads() {
+  int count = affinity_count();
+  const auto limit = [&count](int other) {
+    if (other > 0) count = std::min(count, other);
+  };
+  limit(cgroup_quota());
+  limit(physical_cores());
+  if (const char* omp = std::getenv("OMP_NUM_THREADS")) limit(std::atoi(omp));
+  return count;
+}
+
+Schedule plan_schedule(const int32_t* cu_seqlens, int64_t batch, int64_t max_sentences,
+                       int num_threads) {
+  // 192 rows of x, y and attention output are 0.9 MB at H = 384: with the panel that streams by they
+  // fill a 1 MiB L2, and a panel fetched from L3 serves sixteen tiles.
+  constexpr int64_t kChunkTokens = 192;
+  // Below this a chunk's weights cost more to fetch than to multiply by.
+  constexpr int64_t kSmallestChunkTokens = 64;
+  // Four turns a thread, so that the last chunk is a small part of the whole.
+  constexpr int64_t kTurns = 4;
+
+  Schedule schedule;
+  const int64_t total = batch > 0 ? cu_seqlens[batch] : 0;
+  schedule.chunk_tokens =
+      std::clamp(total / (num_threads * kTurns), kSmallestChunkTokens, kChunkTokens);
+  int64_t first = 0;
+  while (first < batch) {
+    int64_t last = first + 1;
+    while (last < batch && last - first < max_sentences &&
+           cu_seqlens[last + 1] - cu_seqlens[first] <= schedule.chunk_tokens)
+      ++last;
+    schedule.chunks.push_back({first, last});
+    first = last;
+  }
+  schedule.is_latency =
+      num_threads > 1 && static_cast<int64_t>(schedule.chunks.size()) < num_threads;
+  return schedule;
+}
+
+void SpinBarrier::wait(int num_members) {
+  const uint32_t generation = generation_.load(std::memory_order_acquire);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == num_members) {
+    arrived_.store(0, std::memory_order_relaxed);
+    generation_.store(generation + 1, std::memory_order_release);
+    return;
+  }
+  // A few microseconds of spinning cover the usual skew; past them another thread may need the core.
+  for (int spins = 0; generation_.load(std::memory_order_acquire) == generation; ++spins) {
+    if (spins < 4000)
+      pause_briefly();
+    else
+      std::this_thread::yield();
+  }
+}
+
+struct ThreadPool::Job {
+  const Task* task;
+  int num_members;
+  std::atomic<int> remaining;  // workers that have not finished
+  std::mutex error_mutex;
+  std::exception_ptr error;
+
+  void run_member(int member) {
+    try {
+      (*task)(member, num_members);
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(error_mutex);
+      if (!error) error = std::current_exception();
+    }
+  }
+};
+
+struct ThreadPool::Worker {
+  enum State : uint32_t { kIdle, kHasJob, kStop };
+  std::atomic<uint32_t> state{kIdle};
+  Job* job = nullptr;
+  int member = 0;
+  std::thread thread;
+};
+
+ThreadPool& ThreadPool::get() {
+  // Leaked on purpose: after a fork the parent's pool may hold a locked mutex and threads that do
+  // not exist here, and at exit its workers must not outlive its destructor.
+  static std::atomic<ThreadPool*> pool{nullptr};
+  static std::atomic<pid_t> owner{0};
+  static std::atomic_flag creating = ATOMIC_FLAG_INIT;
+  const pid_t process = getpid();
+  if (owner.load(std::memory_order_acquire) == process) return *pool.load();
+  while (creating.test_and_set(std::memory_order_acquire)) std::this_thread::yield();
+  if (owner.load(std::memory_order_acquire) != process) {
+    pool.store(new ThreadPool());
+    owner.store(process, std::memory_order_release);
+  }
+  creating.clear(std::memory_order_release);
+  return *pool.load();
+}
+
+void ThreadPool::work(Worker& worker) {
+  for (;;) {
+    // Spin for the time between two calls of a burst, then sleep.
+    constexpr int kSpins = 2000;
+    for (int spins = 0; spins < kSpins && worker.state.load(std::memory_order_acquire) == Worker::kIdle;
+         ++spins)
+      pause_briefly();
+    worker.state.wait(Worker::kIdle, std::memory_order_acquire);
+    if (worker.state.load(std::memory_order_acquire) == Worker::kStop) return;
+    Job* job = worker.job;
+    job->run_member(worker.member);
+    worker.state.store(Worker::kIdle, std::memory_order_release);
+    // The last touch: once `remaining` is zero the job may be gone.
+    if (job->remaining.fetch_sub(1, std::memory_order_acq_rel) == 1) job->remaining.notify_one();
+  }
+}
+
+bool ThreadPool::run(int num_threads, const Task& task, const std::function<bool()>& should_stop) {
+  std::vector<Worker*> borrowed;
+  {
+    std::unique_lock<std::mutex> lock(mutex_);
+    budget_ = std::max(budget_, num_threads);
+    const uint64_t ticket = next_ticket_++;
+    waiting_.push_back(ticket);
+    const auto is_my_turn = [&] { return waiting_.front() == ticket && in_use_ < budget_; };
+    while (!is_my_turn()) {
+      turn_.wait_for(lock, std::chrono::milliseconds(50));
+      if (is_my_turn() || !should_stop) continue;
+      lock.unlock();
+      const bool stop = should_stop();
+      lock.lock();
+      if (stop) {
+        std::erase(waiting_, ticket);
+        turn_.notify_all();
+        return false;
+      }
+    }
+    waiting_.pop_front();
+    const int extra = std::max(0, std::min(num_threads, budget_ - in_use_) - 1);
+    in_use_ += 1 + extra;
+    for (int i = 0; i < extra; ++i) {
+      if (idle_.empty()) {
+        workers_.push_back(std::make_unique<Worker>());
+        Worker* worker = workers_.back().get();
+        worker->thread = std::thread([this, worker] { work(*worker); });
+        idle_.push_back(worker);
+      }
+      borrowed.push_back(idle_.back());
+      idle_.pop_back();
+    }
+    turn_.notify_all();
+  }
+
+  Job job{&task, static_cast<int>(borrowed.size()) + 1, static_cast<int>(borrowed.size()), {}, {}};
+  for (size_t i = 0; i < borrowed.size(); ++i) {
+    borrowed[i]->job = &job;
+    borrowed[i]->member = static_cast<int>(i) + 1;
+    borrowed[i]->state.store(Worker::kHasJob, std::memory_order_release);
+    borrowed[i]->state.notify_one();
+  }
+  job.run_member(0);
+  for (int spins = 0; job.remaining.load(std::memory_order_acquire) != 0; ++spins) {
+    if (spins < 4000) {
+      pause_briefly();
+    } else {
+      const int remaining = job.remaining.load(std::memory_order_acquire);
+      if (remaining != 0) job.remaining.wait(remaining, std::memory_order_acquire);
+    }
+  }
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    in_use_ -= 1 + static_cast<int>(borrowed.size());
+    idle_.insert(idle_.end(), borrowed.begin(), borrowed.end());
+  }
+  turn_.notify_all();
+  if (job.error) std::rethrow_exception(job.error);
+  return true;
+}
+
+void ThreadPool::shutdown() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (idle_.size() != workers_.size()) return;  // an encode still runs: the process's exit ends it
+  for (auto& worker : workers_) {
+    worker->state.store(Worker::kStop, std::memory_order_release);
+    worker->state.notify_one();
+  }
+  for (auto& worker : workers_) worker->thread.join();
+  workers_.clear();
+  idle_.clear();
+}
+
+}  // namespace minifuse
