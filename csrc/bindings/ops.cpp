@@ -375,7 +375,7 @@ FloatArray pool_rows(const float* x, int64_t batch, int64_t H, int64_t total_row
   share(batch, 1, 4.0 * static_cast<double>(total_rows * H), [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
       const auto [first, count, mask] = range_of(b);
-      kernels.pool({x + first * H, H, mask, out + b * H, count, H, Pooling::kMean});
+      kernels.pool({x + first * H, H, mask, out + b * H, 0, count, H, Pooling::kMean});
     }
   });
   return y;

@@ -74,6 +74,7 @@ struct PoolParams {
   int64_t ldx;
   const uint8_t* mask;  // [num_rows], 0 leaves a row out; null keeps every row
   float* y;             // [H]
+  int64_t first_row;    // rows before it (a prompt) stay out; they still count in a row's place
   int64_t num_rows, H;
   Pooling pooling;
 };

@@ -7,7 +7,9 @@
 // Rows that the mask leaves out do not count; w_i is the row's place in the sentence, from 1. Rows
 // are added in ascending order, per column, so that the batch around a sentence changes nothing.
 
-inline bool keeps_row(const PoolParams& p, int64_t row) { return !p.mask || p.mask[row]; }
+inline bool keeps_row(const PoolParams& p, int64_t row) {
+  return row >= p.first_row && (!p.mask || p.mask[row]);
+}
 
 void pool(const PoolParams& p) {
   int64_t count = 0, first = -1, last = -1;

@@ -224,14 +224,14 @@ void Encoder::pool_chunk(const Batch& batch, const Outputs& outputs, const Chunk
   for (int64_t i = team.begin(num_sentences); i < team.end(num_sentences); ++i) {
     const int64_t sentence = chunk.first + i;
     const int64_t seqlen = batch.cu_seqlens[sentence + 1] - batch.cu_seqlens[sentence];
-    const int64_t skipped = std::min(outputs.pool_from, seqlen);
-    const int64_t row = batch.cu_seqlens[sentence] - first_token + skipped;
+    const int64_t row = batch.cu_seqlens[sentence] - first_token;
     for (size_t j = 0; j < outputs.poolings.size(); ++j)
       kernels_.pool({.x = ws.x.data() + row * ws.ldx,
                      .ldx = ws.ldx,
                      .mask = nullptr,
                      .y = outputs.pooled + sentence * width + static_cast<int64_t>(j) * H,
-                     .num_rows = seqlen - skipped,
+                     .first_row = outputs.pool_from,
+                     .num_rows = seqlen,
                      .H = H,
                      .pooling = outputs.poolings[j]});
   }

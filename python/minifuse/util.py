@@ -1,0 +1,257 @@
+"""Similarities, normalisation, quantisation and search on embeddings, by sentence-transformers' names.
+
+Inputs are arrays, tensors or lists of them, [n, d] or [d]. Arrays in, array out; where an input is a
+torch tensor the result is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from minifuse import native
+
+__all__ = [
+    "cos_sim",
+    "dot_score",
+    "euclidean_sim",
+    "manhattan_sim",
+    "normalize_embeddings",
+    "pairwise_cos_sim",
+    "pairwise_dot_score",
+    "pairwise_euclidean_sim",
+    "pairwise_manhattan_sim",
+    "quantize_embeddings",
+    "semantic_search",
+    "truncate_embeddings",
+]
+
+Array = npt.NDArray[Any]
+PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
+
+
+def _matrix(name: str, value: Any) -> tuple[Array, Any]:
+    """A float array [n, d] and the tensor that the result should be like, if any."""
+    example = value
+    if isinstance(value, (list, tuple)) and value:
+        example = value[0]
+        value = np.stack([_plain(one) for one in value])
+    array = np.asarray(_plain(value))
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{name} has dtype {array.dtype}, wanted numbers")
+    if array.dtype != np.float64:
+        array = array.astype(np.float32, copy=False)
+    if array.ndim == 1:
+        array = array[None, :]
+    if array.ndim != 2:
+        raise ValueError(f"{name} has shape {array.shape}, wanted [n, d] or [d]")
+    return array, example
+
+
+def _plain(value: Any) -> Any:
+    if native.is_tensor(value):
+        tensor = value.detach().cpu()
+        return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    return value
+
+
+def _pair(a: Any, b: Any) -> tuple[Array, Array, Any]:
+    x, example_a = _matrix("a", a)
+    y, example_b = _matrix("b", b)
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"a has {x.shape[1]} dimensions and b has {y.shape[1]}, wanted the same")
+    return x, y, example_a if native.is_tensor(example_a) else example_b
+
+
+def _rows_pair(a: Any, b: Any) -> tuple[Array, Array, Any]:
+    x, y, example = _pair(a, b)
+    if len(x) != len(y):
+        raise ValueError(f"a has {len(x)} rows and b has {len(y)}, wanted the same number")
+    return x, y, example
+
+
+def _unit(x: Array) -> Array:
+    norms: Array = np.linalg.norm(x, axis=1, keepdims=True)
+    return np.asarray(x / np.maximum(norms, 1e-12))
+
+
+def cos_sim(a: Any, b: Any) -> Any:
+    """Cosine of every row of a with every row of b: [n_a, n_b]."""
+    x, y, example = _pair(a, b)
+    return native.like(_unit(x) @ _unit(y).T, example)
+
+
+def dot_score(a: Any, b: Any) -> Any:
+    """Dot product of every row of a with every row of b: [n_a, n_b]."""
+    x, y, example = _pair(a, b)
+    return native.like(x @ y.T, example)
+
+
+def euclidean_sim(a: Any, b: Any) -> Any:
+    """Minus the Euclidean distance: [n_a, n_b]."""
+    x, y, example = _pair(a, b)
+    squares = (x * x).sum(1)[:, None] + (y * y).sum(1)[None, :] - 2 * (x @ y.T)
+    return native.like(-np.sqrt(np.maximum(squares, 0)), example)
+
+
+def manhattan_sim(a: Any, b: Any) -> Any:
+    """Minus the sum of absolute differences: [n_a, n_b]."""
+    x, y, example = _pair(a, b)
+    out = np.empty((len(x), len(y)), np.result_type(x, y))
+    for i, row in enumerate(x):
+        out[i] = -np.abs(row - y).sum(1)
+    return native.like(out, example)
+
+
+def pairwise_cos_sim(a: Any, b: Any) -> Any:
+    """Cosine of a[i] with b[i]: [n]."""
+    x, y, example = _rows_pair(a, b)
+    return native.like((_unit(x) * _unit(y)).sum(1), example)
+
+
+def pairwise_dot_score(a: Any, b: Any) -> Any:
+    """Dot product of a[i] with b[i]: [n]."""
+    x, y, example = _rows_pair(a, b)
+    return native.like((x * y).sum(1), example)
+
+
+def pairwise_euclidean_sim(a: Any, b: Any) -> Any:
+    """Minus the Euclidean distance of a[i] and b[i]: [n]."""
+    x, y, example = _rows_pair(a, b)
+    return native.like(-np.linalg.norm(x - y, axis=1), example)
+
+
+def pairwise_manhattan_sim(a: Any, b: Any) -> Any:
+    """Minus the sum of absolute differences of a[i] and b[i]: [n]."""
+    x, y, example = _rows_pair(a, b)
+    return native.like(-np.abs(x - y).sum(1), example)
+
+
+def normalize_embeddings(embeddings: Any) -> Any:
+    """Rows divided by max(||row||, 1e-12): [n, d]."""
+    x, example = _matrix("embeddings", embeddings)
+    return native.like(_unit(x), example)
+
+
+def truncate_embeddings(embeddings: Any, truncate_dim: int | None) -> Any:
+    """The first truncate_dim columns; all of them for None."""
+    return embeddings if truncate_dim is None else embeddings[..., :truncate_dim]
+
+
+SIMILARITIES: dict[str, tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]] = {
+    "cosine": (cos_sim, pairwise_cos_sim),
+    "dot": (dot_score, pairwise_dot_score),
+    "euclidean": (euclidean_sim, pairwise_euclidean_sim),
+    "manhattan": (manhattan_sim, pairwise_manhattan_sim),
+}
+
+
+def quantize_embeddings(
+    embeddings: Any,
+    precision: str,
+    ranges: Array | None = None,
+    calibration_embeddings: Array | None = None,
+) -> Array:
+    """Embeddings [n, d] in fewer bits, as sentence-transformers does it.
+
+    Args:
+        embeddings: floats [n, d].
+        precision: "float32"; "int8" or "uint8" (256 buckets a dimension between its minimum and
+            maximum); "binary" or "ubinary" (the sign, eight dimensions a byte).
+        ranges: [2, d], minimum and maximum of each dimension.
+        calibration_embeddings: where the ranges are read from if not given; else the embeddings.
+
+    Raises:
+        ValueError: an unknown precision, or ranges that would come from a single vector.
+    """
+    x, _ = _matrix("embeddings", embeddings)
+    if precision == "float32":
+        return x.astype(np.float32)
+    if precision in ("int8", "uint8"):
+        if ranges is None:
+            source = x if calibration_embeddings is None else np.asarray(calibration_embeddings)
+            if len(source) < 2 and len(x):
+                raise ValueError(
+                    f"precision {precision!r} needs a range per dimension, which one vector does "
+                    "not give: pass ranges or calibration_embeddings, or encode several texts"
+                )
+            ranges = (
+                np.stack([source.min(0), source.max(0)])
+                if len(source)
+                else np.zeros((2, x.shape[1]))
+            )
+        ranges = np.asarray(ranges, np.float32)
+        starts = ranges[0]
+        steps = (ranges[1] - starts) / 255
+        steps = np.where(steps == 0, 1, steps)
+        buckets = np.clip(np.floor((x - starts) / steps), 0, 255)
+        if precision == "uint8":
+            return buckets.astype(np.uint8)
+        return (buckets - 128).astype(np.int8)
+    if precision == "ubinary":
+        return np.packbits(x > 0, axis=-1)
+    if precision == "binary":
+        return (np.packbits(x > 0, axis=-1).astype(np.int16) - 128).astype(np.int8)
+    raise ValueError(f"Precision {precision!r} is not supported, must be one of {list(PRECISIONS)}")
+
+
+def semantic_search(
+    query_embeddings: Any,
+    corpus_embeddings: Any,
+    query_chunk_size: int = 100,
+    corpus_chunk_size: int = 500_000,
+    top_k: int = 10,
+    score_function: Callable[[Any, Any], Any] = cos_sim,
+) -> list[list[dict[str, int | float]]]:
+    """The top_k corpus rows of each query, best first, ties by the lower id.
+
+    Args:
+        query_embeddings: [num_queries, d] or [d].
+        corpus_embeddings: [num_corpus, d].
+        query_chunk_size, corpus_chunk_size: rows scored at a time; they bound the memory.
+        top_k: how many.
+        score_function: scores of [q, d] with [c, d], higher is better.
+
+    Returns:
+        Per query a list of {"corpus_id": int, "score": float}.
+    """
+    for name, value in (
+        ("query_chunk_size", query_chunk_size),
+        ("corpus_chunk_size", corpus_chunk_size),
+        ("top_k", top_k),
+    ):
+        if value <= 0:
+            raise ValueError(f"{name} is {value}, wanted > 0")
+    queries, _ = _matrix("query_embeddings", query_embeddings)
+    corpus, _ = _matrix("corpus_embeddings", corpus_embeddings)
+    if queries.shape[1] != corpus.shape[1]:
+        raise ValueError(
+            f"queries have {queries.shape[1]} dimensions and the corpus has {corpus.shape[1]}"
+        )
+    is_cosine = score_function is cos_sim
+    if is_cosine:
+        queries = _unit(queries)
+    results: list[list[dict[str, int | float]]] = []
+    for first in range(0, len(queries), query_chunk_size):
+        chunk = queries[first : first + query_chunk_size]
+        best_scores = np.empty((len(chunk), 0))
+        best_ids = np.empty((len(chunk), 0), np.int64)
+        for start in range(0, len(corpus), corpus_chunk_size):
+            part = corpus[start : start + corpus_chunk_size]
+            scores = chunk @ _unit(part).T if is_cosine else score_function(chunk, part)
+            scores = np.asarray(_plain(scores))
+            ids = np.broadcast_to(np.arange(start, start + len(part)), scores.shape)
+            scores = np.concatenate([best_scores, scores], axis=1)
+            ids = np.concatenate([best_ids, ids], axis=1)
+            # Ids ascend within equal scores, so a stable sort breaks ties by the lower id.
+            order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
+            best_scores = np.take_along_axis(scores, order, 1)
+            best_ids = np.take_along_axis(ids, order, 1)
+        results.extend(
+            [{"corpus_id": int(i), "score": float(s)} for s, i in zip(*row, strict=True)]
+            for row in zip(best_scores, best_ids, strict=True)
+        )
+    return results
