@@ -77,33 +77,42 @@ inline float softmax_row(float* scores, int64_t seqlen_k) {
   return 1.0f / reduce_add(sum);
 }
 
+// S = scale q K^T for 16 * kVectors keys: scores [kRows, .], rows lds apart.
+template <int kRows, int kVectors>
+inline void score_tile(const AttentionParams& p, const float* q, const float* key_panel,
+                       float* scores, int64_t lds) {
+  f32x16 acc[kRows][kVectors];
+  clear(acc);
+  multiply_tile(q, p.q_row_stride, key_panel, kPanelColumns, p.head_dim, acc);
+  const f32x16 scale = broadcast(p.scale);
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 2
+    for (int j = 0; j < kVectors; ++j) store(scores + i * lds + 16 * j, mul(acc[i][j], scale));
+}
+
+// Values as the tile multiplies them: [seqlen_k, NR] panels, rows `stride` apart.
+struct ValuePanels {
+  const float* data;
+  int64_t stride, panel_step;
+};
+
 template <int kRows>
 void attention_tile(const AttentionParams& p, const float* q, const float* key_panels,
-                    const float* values, int64_t value_stride, int64_t value_panel_step,
-                    float* scores, int64_t lds, float* out) {
-  const f32x16 scale = broadcast(p.scale);
-  for (int64_t key = 0; key < p.seqlen_k; key += kPanelColumns) {
-    f32x16 acc[kRows][kTileVectors];
-#pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 2
-      for (int j = 0; j < kTileVectors; ++j) acc[i][j] = zero();
-    multiply_tile(q, p.q_row_stride, key_panels + key * p.head_dim, kPanelColumns, p.head_dim, acc);
-#pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 2
-      for (int j = 0; j < kTileVectors; ++j)
-        store(scores + i * lds + key + 16 * j, mul(acc[i][j], scale));
-  }
+                    const ValuePanels& values, float* scores, int64_t lds, float* out) {
+  int64_t key = 0;
+  for (; key + kPanelColumns - 16 < p.seqlen_k; key += kPanelColumns)
+    score_tile<kRows, kTileVectors>(p, q, key_panels + key * p.head_dim, scores + key, lds);
+  if (key < p.seqlen_k)  // at most 16 keys in the last panel: half the work
+    score_tile<kRows, 1>(p, q, key_panels + key * p.head_dim, scores + key, lds);
+
   float inverse_sum[kRows];
   for (int i = 0; i < kRows; ++i) inverse_sum[i] = softmax_row(scores + i * lds, p.seqlen_k);
+
   for (int64_t c = 0; c < p.head_dim; c += kPanelColumns) {
     f32x16 acc[kRows][kTileVectors];
-#pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 2
-      for (int j = 0; j < kTileVectors; ++j) acc[i][j] = zero();
-    multiply_tile(scores, lds, values + c / kPanelColumns * value_panel_step, value_stride,
+    clear(acc);
+    multiply_tile(scores, lds, values.data + c / kPanelColumns * values.panel_step, values.stride,
                   p.seqlen_k, acc);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
@@ -132,19 +141,18 @@ void attention(const AttentionParams& p) {
   for (int64_t head = p.head_begin; head < p.head_end; ++head) {
     const float* v = p.v + head * p.v_head_stride;
     transpose_keys(p, p.k + head * p.k_head_stride, key_panels);
-    if (!values_in_place) pack_values(p, v, packed_values);
+    ValuePanels values{v, p.v_row_stride, kPanelColumns};
+    if (!values_in_place) {
+      pack_values(p, v, packed_values);
+      values = {packed_values, kPanelColumns, p.seqlen_k * kPanelColumns};
+    }
     for (int64_t tile = 0; tile < num_tiles; ++tile) {
       const int64_t first = p.seqlen_q * tile / num_tiles;
       const int64_t last = p.seqlen_q * (tile + 1) / num_tiles;
       const float* q = p.q + head * p.q_head_stride + first * p.q_row_stride;
       float* out = p.out + head * p.out_head_stride + first * p.out_row_stride;
       with_tile_rows(last - first, [&](auto height) {
-        if (values_in_place)
-          attention_tile<height.value>(p, q, key_panels, v, p.v_row_stride, kPanelColumns, scores,
-                                       lds, out);
-        else
-          attention_tile<height.value>(p, q, key_panels, packed_values, kPanelColumns,
-                                       p.seqlen_k * kPanelColumns, scores, lds, out);
+        attention_tile<height.value>(p, q, key_panels, values, scores, lds, out);
       });
     }
   }

@@ -68,6 +68,6 @@ void l2_normalize(float* x, int64_t ldx, int64_t num_rows, int64_t H) {
     }
     const float norm = scalar_sqrt(reduce_add(squares));
     const f32x16 divisor = broadcast(norm > 1e-12f ? norm : 1e-12f);
-    map_array(y, y, H, [=](f32x16 v) { return div(v, divisor); });
+    map_array(y, y, H, each([=](f32x16 v) { return div(v, divisor); }));
   }
 }

@@ -3,6 +3,7 @@
 
 constexpr int kTileRows = 4;
 constexpr int kTileVectors = 1;
+constexpr int kMapVectors = 1;
 
 struct f32x16 {
   float lane[16];
