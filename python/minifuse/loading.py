@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,15 @@ import numpy.typing as npt
 from minifuse.native import core
 from minifuse.safetensors import SafetensorsFile
 
-__all__ = ["BertConfig", "DenseModule", "ModelFolder", "load_encoder", "read_model_folder"]
+__all__ = [
+    "BertConfig",
+    "DenseModule",
+    "ModelFolder",
+    "NormalizeModule",
+    "iterate_weights",
+    "load_encoder",
+    "read_model_folder",
+]
 
 _ARCHITECTURES = ("bert",)
 # Hugging Face's names of an activation -> the kernels'.
@@ -301,6 +310,18 @@ def read_model_folder(folder: Path) -> ModelFolder:
     )
 
 
+def iterate_weights(
+    folder: ModelFolder, wanted: set[str] | None = None
+) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """Tensors one by one as float32, by their names without prefix; all of them for None."""
+    with SafetensorsFile(_weights_path(folder.transformer_path)) as file:
+        for name in file.names():
+            ours = name.removeprefix("bert.").replace(".gamma", ".weight").replace(".beta", ".bias")
+            # Left out: the pooler, heads of other tasks, position_ids.
+            if wanted is None or ours in wanted:
+                yield ours, file.read(name)
+
+
 def load_encoder(folder: ModelFolder) -> core.Encoder:
     """The native encoder, its weights packed; each tensor is read, packed and dropped.
 
@@ -322,20 +343,14 @@ def load_encoder(folder: ModelFolder) -> core.Encoder:
         layer_norm_eps=config.layer_norm_eps,
         activation=config.activation,
     )
-    wanted = encoder.expected_weights()
     path = _weights_path(folder.transformer_path)
-    with SafetensorsFile(path) as file:
-        for name in file.names():
-            ours = name.removeprefix("bert.").replace(".gamma", ".weight").replace(".beta", ".bias")
-            if ours not in wanted:
-                continue  # the pooler, heads of other tasks, position_ids
-            array = file.read(name)
-            if array.size and np.isnan(array.min()):
-                warnings.warn(f"{path}: tensor {name!r} holds NaN", RuntimeWarning, stacklevel=2)
-            try:
-                encoder.set_weight(ours, array)
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}") from error
+    for name, array in iterate_weights(folder, set(encoder.expected_weights())):
+        if array.size and np.isnan(array.min()):
+            warnings.warn(f"{path}: tensor {name!r} holds NaN", RuntimeWarning, stacklevel=2)
+        try:
+            encoder.set_weight(name, array)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
     try:
         encoder.finish_weights()
     except ValueError as error:

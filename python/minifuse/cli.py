@@ -1,0 +1,285 @@
+"""The command line: minifuse encode | similarity | evaluate | parity | bench | info."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+_WINDOW_TEXTS = 4096
+
+
+def _parser() -> argparse.ArgumentParser:
+    from minifuse import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="minifuse", description="Sentence embeddings on fused kernels, without PyTorch."
+    )
+    parser.add_argument("--version", action="version", version=f"minifuse {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, text: str, with_model: bool = True) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        if with_model:
+            sub.add_argument(
+                "-m", "--model", default=DEFAULT_MODEL, help="folder or name (%(default)s)"
+            )
+            sub.add_argument("--threads", type=int, help="at most this many threads")
+        return sub
+
+    sub = command("encode", _encode, "Embed texts; any size in constant memory.")
+    sub.add_argument("inputs", nargs="*", default=["-"], help="files of lines, .jsonl, .csv, .tsv")
+    sub.add_argument("-o", "--output", required=True, help=".npy, .jsonl or .parquet")
+    sub.add_argument("--column", help="the column or key that holds the text")
+    sub.add_argument("--batch-size", type=int, default=32)
+    sub.add_argument("--normalize", action="store_true", help="vectors of length 1")
+    sub.add_argument("--truncate-dim", type=int, help="keep only the first dimensions")
+    sub.add_argument("--prompt", help="put before every text")
+    sub.add_argument("--truncation", choices=("cut", "error"), default="cut")
+    sub.add_argument("--no-progress", action="store_true")
+
+    sub = command("similarity", _similarity, "The similarity of every text with every other.")
+    sub.add_argument("texts", nargs="*", help="texts; none: lines of the standard input")
+    sub.add_argument("--json", action="store_true")
+
+    sub = command("evaluate", _evaluate, "Correlate cosines with human scores over a pairs file.")
+    sub.add_argument("file", help=".tsv or .csv with columns score, sentence1, sentence2")
+    sub.add_argument("--json", action="store_true")
+
+    sub = command("parity", _parity, "Compare with float64 NumPy and PyTorch, op by op and whole.")
+    sub.add_argument("file", nargs="?", help="lines, or pairs as for evaluate; none: our own text")
+    sub.add_argument("--limit", type=int, default=1000, help="sentences (%(default)s)")
+
+    sub = command("bench", _bench, "Compare with the peers that are installed, interleaved.")
+    sub.add_argument("files", nargs="*", help="NAME=FILE or FILE[:LINES] workloads; none: our own")
+    sub.add_argument("--ops", action="store_true", help="each op against PyTorch instead")
+    sub.add_argument("--rounds", type=int, default=7)
+    sub.add_argument("--json", metavar="FILE", help="write every figure")
+
+    sub = command("info", _info, "The machine: instruction sets, threads, ceiling.", False)
+    sub.add_argument("--peak", action="store_true", help="measure the arithmetic ceiling")
+    return parser
+
+
+def _load(arguments: argparse.Namespace) -> Any:
+    from minifuse import SentenceTransformer
+
+    return SentenceTransformer(arguments.model, num_threads=arguments.threads)
+
+
+def _windows(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+    iterator = iter(texts)
+    while window := list(itertools.islice(iterator, size)):
+        yield window
+
+
+def _encode(arguments: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from minifuse.files import open_writer, read_texts
+
+    with contextlib.ExitStack() as stack:
+        writer = stack.enter_context(open_writer(arguments.output))
+        model = _load(arguments)
+        texts = itertools.chain.from_iterable(
+            read_texts(path, arguments.column) for path in arguments.inputs
+        )
+        bar = stack.enter_context(tqdm(unit=" texts", disable=arguments.no_progress or None))
+        start, tokens, count = time.perf_counter(), 0, 0
+        for window in _windows(texts, _WINDOW_TEXTS):
+            vectors, info = model.encode(
+                window,
+                batch_size=arguments.batch_size,
+                normalize_embeddings=arguments.normalize,
+                truncate_dim=arguments.truncate_dim,
+                prompt=arguments.prompt,
+                truncation=arguments.truncation,
+                return_info=True,
+                show_progress_bar=False,
+            )
+            writer.write(window, vectors)
+            tokens += int(info.num_tokens.sum())
+            count += len(window)
+            rate = tokens / (time.perf_counter() - start)
+            bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
+            bar.update(len(window))
+        if not count:
+            import numpy as np
+
+            writer.write([], np.zeros((0, model.get_embedding_dimension()), np.float32))
+    return 0
+
+
+def _similarity(arguments: argparse.Namespace) -> int:
+    texts = arguments.texts or [line.rstrip("\n") for line in sys.stdin]
+    if not texts:
+        raise ValueError("no text: give texts as arguments, or lines on the standard input")
+    model = _load(arguments)
+    embeddings = model.encode(texts)
+    matrix = model.similarity(embeddings, embeddings)
+    if arguments.json:
+        print(json.dumps({"texts": texts, "similarity": matrix.tolist()}, ensure_ascii=False))
+        return 0
+    for row, text in zip(matrix, texts, strict=True):
+        print(" ".join(f"{value:8.4f}" for value in row), "", text[:60])
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from minifuse.evaluation import evaluate_pairs, read_scored_pairs
+
+    pairs = read_scored_pairs(arguments.file)
+    result = evaluate_pairs(_load(arguments), pairs.sentences1, pairs.sentences2, pairs.scores)
+    if arguments.json:
+        print(json.dumps(result.as_dict()))
+        return 0
+    print(f"pairs     {result.num_pairs}")
+    for name in ("spearman", "pearson", "kendall"):
+        print(f"{name:9s} {getattr(result, name):.4f}")
+    return 0
+
+
+def _sentences_of(path: str | None, limit: int) -> list[str]:
+    from minifuse import sample_text
+    from minifuse.evaluation import read_scored_pairs
+    from minifuse.files import read_texts
+
+    if path is None:
+        return list(sample_text.SENTENCES)[:limit]
+    if Path(path).suffix in (".tsv", ".csv"):
+        pairs = read_scored_pairs(path)
+        both = itertools.chain(*zip(pairs.sentences1, pairs.sentences2, strict=True))
+        return list(itertools.islice(dict.fromkeys(both), limit))
+    return list(itertools.islice(read_texts(path), limit))
+
+
+def _parity(arguments: argparse.Namespace) -> int:
+    from minifuse.parity import run_parity
+
+    checks = run_parity(arguments.model, _sentences_of(arguments.file, arguments.limit))
+    width = max(len(check.name) for check in checks)
+    print(f"{'':{width}s}  {'minifuse':>9s}  {'PyTorch':>9s}  {'bound':>9s}")
+    for check in checks:
+        theirs = "" if check.torch_value is None else f"{check.torch_value:.2e}"
+        bound = "" if check.bound is None else f"{check.bound:.2e}"
+        verdict = "" if check.bound is None else "ok" if check.holds else "BEYOND THE BOUND"
+        print(f"{check.name:{width}s}  {check.value:9.2e}  {theirs:>9s}  {bound:>9s}  {verdict}")
+    return 0 if all(check.holds for check in checks) else 1
+
+
+def _workloads(files: Sequence[str]) -> dict[str, Sequence[str]]:
+    """NAME=FILE:LINES -> texts; name and lines may be left out."""
+    from minifuse import sample_text
+    from minifuse.files import read_texts
+
+    if not files:
+        return {"short": sample_text.sentences(1000), "paragraphs": sample_text.paragraphs(300)}
+    workloads: dict[str, Sequence[str]] = {}
+    for item in files:
+        name, _, path = item.rpartition("=")
+        path, _, lines = path.partition(":")
+        count = int(lines) if lines else None
+        workloads[name or Path(path).stem] = list(itertools.islice(read_texts(path), count))
+    return workloads
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from minifuse import bench, hardware
+
+    threads = arguments.threads or hardware.describe()["num_threads"]
+    if arguments.ops:
+        rows = bench.bench_ops(threads, arguments.rounds)
+        columns = {
+            "op": "op",
+            "tokens": "tokens",
+            "torch_us": "PyTorch us",
+            "packed_us": "ours us",
+            "speedup_packed": "speed-up",
+            "unpacked_us": "unpacked us",
+            "speedup_unpacked": "speed-up unpacked",
+        }
+        print(bench.format_table(rows, columns))
+        lost = [f"{r['op']} at {r['tokens']}" for r in rows if r["speedup_packed"] <= 1]
+        lost += [
+            f"{r['op']} at {r['tokens']}, unpacked"
+            for r in rows
+            if r["speedup_unpacked"] is not None and r["speedup_unpacked"] <= 1
+        ]
+        print("\nslower than PyTorch:", "; ".join(lost) or "none")
+        if arguments.json:
+            bench.write_json(arguments.json, {"machine": bench.machine(), "rows": rows})
+        return 0
+    query = "how do i reset the password of my account"
+    result = bench.bench_encode(
+        arguments.model, _workloads(arguments.files), query, threads, arguments.rounds
+    )
+    for name, workload in result["workloads"].items():
+        print(f"\n{name}: {workload['num_texts']} texts, {workload['num_tokens']} tokens")
+        columns = {
+            "engine": "engine",
+            "tokens_per_second": "tokens/s",
+            "ours_over_theirs": "ours / theirs",
+            "cosine_min": "cosine min",
+            "cosine_mean": "mean",
+        }
+        print(bench.format_table(workload["rows"], columns))
+        share = result["encoder"][name]
+        print(
+            f"encoder alone: {share['tokens_per_second']:,.0f} tokens/s, {share['gflops']:.0f} of "
+            f"{share['peak_gflops']:.0f} GFLOP/s = {share['share_of_peak']:.1%} of the ceiling"
+        )
+    print(f"\none query of {result['query']['num_tokens']} tokens")
+    columns = {
+        "engine": "engine",
+        "p50_ms": "p50 ms",
+        "p99_ms": "p99 ms",
+        "ours_over_theirs_time": "our time / theirs",
+    }
+    print(bench.format_table(result["query"]["rows"], columns))
+    for name, reason in result["absent"].items():
+        print(f"{name}: {reason}")
+    if arguments.json:
+        bench.write_json(arguments.json, result)
+    return 0
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from minifuse import hardware
+
+    about = hardware.describe()
+    if arguments.peak:
+        about["peak_gflops"] = {
+            dtype: round(rate / 1e9, 1) for dtype, rate in hardware.peak().items()
+        }
+    for key, value in about.items():
+        text = ", ".join(value) if isinstance(value, list) else value
+        print(f"{key:15s} {text}")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status.
+
+    A wrong argument or file is told in one line on the standard error, with status 2.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"minifuse {arguments.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"minifuse {arguments.command}: interrupted, nothing was kept", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,332 @@
+"""The engines that `minifuse bench` compares: ours and every peer that is installed.
+
+Each peer runs at its best float32 setting: ONNX Runtime on the graph its own optimiser fuses,
+OpenVINO with its throughput hint (its latency hint for one query), CTranslate2 converted. Texts are
+tokenised by the `tokenizers` package, sorted by length and padded to the longest of a batch of 32;
+mean pooling and normalisation are NumPy's. What a peer needs to convert is kept in minifuse's cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from minifuse.resolve import cache_folder, resolve_model
+from minifuse.sentence_transformer import SentenceTransformer
+from minifuse.tokenization import TextTokenizer, TokenBatch
+
+__all__ = ["ENGINES", "Engine", "installed_engines"]
+
+FloatArray = npt.NDArray[np.float32]
+_BATCH_SIZE = 32
+
+
+class Engine:
+    """Texts to normalised embeddings [n, dim]; `packages` must be importable."""
+
+    name = ""
+    packages: tuple[str, ...] = ()
+
+    def encode(self, texts: Sequence[str]) -> FloatArray:
+        """Embed many texts."""
+        raise NotImplementedError(f"{type(self).__name__}.encode")
+
+    def encode_one(self, text: str) -> FloatArray:
+        """Embed one query at the engine's lowest latency."""
+        return self.encode([text])[0]
+
+
+class MinifuseEngine(Engine):
+    """This package."""
+
+    name = "minifuse"
+
+    def __init__(self, model: Path, num_threads: int) -> None:
+        self._model = SentenceTransformer(model, num_threads=num_threads)
+
+    def encode(self, texts: Sequence[str]) -> FloatArray:
+        """Embed many texts."""
+        return np.asarray(self._model.encode(list(texts), normalize_embeddings=True))
+
+    def encode_one(self, text: str) -> FloatArray:
+        """Embed one query."""
+        return np.asarray(self._model.encode(text, normalize_embeddings=True))
+
+
+class SentenceTransformersEngine(Engine):
+    """sentence-transformers on PyTorch."""
+
+    name = "sentence-transformers"
+    packages = ("torch", "sentence_transformers")
+
+    def __init__(self, model: Path, num_threads: int) -> None:
+        import sentence_transformers
+        import torch
+
+        torch.set_num_threads(num_threads)
+        self._model = sentence_transformers.SentenceTransformer(str(model), device="cpu")
+
+    def encode(self, texts: Sequence[str]) -> FloatArray:
+        """Embed many texts."""
+        return np.asarray(
+            self._model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
+        )
+
+    def encode_one(self, text: str) -> FloatArray:
+        """Embed one query."""
+        return np.asarray(
+            self._model.encode(text, normalize_embeddings=True, show_progress_bar=False)
+        )
+
+
+class _PaddedEngine(Engine):
+    """What engines on padded batches share: tokens, sorting, pooling."""
+
+    def __init__(self, model: Path) -> None:
+        self._tokenizer = TextTokenizer.from_folder(model)
+        self._max_seq_length = SentenceTransformer(model).max_seq_length
+
+    def _run(self, ids: Any, mask: Any) -> Any:
+        """[batch, seqlen] -> last hidden state [batch, seqlen, H]."""
+        raise NotImplementedError(f"{type(self).__name__}._run")
+
+    @staticmethod
+    def _padded(tokens: TokenBatch) -> tuple[Any, Any]:
+        mask = np.arange(int(tokens.seqlens.max())) < tokens.seqlens[:, None]
+        ids = np.zeros(mask.shape, np.int64)
+        ids[mask] = tokens.ids
+        return ids, mask.astype(np.int64)
+
+    @staticmethod
+    def _pool(states: Any, mask: Any) -> FloatArray:
+        weights = mask[..., None].astype(np.float32)
+        pooled = (np.asarray(states) * weights).sum(1) / weights.sum(1)
+        return np.asarray(pooled / np.linalg.norm(pooled, axis=1, keepdims=True))
+
+    def _batches(self, texts: Sequence[str]) -> Iterator[tuple[Any, Any, Any]]:
+        order = np.argsort([-len(text) for text in texts], kind="stable")
+        tokens = self._tokenizer.encode([texts[i] for i in order], self._max_seq_length)
+        offsets = tokens.cu_seqlens()
+        for first in range(0, len(order), _BATCH_SIZE):
+            last = min(first + _BATCH_SIZE, len(order))
+            part = TokenBatch(
+                tokens.ids[offsets[first] : offsets[last]],
+                tokens.seqlens[first:last],
+                tokens.truncated[first:last],
+            )
+            yield order[first:last], *self._padded(part)
+
+    def encode(self, texts: Sequence[str]) -> FloatArray:
+        """Embed many texts."""
+        result: Any = None
+        for places, ids, mask in self._batches(texts):
+            pooled = self._pool(self._run(ids, mask), mask)
+            if result is None:
+                result = np.empty((len(texts), pooled.shape[1]), np.float32)
+            result[places] = pooled
+        return np.asarray(result)
+
+
+def _converted(model: Path, name: str, convert: Callable[[Path], None]) -> Path:
+    """A cached conversion of the model: made aside, renamed when whole."""
+    key = f"{name}-{(model / 'model.safetensors').stat().st_size}"
+    target = cache_folder() / "bench" / key
+    if not target.is_dir():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix="converting-") as scratch:
+            made = Path(scratch) / "made"
+            made.mkdir()
+            convert(made)
+            shutil.move(str(made), str(target))
+    return target
+
+
+def _export_onnx(model: Path, folder: Path) -> None:
+    import torch
+    import transformers
+
+    bert = transformers.AutoModel.from_pretrained(str(model), attn_implementation="eager").eval()
+
+    class Wrapper(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.bert = bert
+
+        def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> Any:
+            return self.bert(
+                input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
+            ).last_hidden_state
+
+    ids = torch.ones((2, 16), dtype=torch.int64)
+    names = ["input_ids", "attention_mask", "token_type_ids"]
+    axes = {n: {0: "batch", 1: "seqlen"} for n in [*names, "last_hidden_state"]}
+    with torch.inference_mode():
+        torch.onnx.export(
+            Wrapper(),
+            (ids, ids, torch.zeros_like(ids)),
+            str(folder / "model.onnx"),
+            input_names=names,
+            output_names=["last_hidden_state"],
+            dynamic_axes=axes,
+            opset_version=17,
+            dynamo=False,
+        )
+
+
+class OnnxRuntimeEngine(_PaddedEngine):
+    """ONNX Runtime on the fused graph."""
+
+    name = "onnxruntime"
+    packages = ("onnxruntime", "onnx", "torch", "transformers")
+
+    def __init__(self, model: Path, num_threads: int) -> None:
+        super().__init__(model)
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = 3
+        folder = _converted(model, "onnx-fused", lambda made: self._fuse(model, made))
+        self._session = onnxruntime.InferenceSession(
+            str(folder / "fused.onnx"), options, providers=["CPUExecutionProvider"]
+        )
+        self._inputs = {i.name for i in self._session.get_inputs()}
+
+    @staticmethod
+    def _fuse(model: Path, folder: Path) -> None:
+        from onnxruntime.transformers import optimizer
+
+        _export_onnx(model, folder)
+        config = SentenceTransformer(model)._folder.config
+        fused = optimizer.optimize_model(
+            str(folder / "model.onnx"),
+            model_type="bert",
+            num_heads=config.num_attention_heads,
+            hidden_size=config.hidden_size,
+        )
+        fused.save_model_to_file(str(folder / "fused.onnx"))
+
+    def _run(self, ids: Any, mask: Any) -> Any:
+        feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        return self._session.run(None, {k: v for k, v in feed.items() if k in self._inputs})[0]
+
+
+class OpenVinoEngine(_PaddedEngine):
+    """OpenVINO: asynchronous streams for many texts, the latency hint for one."""
+
+    name = "openvino"
+    packages = ("openvino", "torch", "transformers", "onnx")
+
+    def __init__(self, model: Path, num_threads: int) -> None:
+        super().__init__(model)
+        import openvino
+
+        folder = _converted(model, "onnx", lambda made: _export_onnx(model, made))
+        graph = openvino.Core().read_model(str(folder / "model.onnx"))
+
+        def compiled(hint: str) -> Any:
+            return openvino.Core().compile_model(
+                graph,
+                "CPU",
+                {
+                    "PERFORMANCE_HINT": hint,
+                    "INFERENCE_NUM_THREADS": num_threads,
+                    "INFERENCE_PRECISION_HINT": "f32",
+                },
+            )
+
+        self._openvino = openvino
+        self._throughput = compiled("THROUGHPUT")
+        self._latency = compiled("LATENCY").create_infer_request()
+
+    @staticmethod
+    def _feed(ids: Any, mask: Any) -> dict[str, Any]:
+        return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+
+    def encode(self, texts: Sequence[str]) -> FloatArray:
+        """Embed many texts."""
+        pooled: list[tuple[Any, FloatArray]] = []
+
+        def finished(request: Any, data: tuple[Any, Any]) -> None:
+            places, mask = data
+            pooled.append((places, self._pool(request.get_output_tensor(0).data, mask)))
+
+        queue = self._openvino.AsyncInferQueue(self._throughput)
+        queue.set_callback(finished)
+        for places, ids, mask in self._batches(texts):
+            queue.start_async(self._feed(ids, mask), (places, mask))
+        queue.wait_all()
+        result = np.empty((len(texts), pooled[0][1].shape[1]), np.float32)
+        for places, vectors in pooled:
+            result[places] = vectors
+        return result
+
+    def encode_one(self, text: str) -> FloatArray:
+        """Embed one query."""
+        ids, mask = self._padded(self._tokenizer.encode([text], self._max_seq_length))
+        states = self._latency.infer(self._feed(ids, mask))
+        return np.asarray(self._pool(next(iter(states.values())), mask)[0])
+
+
+class CTranslate2Engine(_PaddedEngine):
+    """CTranslate2's Encoder."""
+
+    name = "ctranslate2"
+    packages = ("ctranslate2", "transformers", "torch")
+
+    def __init__(self, model: Path, num_threads: int) -> None:
+        super().__init__(model)
+        import ctranslate2
+
+        def convert(folder: Path) -> None:
+            converter = ctranslate2.converters.TransformersConverter(str(model))
+            converter.convert(str(folder / "model"))
+
+        folder = _converted(model, "ctranslate2", convert)
+        self._ctranslate2 = ctranslate2
+        self._encoder = ctranslate2.Encoder(
+            str(folder / "model"), device="cpu", intra_threads=num_threads, compute_type="float32"
+        )
+
+    def _run(self, ids: Any, mask: Any) -> Any:
+        lengths = self._ctranslate2.StorageView.from_array(mask.sum(1).astype(np.int32))
+        view = self._ctranslate2.StorageView.from_array(ids.astype(np.int32))
+        return np.array(self._encoder.forward_batch(view, lengths).last_hidden_state)
+
+
+ENGINES: tuple[Any, ...] = (
+    MinifuseEngine,
+    SentenceTransformersEngine,
+    OnnxRuntimeEngine,
+    OpenVinoEngine,
+    CTranslate2Engine,
+)
+
+
+def installed_engines(model_name: str, num_threads: int) -> tuple[list[Engine], dict[str, str]]:
+    """Every engine that runs here, ours first, and why the others do not."""
+    model = resolve_model(model_name)
+    engines: list[Engine] = []
+    absent: dict[str, str] = {}
+    for kind in ENGINES:
+        missing = [p for p in kind.packages if importlib.util.find_spec(p) is None]
+        if missing:
+            absent[kind.name] = f"not installed: {', '.join(missing)}"
+            continue
+        try:
+            with contextlib.redirect_stdout(None):
+                engines.append(kind(model, num_threads))
+        except Exception as error:  # a peer that fails is named, and the others still run
+            if kind is MinifuseEngine:
+                raise
+            absent[kind.name] = f"{type(error).__name__}: {str(error)[:300]}"
+    return engines, absent

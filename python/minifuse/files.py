@@ -1,0 +1,222 @@
+"""Texts in and vectors out, a window at a time, so that any size passes in constant memory.
+
+An output is written beside its place and renamed when whole: a killed run leaves no file that
+looks finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["open_writer", "read_texts"]
+
+FloatArray = npt.NDArray[np.float32]
+
+
+def read_texts(path: str, column: str | None = None) -> Iterator[str]:
+    """Texts of a file: lines, .jsonl, .csv or .tsv by its ending; "-" is the standard input.
+
+    Args:
+        path: the file.
+        column: the key or column that holds the text; needed for .jsonl, .csv and .tsv.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a line that is not what the ending says (it is named), or a missing column.
+    """
+    if path == "-":
+        yield from (line.rstrip("\r\n") for line in sys.stdin)
+        return
+    suffix = Path(path).suffix.lower()
+    if suffix in (".jsonl", ".csv", ".tsv") and column is None:
+        raise ValueError(f"{path}: which column holds the text? pass --column NAME")
+    with open(path, encoding="utf-8", newline="" if suffix in (".csv", ".tsv") else None) as file:
+        try:
+            if suffix == ".jsonl":
+                yield from _jsonl(path, file, str(column))
+            elif suffix in (".csv", ".tsv"):
+                yield from _csv(path, file, str(column), suffix == ".tsv")
+            else:
+                for line in file:
+                    yield line.rstrip("\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: not UTF-8 ({error})") from error
+
+
+def _jsonl(path: str, file: Any, column: str) -> Iterator[str]:
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            text = row[column]
+        except (json.JSONDecodeError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{path}, line {number}: wanted an object with {column!r} ({error!r})"
+            ) from error
+        if not isinstance(text, str):
+            raise ValueError(
+                f"{path}, line {number}: {column!r} is a {type(text).__name__}, wanted a string"
+            )
+        yield text
+
+
+def _csv(path: str, file: Any, column: str, is_tsv: bool) -> Iterator[str]:
+    csv.field_size_limit(1 << 30)
+    if is_tsv:
+        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+    else:
+        rows = csv.DictReader(file)
+    if column not in (rows.fieldnames or []):
+        raise ValueError(f"{path}: no column {column!r}; the header has {rows.fieldnames}")
+    for row in rows:
+        if row[column] is None:
+            raise ValueError(f"{path}, line {rows.line_num}: fewer columns than the header")
+        yield row[column]
+
+
+class Writer(Protocol):
+    """Takes windows of texts and vectors."""
+
+    def write(self, texts: list[str], vectors: FloatArray) -> None:
+        """Append a window."""
+
+    def finish(self) -> None:
+        """Make the file whole."""
+
+
+class _NpyWriter:
+    """A float32 .npy whose header, of fixed size, is written last when the rows are counted."""
+
+    _HEADER_BYTES = 128
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self._file.write(b"\0" * self._HEADER_BYTES)
+        self._shape = (0, 0)
+
+    def write(self, texts: list[str], vectors: FloatArray) -> None:
+        self._file.write(np.ascontiguousarray(vectors, "<f4").data)
+        self._shape = (self._shape[0] + len(vectors), vectors.shape[1])
+
+    def finish(self) -> None:
+        description = {"descr": "<f4", "fortran_order": False, "shape": self._shape}
+        text = repr(description).encode("latin1")
+        text += b" " * (self._HEADER_BYTES - 11 - len(text)) + b"\n"
+        magic = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little")
+        self._file.seek(0)
+        self._file.write(magic + text)
+        self._file.close()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _JsonlWriter:
+    """One {"text", "embedding"} a line."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w", encoding="utf-8")
+
+    def write(self, texts: list[str], vectors: FloatArray) -> None:
+        for text, vector in zip(texts, vectors, strict=True):
+            row = {"text": text, "embedding": vector.tolist()}
+            self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def finish(self) -> None:
+        self._file.close()
+
+    close = finish
+
+
+class _ParquetWriter:
+    """Columns text and embedding (a fixed-size list of float32)."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ImportError as error:
+            raise ImportError(
+                "writing .parquet needs pyarrow, which is not installed: "
+                "pip install 'minifuse[parquet]'"
+            ) from error
+        self._arrow = pyarrow
+        self._path = path
+        self._writer: Any = None
+
+    def write(self, texts: list[str], vectors: FloatArray) -> None:
+        arrow = self._arrow
+        flat = arrow.array(np.ascontiguousarray(vectors).reshape(-1))
+        lists = arrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+        table = arrow.table({"text": arrow.array(texts, arrow.string()), "embedding": lists})
+        if self._writer is None:
+            self._writer = arrow.parquet.ParquetWriter(str(self._path), table.schema)
+        self._writer.write_table(table)
+
+    def finish(self) -> None:
+        if self._writer is None:
+            self.write([], np.zeros((0, 1), np.float32))
+        self._writer.close()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+_WRITERS: dict[str, Any] = {
+    ".npy": _NpyWriter,
+    ".jsonl": _JsonlWriter,
+    ".parquet": _ParquetWriter,
+}
+
+
+class open_writer:  # noqa: N801 - used like a function, as open() is
+    """A writer for path by its ending (.npy, .jsonl, .parquet), as a context manager.
+
+    The file appears under its name when the block ends without an error; otherwise what was there
+    before stays.
+
+    Raises:
+        ValueError: another ending.
+        FileNotFoundError: the folder does not exist.
+        ImportError: .parquet without pyarrow.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        if self._path.suffix not in _WRITERS:
+            raise ValueError(f"{path}: wanted an ending of {', '.join(_WRITERS)}")
+        if not self._path.parent.is_dir():
+            raise FileNotFoundError(f"{self._path.parent}: the folder does not exist")
+        self._partial = self._path.with_name(f".{self._path.name}.{os.getpid()}.partial")
+
+    def __enter__(self) -> Writer:
+        self._writer = _WRITERS[self._path.suffix](self._partial)
+        return self._writer  # type: ignore[no-any-return]
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self._writer.finish()
+                os.replace(self._partial, self._path)
+        finally:
+            with contextlib.suppress(OSError):  # closing a file on a full disk fails once more
+                self._writer.close()
+            self._partial.unlink(missing_ok=True)

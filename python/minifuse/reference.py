@@ -1,0 +1,134 @@
+"""Every operation in float64 NumPy, as plain as its equation: the referee of tests and parity.
+
+Nothing here is fast, and nothing of the package but `minifuse parity` and the tests uses it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "attention",
+    "bert_layer",
+    "embed",
+    "erf",
+    "gelu",
+    "gelu_ffn",
+    "gelu_new",
+    "layer_norm",
+    "linear",
+    "mean_pool",
+    "relative_error",
+]
+
+F64 = npt.NDArray[np.float64]
+
+_erf = np.frompyfunc(math.erf, 1, 1)
+
+
+def f64(x: Any) -> F64:
+    """As float64."""
+    return np.asarray(x, np.float64)
+
+
+def erf(x: Any) -> F64:
+    """The error function."""
+    return np.asarray(_erf(f64(x)), np.float64)
+
+
+def gelu(x: Any) -> F64:
+    """x/2 (1 + erf(x / sqrt 2))."""
+    x = f64(x)
+    return x / 2 * (1 + erf(x / math.sqrt(2)))
+
+
+def gelu_new(x: Any) -> F64:
+    """x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
+    x = f64(x)
+    return x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+_ACTIVATIONS = {
+    None: f64,
+    "gelu": gelu,
+    "gelu_new": gelu_new,
+    "relu": lambda x: np.maximum(f64(x), 0),
+}
+
+
+def linear(x: Any, weight: Any, bias: Any = None, activation: str | None = None) -> F64:
+    """activation(x W^T + b)."""
+    y = f64(x) @ f64(weight).T
+    return _ACTIVATIONS[activation](y if bias is None else y + f64(bias))
+
+
+def layer_norm(x: Any, gamma: Any, beta: Any, eps: float = 1e-12, residual: Any = None) -> F64:
+    """(x + r - mean) / sqrt(var + eps) * gamma + beta over the last dimension."""
+    x = f64(x) if residual is None else f64(x) + f64(residual)
+    mean = x.mean(-1, keepdims=True)
+    var = ((x - mean) ** 2).mean(-1, keepdims=True)
+    return (x - mean) / np.sqrt(var + eps) * f64(gamma) + f64(beta)
+
+
+def gelu_ffn(x: Any, w1: Any, b1: Any, w2: Any, b2: Any, activation: str = "gelu") -> F64:
+    """activation(x W1^T + b1) W2^T + b2."""
+    return linear(linear(x, w1, b1, activation), w2, b2)
+
+
+def attention(q: Any, k: Any, v: Any, mask: Any = None, scale: float | None = None) -> F64:
+    """softmax(scale q k^T) v over [..., seqlen, head_dim]; mask [..., seqlen_k], True keeps."""
+    q, k, v = f64(q), f64(k), f64(v)
+    scores = q @ np.swapaxes(k, -1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    keep = np.ones(k.shape[-2], bool) if mask is None else np.asarray(mask, bool)
+    keep = np.broadcast_to(keep[..., None, :] if keep.ndim > 1 else keep, scores.shape)
+    scores = np.where(keep, scores, -np.inf)
+    top = scores.max(-1, keepdims=True, initial=-1e300)
+    weights = np.exp(scores - top)
+    total = weights.sum(-1, keepdims=True)
+    return np.divide(weights, total, out=np.zeros_like(weights), where=total > 0) @ v
+
+
+def mean_pool(x: Any, mask: Any) -> F64:
+    """The mean of the rows of x [batch, seqlen, H] that mask [batch, seqlen] keeps; zeros for none."""
+    m = f64(mask)[..., None]
+    return (f64(x) * m).sum(1) / np.maximum(m.sum(1), 1)
+
+
+def embed(weights: dict[str, Any], ids: Any, eps: float) -> F64:
+    """LayerNorm(word[id] + position[i] + token_type[0]) of one sentence."""
+    x = f64(weights["embeddings.word_embeddings.weight"][ids])
+    x = x + weights["embeddings.position_embeddings.weight"][: len(ids)]
+    x = x + weights["embeddings.token_type_embeddings.weight"][0]
+    gamma, beta = (weights[f"embeddings.LayerNorm.{part}"] for part in ("weight", "bias"))
+    return layer_norm(x, gamma, beta, eps)
+
+
+def bert_layer(
+    weights: dict[str, Any], layer: int, x: Any, num_heads: int, eps: float, activation: str
+) -> F64:
+    """One post-LN layer on one sentence x [seqlen, H]."""
+
+    def of(name: str) -> tuple[Any, Any]:
+        prefix = f"encoder.layer.{layer}.{name}."
+        return weights[prefix + "weight"], weights[prefix + "bias"]
+
+    def heads(y: F64) -> F64:
+        return y.reshape(len(y), num_heads, -1).swapaxes(0, 1)
+
+    q, k, v = (heads(linear(x, *of(f"attention.self.{p}"))) for p in ("query", "key", "value"))
+    context = attention(q, k, v).swapaxes(0, 1).reshape(np.shape(x))
+    y = linear(context, *of("attention.output.dense"))
+    y = layer_norm(y, *of("attention.output.LayerNorm"), eps, residual=x)
+    z = gelu_ffn(y, *of("intermediate.dense"), *of("output.dense"), activation)
+    return layer_norm(z, *of("output.LayerNorm"), eps, residual=y)
+
+
+def relative_error(actual: Any, expected: Any) -> float:
+    """Frobenius norm of the difference over that of expected."""
+    expected = f64(expected)
+    scale = float(np.linalg.norm(expected))
+    return float(np.linalg.norm(f64(actual) - expected)) / (scale or 1.0)
