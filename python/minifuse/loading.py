@@ -311,14 +311,13 @@ def read_model_folder(folder: Path) -> ModelFolder:
 
 
 def iterate_weights(
-    folder: ModelFolder, wanted: set[str] | None = None
+    folder: ModelFolder, wanted: set[str]
 ) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-    """Tensors one by one as float32, by their names without prefix; all of them for None."""
+    """The wanted tensors one by one as float32, by their names without prefix."""
     with SafetensorsFile(_weights_path(folder.transformer_path)) as file:
         for name in file.names():
             ours = name.removeprefix("bert.").replace(".gamma", ".weight").replace(".beta", ".bias")
-            # Left out: the pooler, heads of other tasks, position_ids.
-            if wanted is None or ours in wanted:
+            if ours in wanted:  # not the pooler, heads of other tasks, position_ids
                 yield ours, file.read(name)
 
 
