@@ -1,0 +1,65 @@
+"""Fixtures: the instruction sets, the data folder, a tiny random model and the real one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_model import write_tiny_model
+
+from minifuse import SentenceTransformer
+from minifuse.native import core
+from minifuse.resolve import resolve_model
+
+ROOT = Path(__file__).parent.parent
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+@pytest.fixture(params=["scalar", "avx2", "avx512"])
+def isa(request):
+    """Each instruction set in turn, forced and proved to be the active one."""
+    if request.param not in core.supported_isas():
+        pytest.skip(f"this CPU cannot run {request.param}")
+    before = core.isa()
+    core.select_isa(request.param)
+    assert core.isa() == request.param
+    yield request.param
+    core.select_isa(before)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20261124)
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    folder = Path(os.environ.get("MINIFUSE_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"the evaluation data is not at {folder} (set MINIFUSE_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def minilm_folder() -> Path:
+    try:
+        return resolve_model(MINILM)
+    except FileNotFoundError as error:
+        pytest.skip(f"the real model cannot be had: {error}")
+
+
+@pytest.fixture(scope="session")
+def minilm(minilm_folder) -> SentenceTransformer:
+    return SentenceTransformer(minilm_folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder) -> SentenceTransformer:
+    return SentenceTransformer(tiny_folder)
