@@ -129,7 +129,6 @@ def _child(model, texts, connection):
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_after_a_fork(minilm, texts, expected):
-    os.environ["TOKENIZERS_PARALLELISM"] = "true"  # else tokenizers warns about the fork
     minilm.encode(texts[:4])  # the parent has worker threads now
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)

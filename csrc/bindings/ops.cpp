@@ -228,7 +228,7 @@ void check_heads(const char* name, const py::array& array, int ndim) {
   const int64_t head_dim = array.shape(ndim - 1);
   check(head_dim >= 1 && head_dim <= kMaxHeadDim, name, " has head_dim=", head_dim, ", wanted 1..",
         kMaxHeadDim);
-  check(array.strides(ndim - 1) == sizeof(float) || head_dim == 1, name,
+  check(array.strides(ndim - 1) == sizeof(float) || head_dim == 1 || array.size() == 0, name,
         ": the last dimension is not contiguous");
 }
 
@@ -312,7 +312,7 @@ FloatArray attention(const py::array& q, const py::array& k, const py::array& v,
 
 void check_cu_seqlens(const IntArray& cu_seqlens, int64_t total_tokens) {
   check(cu_seqlens.ndim() == 1 && cu_seqlens.size() >= 1,
-        "cu_seqlens: wanted int32 [batch + 1], got ", cu_seqlens.ndim(), " dimensions");
+        "cu_seqlens: wanted int32 [batch + 1], so at least one element");
   const int32_t* offsets = cu_seqlens.data();
   check(offsets[0] == 0, "cu_seqlens[0] is ", offsets[0], ", wanted 0");
   for (int64_t i = 1; i < cu_seqlens.size(); ++i)

@@ -2,7 +2,8 @@
 //
 // Two passes over a row that stays in L1 (1.5 KiB at H = 384): the first sums, the second sums the
 // differences d = x - mean and their squares. The sum of d, zero but for rounding, corrects both the
-// mean and the variance (Chan, Golub and LeVeque 1983). Sums run over 16 lanes, lane i taking the
+// mean and the variance (Chan, Golub and LeVeque 1983); it is subtracted apart, because added to a
+// mean of 100 deviations it would be rounded away. Sums run over 16 lanes, lane i taking the
 // columns i, i + 16, ..., joined by the fixed tree of reduce_add.
 //
 // Four rows go together: one row alone is a chain of dependent additions.
@@ -14,7 +15,7 @@ template <int kRows>
 inline void normalize_rows(float* y, int64_t ldy, const float* gamma, const float* beta, float eps,
                            int64_t H, const f32x16 (&sum)[kRows]) {
   const float width = static_cast<float>(H);
-  float mean[kRows], rstd[kRows];
+  float mean[kRows], correction[kRows], rstd[kRows];
   f32x16 sum_d[kRows], sum_d2[kRows];
   for (int r = 0; r < kRows; ++r) {
     mean[r] = reduce_add(sum[r]) / width;
@@ -35,7 +36,7 @@ inline void normalize_rows(float* y, int64_t ldy, const float* gamma, const floa
   for (int r = 0; r < kRows; ++r) {
     const float total_d = reduce_add(sum_d[r]);
     const float var = (reduce_add(sum_d2[r]) - total_d * total_d / width) / width;
-    mean[r] = mean[r] + total_d / width;
+    correction[r] = total_d / width;
     rstd[r] = 1.0f / scalar_sqrt(var + eps);
   }
   for (int64_t c = 0; c < H; c += 16) {
@@ -45,7 +46,8 @@ inline void normalize_rows(float* y, int64_t ldy, const float* gamma, const floa
     for (int r = 0; r < kRows; ++r) {
       float* out = y + r * ldy + c;
       const f32x16 v = whole ? load(out) : load_first(out, H - c);
-      const f32x16 unit = mul(sub(v, broadcast(mean[r])), broadcast(rstd[r]));
+      const f32x16 d = sub(sub(v, broadcast(mean[r])), broadcast(correction[r]));
+      const f32x16 unit = mul(d, broadcast(rstd[r]));
       const f32x16 result = fma(unit, g, b);
       if (whole)
         store(out, result);

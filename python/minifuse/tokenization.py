@@ -8,6 +8,7 @@ dropped from the end and the suffix ([SEP]) stays.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,13 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
 __all__ = ["TextTokenizer", "TokenBatch"]
+
+# tokenizers' thread pool does not survive a fork. It would notice, work serially and print a warning in
+# every child; told beforehand, it is silent.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        after_in_child=lambda: os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    )
 
 # A text longer than this many characters per token of the limit is cut before tokenising, if the
 # cut provably changes no id.
