@@ -1,0 +1,282 @@
+"""Every kind of folder that must load, against sentence-transformers, and every one that must not."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import sentence_transformers
+from tiny_model import random_weights, write_safetensors, write_tiny_model
+
+from minifuse import SentenceTransformer
+from minifuse.safetensors import SafetensorsFile
+
+TEXTS = ["the sky is blue", "a lazy dog", "", "jumping dogs run over the dog. " * 9, "x"]
+
+
+def against_theirs(folder, atol=2e-6, **kwargs):
+    ours = SentenceTransformer(folder)
+    theirs = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+    a, b = ours.encode(TEXTS, **kwargs), theirs.encode(TEXTS, **kwargs)
+    assert a.shape == b.shape
+    np.testing.assert_allclose(a, b, atol=atol)
+    assert ours.get_embedding_dimension() == theirs.get_embedding_dimension()
+    assert ours.max_seq_length == theirs.max_seq_length
+    return ours
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {},
+        {"hidden_size": 32, "num_attention_heads": 2},
+        {"hidden_size": 104, "num_attention_heads": 4, "intermediate_size": 37},  # heads of 26
+        {"hidden_size": 256, "num_attention_heads": 2, "num_hidden_layers": 1},  # heads of 128
+        {"num_hidden_layers": 0},
+        {"hidden_act": "relu"},
+        {"hidden_act": "gelu_new"},
+        {"layer_norm_eps": 1e-5},
+        {"prefix": "bert."},
+        {"vocab_only": True},
+        {"extra_modules": ()},
+        {"extra_modules": ("Dense",)},
+        {"extra_modules": ("Dense", "Normalize")},
+    ],
+    ids=str,
+)
+def test_folders_that_load(tmp_path, shape):
+    against_theirs(write_tiny_model(tmp_path / "m", **shape))
+
+
+@pytest.mark.parametrize(
+    "mode",
+    ["cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken"],
+)
+def test_every_pooling(tmp_path, mode):
+    pooling = {"pooling_mode_mean_tokens": False, f"pooling_mode_{mode}": True}
+    against_theirs(write_tiny_model(tmp_path / "m", pooling=pooling, extra_modules=()), atol=1e-5)
+
+
+def test_concatenated_poolings_and_the_new_style(tmp_path):
+    pooling = {"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}
+    model = against_theirs(write_tiny_model(tmp_path / "m", pooling=pooling, extra_modules=("Dense",)))
+    assert model.get_embedding_dimension() == 20
+    folder = write_tiny_model(tmp_path / "n", pooling={"pooling_mode": "cls"}, extra_modules=())
+    against_theirs(folder)
+
+
+def test_prompt_outside_the_pooling(tmp_path):
+    folder = write_tiny_model(
+        tmp_path / "m", pooling={"pooling_mode_weightedmean_tokens": True, "include_prompt": False}
+    )
+    against_theirs(folder, prompt="the dog: ")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_checkpoints(tmp_path, dtype):
+    folder = write_tiny_model(tmp_path / "m", dtype=dtype)
+    ours = SentenceTransformer(folder).encode(TEXTS)
+    kwargs = {"model_kwargs": {"dtype": "float32"}}
+    theirs = sentence_transformers.SentenceTransformer(str(folder), device="cpu", **kwargs)
+    np.testing.assert_allclose(ours, theirs.encode(TEXTS), atol=2e-6)
+
+
+def test_saved_folder_loads_in_both(tmp_path, tiny_folder):
+    model = SentenceTransformer(tiny_folder, prompts={"query": "q: "}, similarity_fn_name="dot")
+    model.max_seq_length = 16
+    model.save_pretrained(tmp_path / "saved")
+    for kind in (SentenceTransformer, sentence_transformers.SentenceTransformer):
+        again = kind(str(tmp_path / "saved"), device="cpu")
+        assert again.max_seq_length == 16
+        assert again.prompts["query"] == "q: "
+        assert again.similarity_fn_name == "dot"
+        np.testing.assert_allclose(again.encode(TEXTS), model.encode(TEXTS), atol=2e-6)
+    with pytest.raises(FileExistsError, match="not empty"):
+        model.save_pretrained(tmp_path / "saved")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["saved"]
+
+
+def test_a_plain_transformers_folder_gets_mean_pooling(tmp_path):
+    folder = write_tiny_model(tmp_path / "m", extra_modules=())
+    expected = SentenceTransformer(folder).encode(TEXTS)
+    for name in ("modules.json", "sentence_bert_config.json"):
+        (folder / name).unlink()
+    model = SentenceTransformer(folder)
+    assert model.max_seq_length == 64
+    np.testing.assert_array_equal(model.encode(TEXTS[:3]), expected[:3])
+
+
+def edit(path, **changes):
+    value = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**value, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"model_type": "roberta"}, "model_type is 'roberta'; minifuse runs bert"),
+        ({"model_type": None}, "model_type is None"),
+        ({"hidden_act": "silu"}, "hidden_act is 'silu', wanted one of gelu"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
+        ({"is_decoder": True}, "a decoder"),
+        ({"hidden_size": "48"}, "hidden_size is '48', wanted an integer"),
+        ({"hidden_size": -48}, "hidden_size is -48"),
+        ({"hidden_size": 0}, "hidden_size=0"),
+        ({"hidden_size": 10**12}, "hidden_size=1000000000000, wanted 1..65536"),
+        ({"num_attention_heads": 5}, "hidden_size=48 is not a multiple of num_attention_heads=5"),
+        ({"num_attention_heads": 0}, "num_attention_heads=0"),
+        ({"num_hidden_layers": 3}, "the checkpoint lacks 'encoder.layer.2"),
+        ({"vocab_size": 10}, "the tokenizer has"),
+        ({"intermediate_size": 81}, r"'encoder.layer.0.intermediate.dense.weight' has shape \[80, 48\], wanted \[81, 48\]"),
+        ({"layer_norm_eps": "x"}, "layer_norm_eps is 'x'"),
+        ({"layer_norm_eps": -1}, "layer_norm_eps=-1"),
+    ],
+)  # fmt: skip
+def test_configs_that_are_refused(tmp_path, changes, text):
+    folder = write_tiny_model(tmp_path / "m")
+    edit(folder / "config.json", **changes)
+    with pytest.raises(ValueError, match=text):
+        SentenceTransformer(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error", "text"),
+    [
+        ("config.json", None, FileNotFoundError, "config.json is missing"),
+        ("config.json", "{", ValueError, "config.json: not JSON"),
+        ("config.json", "[]", ValueError, "wanted an object"),
+        ("model.safetensors", None, FileNotFoundError, "model.safetensors is missing"),
+        ("modules.json", "{}", ValueError, "wanted a list of objects"),
+        ("modules.json", "[]", ValueError, "must begin with Transformer"),
+        ("tokenizer.json", "{}", ValueError, "not a tokenizer"),
+        ("1_Pooling/config.json", "{}", ValueError, "no pooling mode is switched on"),
+        ("1_Pooling/config.json", '{"pooling_mode": "median"}', ValueError, "pooling 'median'"),
+        ("1_Pooling/config.json", '{"pooling_mode_odd": true}', ValueError, "pooling_mode_odd"),
+        ("sentence_bert_config.json", '{"max_seq_length": "x"}', ValueError, "max_seq_length is 'x'"),
+    ],
+)
+def test_files_that_are_missing_or_damaged(tmp_path, name, content, error, text):
+    folder = write_tiny_model(tmp_path / "m")
+    if content is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_text(content)
+    with pytest.raises(error, match=text):
+        SentenceTransformer(folder)
+
+
+def test_neither_tokenizer_file(tmp_path):
+    folder = write_tiny_model(tmp_path / "m")
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="neither tokenizer.json nor vocab.txt"):
+        SentenceTransformer(folder)
+
+
+def test_unknown_module_and_dense_activation(tmp_path):
+    folder = write_tiny_model(tmp_path / "m", extra_modules=("LSTM",))
+    with pytest.raises(ValueError, match="module 'LSTM' at place 2 is not supported"):
+        SentenceTransformer(folder)
+    folder = write_tiny_model(tmp_path / "n", extra_modules=("Dense",))
+    edit(folder / "2_Dense" / "config.json", activation_function="torch.nn.Mish")
+    with pytest.raises(ValueError, match="Dense activation 'torch.nn.Mish'"):
+        SentenceTransformer(folder)
+
+
+def test_missing_and_misshapen_tensors_are_named(tmp_path):
+    folder = write_tiny_model(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    weights = random_weights(config)
+    del weights["encoder.layer.1.output.dense.bias"]
+    write_safetensors(folder / "model.safetensors", weights)
+    with pytest.raises(ValueError, match=r"lacks 'encoder.layer.1.output.dense.bias', shape \[48\]"):
+        SentenceTransformer(folder)
+
+
+def test_nan_weights_load_and_warn(tmp_path):
+    folder = write_tiny_model(tmp_path / "m")
+    weights = random_weights(json.loads((folder / "config.json").read_text()))
+    weights["encoder.layer.0.output.dense.bias"][3] = np.nan
+    write_safetensors(folder / "model.safetensors", weights)
+    with pytest.warns(RuntimeWarning, match=r"'encoder.layer.0.output.dense.bias' holds NaN"):
+        model = SentenceTransformer(folder)
+    assert np.isnan(model.encode("a dog")).all()
+
+
+def header_of(tensors):
+    text = json.dumps(tensors).encode()
+    return len(text).to_bytes(8, "little") + text
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"", "too short"),
+        (b"1234567", "too short"),
+        ((2**63).to_bytes(8, "little") + b"{}", "truncated"),
+        ((2).to_bytes(8, "little") + b"{]", "not JSON"),
+        ((2).to_bytes(8, "little") + b"[]", "wanted an object"),
+        (header_of({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}) + b"1234", "truncated"),
+        (header_of({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}) + b"12345678", "takes 12 bytes"),
+        (header_of({"a": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}}) + b"12345678", "not integers >= 0"),
+        (header_of({"a": {"dtype": "F32", "shape": [2], "data_offsets": [8, 0]}}) + b"12345678", "lies at 8..0"),
+        (header_of({"a": {"dtype": "F32"}}), "lacks dtype, shape or data_offsets"),
+        (header_of({"a": 3}), "lacks dtype, shape or data_offsets"),
+        (header_of({"a": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 0]}}), "takes"),
+    ],
+)  # fmt: skip
+def test_lying_safetensors(tmp_path, content, text):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=text):
+        SafetensorsFile(path)
+
+
+def test_a_file_that_shrinks_after_loading_changes_nothing(tmp_path):
+    folder = write_tiny_model(tmp_path / "m")
+    model = SentenceTransformer(folder)
+    before = model.encode(TEXTS)
+    with open(folder / "model.safetensors", "r+b") as file:
+        file.truncate(100)
+    np.testing.assert_array_equal(model.encode(TEXTS), before)
+    with pytest.raises(ValueError, match="truncated"):
+        SentenceTransformer(folder)
+
+
+def test_a_file_that_shrinks_while_open_is_noticed(tmp_path):
+    path = tmp_path / "x.safetensors"
+    write_safetensors(path, {"a": np.zeros(100_000, np.float32)})
+    with SafetensorsFile(path) as file:
+        assert file.shape("a") == (100_000,)
+        with open(path, "r+b") as other:
+            other.truncate(1000)
+        with pytest.raises(ValueError, match="shrunk"):
+            file.read("a")
+
+
+def test_names_that_lead_nowhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        SentenceTransformer(tmp_path / "absent")
+    with pytest.raises(FileNotFoundError, match="offline"):
+        SentenceTransformer("nobody/nothing")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises((ValueError, FileNotFoundError), match="file"):
+        SentenceTransformer(tmp_path / "file")
+    with pytest.raises(FileNotFoundError, match="no Hugging Face name"):
+        SentenceTransformer("not a name!")
+    with pytest.raises(ValueError, match="model_name_or_path is None"):
+        SentenceTransformer()
+
+
+def test_a_folder_opens_no_socket(tiny_folder, monkeypatch):
+    import socket
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    SentenceTransformer(tiny_folder).encode(TEXTS)
