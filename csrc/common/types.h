@@ -1,6 +1,7 @@
 // Plain aggregates that every layer of the native core shares: the parameters of each fused
 // operation, in the letters of the equations (M rows, N output columns, K inputs, H hidden_size).
-// All float pointers are float32; every stride counts floats, never bytes.
+// All float pointers are float32; every stride counts floats, never bytes. Functions are static: an
+// inline one compiled into an instruction set's file could be the copy that the linker keeps for all.
 #pragma once
 
 #include <cstddef>
@@ -82,14 +83,14 @@ struct PoolParams {
 // Floats between rows of a workspace: whole cache lines, and an odd number of them, so that the
 // rows of a tile fall into different sets of the L1 cache (1,536 floats are 96 lines: with 64 sets
 // every row would land in one of two).
-constexpr int64_t padded_stride(int64_t width) {
+static constexpr int64_t padded_stride(int64_t width) {
   const int64_t lines = (width + 15) / 16;
   return (lines | 1) * 16;
 }
 
 inline constexpr int64_t kMaxHeadDim = 256;
 
-constexpr int64_t round_up(int64_t value, int64_t multiple) {
+static constexpr int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
@@ -98,7 +99,7 @@ inline constexpr int64_t kMaxTileRows = 16;
 inline constexpr int64_t kMaxPanelColumns = 32;
 
 // K^T panels, a tile of scores and a packed V of one head.
-constexpr int64_t attention_scratch_floats(int64_t seqlen_k, int64_t head_dim) {
+static constexpr int64_t attention_scratch_floats(int64_t seqlen_k, int64_t head_dim) {
   const int64_t keys = padded_stride(round_up(seqlen_k, kMaxPanelColumns));
   return head_dim * keys + kMaxTileRows * keys + round_up(head_dim, kMaxPanelColumns) * seqlen_k;
 }

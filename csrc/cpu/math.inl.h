@@ -28,7 +28,7 @@ inline f32x16 vec_exp(f32x16 x) {
 // Horner's rule is one chain of 14 multiply-adds of 4 cycles each, so several vectors go in step:
 // one at a time cost 23 cycles a vector on Zen 5, where the scheduler holds too few of them at once.
 template <int kCount>
-inline void vec_erf_over_sqrt2(f32x16 (&x)[kCount]) {
+inline void vec_erf_over_sqrt2(const f32x16 (&x)[kCount], f32x16 (&erf)[kCount]) {
   constexpr float kBound = 5.4f;
   constexpr float kCoefficients[15] = {
       0.26185622811317444f,   -0.13065610826015472f,  0.09699918329715729f,
@@ -36,7 +36,8 @@ inline void vec_erf_over_sqrt2(f32x16 (&x)[kCount]) {
       0.03929028660058975f,   -0.027926640585064888f, 0.01930239424109459f,
       -0.013430675491690636f, 0.0073178415186703205f, -0.0023728215601295233f,
       0.0017498700181022286f, -0.002056737430393696f, 0.0007857167511247098f};
-  f32x16 w[kCount], p[kCount];
+  f32x16 w[kCount];
+  f32x16(&p)[kCount] = erf;
 #pragma GCC unroll 8
   for (int j = 0; j < kCount; ++j) {
     const f32x16 square = min(mul(x[j], x[j]), broadcast(kBound * kBound));
@@ -50,18 +51,19 @@ inline void vec_erf_over_sqrt2(f32x16 (&x)[kCount]) {
   }
 #pragma GCC unroll 8
   for (int j = 0; j < kCount; ++j)
-    x[j] = max(min(mul(x[j], p[j]), broadcast(1.0f)), broadcast(-1.0f));
+    erf[j] = max(min(mul(x[j], p[j]), broadcast(1.0f)), broadcast(-1.0f));
 }
 
 // GELU(x) = x Phi(x) = x/2 (1 + erf(x / sqrt 2)).
 template <int kCount>
 inline void vec_gelu(f32x16 (&x)[kCount]) {
-  f32x16 half[kCount];
+  f32x16 erf[kCount];
+  vec_erf_over_sqrt2(x, erf);
 #pragma GCC unroll 8
-  for (int j = 0; j < kCount; ++j) half[j] = mul(x[j], broadcast(0.5f));
-  vec_erf_over_sqrt2(x);
-#pragma GCC unroll 8
-  for (int j = 0; j < kCount; ++j) x[j] = fma(half[j], x[j], half[j]);
+  for (int j = 0; j < kCount; ++j) {
+    const f32x16 half = mul(x[j], broadcast(0.5f));
+    x[j] = fma(half, erf[j], half);
+  }
 }
 
 // gelu_new(x) = x/2 (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3); tanh(u) = 1 - 2/(e^(2u) + 1).
@@ -103,10 +105,12 @@ void exp_array(const float* x, float* y, int64_t n) {
 }
 // The usual erf: the polynomial above takes its argument times sqrt 2.
 void erf_array(const float* x, float* y, int64_t n) {
-  map_array(x, y, n, [](auto& v) {
-    for (auto& one : v) one = mul(one, broadcast(1.41421356f));
-    vec_erf_over_sqrt2(v);
-  });
+  map_array(x, y, n, each([](f32x16 v) {
+    const f32x16 scaled[1] = {mul(v, broadcast(1.41421356f))};
+    f32x16 result[1];
+    vec_erf_over_sqrt2(scaled, result);
+    return result[0];
+  }));
 }
 void activate_array(const float* x, float* y, int64_t n, Activation activation) {
   switch (activation) {

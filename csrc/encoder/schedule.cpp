@@ -16,6 +16,7 @@
 #include <thread>
 
 #if defined(__linux__)
+#include <pthread.h>
 #include <sched.h>
 #endif
 
@@ -217,6 +218,9 @@ bool ThreadPool::run(int num_threads, const Task& task, const std::function<bool
         workers_.push_back(std::make_unique<Worker>());
         Worker* worker = workers_.back().get();
         worker->thread = std::thread([this, worker] { work(*worker); });
+#if defined(__linux__)
+        pthread_setname_np(worker->thread.native_handle(), "minifuse");
+#endif
         idle_.push_back(worker);
       }
       borrowed.push_back(idle_.back());

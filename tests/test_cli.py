@@ -1,0 +1,162 @@
+"""The command line: every input and output format, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from minifuse.cli import main
+
+TEXTS = ["the sky is blue", "a lazy dog", "", 'jumping "dogs"']
+
+
+@pytest.fixture
+def run(tiny_folder, capsys):
+    def call(*arguments, status=0, model=True):
+        extra = ["--model", str(tiny_folder)] if model else []
+        assert main([*map(str, arguments), *extra]) == status
+        return capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    (tmp_path / "x.txt").write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    rows = [json.dumps({"id": i, "text": t}) for i, t in enumerate(TEXTS)]
+    (tmp_path / "x.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    (tmp_path / "x.tsv").write_text(
+        "id\ttext\n" + "".join(f"{i}\t{t}\n" for i, t in enumerate(TEXTS)), encoding="utf-8"
+    )
+    quoted = ['"' + t.replace('"', '""') + '"' for t in TEXTS]
+    (tmp_path / "x.csv").write_text("text,id\n" + "".join(f"{t},1\n" for t in quoted), encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize("suffix", ["txt", "jsonl", "tsv", "csv"])
+def test_every_input(run, inputs, tiny, suffix):
+    column = [] if suffix == "txt" else ["--column", "text"]
+    run("encode", inputs / f"x.{suffix}", "-o", inputs / "out.npy", "--no-progress", *column)
+    np.testing.assert_array_equal(np.load(inputs / "out.npy"), tiny.encode(TEXTS))
+
+
+def test_every_output(run, inputs, tiny):
+    expected = tiny.encode(TEXTS, normalize_embeddings=True)
+    for suffix in ("npy", "jsonl", "parquet"):
+        run("encode", inputs / "x.txt", "-o", inputs / f"out.{suffix}", "--normalize", "--no-progress")
+    np.testing.assert_array_equal(np.load(inputs / "out.npy"), expected)
+    rows = [json.loads(line) for line in (inputs / "out.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in rows] == TEXTS
+    np.testing.assert_array_equal(np.array([r["embedding"] for r in rows], np.float32), expected)
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(inputs / "out.parquet").to_pydict()
+    assert table["text"] == TEXTS
+    np.testing.assert_array_equal(np.array(table["embedding"], np.float32), expected)
+    assert not list(inputs.glob(".*partial"))
+
+
+def test_several_inputs_and_none(run, inputs, tiny):
+    run("encode", inputs / "x.txt", inputs / "x.txt", "-o", inputs / "out.npy", "--no-progress")
+    assert np.load(inputs / "out.npy").shape == (8, 48)
+    (inputs / "empty.txt").write_text("")
+    run("encode", inputs / "empty.txt", "-o", inputs / "out.npy", "--no-progress")
+    assert np.load(inputs / "out.npy").shape == (0, 48)
+
+
+def test_standard_input_and_progress(inputs, tiny_folder):
+    done = subprocess.run(
+        [sys.executable, "-m", "minifuse.cli", "encode", "-o", str(inputs / "out.npy"), "-m", str(tiny_folder)],
+        input="a dog\nthe sky\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert np.load(inputs / "out.npy").shape == (2, 48)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["encode", "absent.txt", "-o", "{}/out.npy"], "absent.txt"),
+        (["encode", "{}/x.txt", "-o", "{}/out.csv"], "wanted an ending of .npy"),
+        (["encode", "{}/x.txt", "-o", "{}/no/folder/out.npy"], "the folder does not exist"),
+        (["encode", "{}/x.jsonl", "-o", "{}/out.npy"], "pass --column"),
+        (["encode", "{}/x.jsonl", "-o", "{}/out.npy", "--column", "nope"], "line 1"),
+        (["encode", "{}/x.jsonl", "-o", "{}/out.npy", "--column", "id"], "'id' is a int"),
+        (["encode", "{}/x.csv", "-o", "{}/out.npy", "--column", "nope"], "no column 'nope'"),
+        (["encode", "{}/x.txt", "-o", "{}/out.npy", "--batch-size", "0"], "batch_size must be"),
+        (["encode", "{}/bad.txt", "-o", "{}/out.npy"], "not UTF-8"),
+        (["evaluate", "{}/x.tsv"], "column 'score' is missing"),
+        (["evaluate", "{}/constant.tsv"], "nothing to correlate with"),
+        (["evaluate", "{}/words.tsv"], "line 2: score is 'x'"),
+    ],
+)
+def test_what_is_wrong_is_said_and_nothing_is_left(run, inputs, arguments, text):
+    (inputs / "bad.txt").write_bytes(b"fine\n\xff\xfe\n")
+    header = "score\tsentence1\tsentence2\n"
+    (inputs / "constant.tsv").write_text(header + "1\ta\tb\n1\tc\td\n")
+    (inputs / "words.tsv").write_text(header + "x\ta\tb\n")
+    (inputs / "out.npy").write_text("what was there before")
+    printed = run(*(a.replace("{}", str(inputs)) for a in arguments), status=2)
+    assert text in printed.err
+    assert (inputs / "out.npy").read_text() == "what was there before"
+    assert not list(inputs.glob(".*partial"))
+
+
+def test_a_full_disk_leaves_nothing(run, inputs, monkeypatch):
+    from minifuse import files
+
+    def full(self, texts, vectors):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files._NpyWriter, "write", full)
+    printed = run("encode", inputs / "x.txt", "-o", inputs / "out.npy", "--no-progress", status=2)
+    assert "No space left" in printed.err
+    assert sorted(p.name for p in inputs.iterdir()) == ["x.csv", "x.jsonl", "x.tsv", "x.txt"]
+
+
+def test_similarity(run, tiny):
+    value = json.loads(run("similarity", "a dog", "the sky", "--json").out)
+    e = tiny.encode(["a dog", "the sky"])
+    np.testing.assert_allclose(value["similarity"], tiny.similarity(e, e), atol=1e-6)
+    assert "a dog" in run("similarity", "a dog", "the sky").out
+
+
+def test_evaluate(run, tmp_path):
+    rows = [("5", "a dog", "a dog"), ("0", "the sky", "jump"), ("2", "a dog", "lazy dog")]
+    (tmp_path / "p.tsv").write_text(
+        "score\tsentence1\tsentence2\n" + "".join("\t".join(r) + "\n" for r in rows)
+    )
+    value = json.loads(run("evaluate", tmp_path / "p.tsv", "--json").out)
+    assert value["num_pairs"] == 3
+    assert -1 <= value["kendall"] <= 1
+    assert "spearman" in run("evaluate", tmp_path / "p.tsv").out
+
+
+def test_parity(run):
+    printed = run("parity", "--limit", 10)
+    assert "BEYOND" not in printed.out
+    assert "gelu_ffn" in printed.out
+
+
+def test_parity_fails_beyond_the_tolerance(run, monkeypatch):
+    monkeypatch.setattr("minifuse.parity._EMBEDDING_BOUND", 1e-12)
+    assert "BEYOND THE BOUND" in run("parity", "--limit", 5, status=1).out
+
+
+def test_info(run):
+    assert "float32" in run("info", model=False).out
+
+
+@pytest.mark.parametrize("command", ["encode", "similarity", "evaluate", "parity", "bench", "info"])
+def test_help(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert "usage: minifuse" in capsys.readouterr().out

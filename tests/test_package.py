@@ -1,0 +1,98 @@
+"""What is installed: light to import, no PyTorch, typed, stubs that match."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import minifuse
+from minifuse.native import core
+
+PACKAGE = Path(minifuse.__file__).parent
+
+
+def test_import_is_light():
+    script = "import minifuse, sys; print(*sorted(sys.modules))"
+    best, modules = 1e9, ""
+    for _ in range(3):
+        start = time.perf_counter()
+        modules = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        ).stdout
+        best = min(best, time.perf_counter() - start)
+    heavy = {"torch", "scipy", "pandas", "transformers", "sentence_transformers", "pyarrow"}
+    assert not heavy & set(modules.split())
+    assert best < 0.4  # of which the interpreter's own start is some 0.02 s
+
+
+def test_it_is_the_installed_package_that_is_tested():
+    assert "site-packages" in str(PACKAGE)
+    assert (PACKAGE / "py.typed").exists()
+
+
+def test_the_package_is_small():
+    size_bytes = sum(p.stat().st_size for p in PACKAGE.rglob("*") if "__pycache__" not in p.parts)
+    assert size_bytes < 10e6
+
+
+def test_stubs_list_what_the_native_module_has():
+    tree = ast.parse((PACKAGE / "_core.pyi").read_text())
+    listed = {n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+    assert listed == {name for name in dir(core) if not name.startswith("_")}
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            methods = {n.name for n in node.body if isinstance(n, ast.FunctionDef)}
+            real = {m for m in vars(getattr(core, node.name)) if not m.startswith("_")}
+            assert {m for m in methods if not m.startswith("_")} == real
+
+
+def test_native_encoder_refuses_malformed_batches(tiny):
+    import numpy as np
+
+    encoder = tiny._encoder
+
+    def call(ids, cu_seqlens, **changes):
+        options = {"poolings": ["mean"], "pool_from": 0, "batch_size": 8, "num_threads": 2} | changes
+        return encoder.encode(np.array(ids, np.int32), np.array(cu_seqlens, np.int32), **options)
+
+    for arguments, text in (
+        (([1, 2], [0, 3]), "ends at 3"),
+        (([1, 2], [0, 2, 1]), "descends at 2"),
+        (([1, 2], [1, 2]), r"cu_seqlens\[0\] is 1"),
+        (([1, -2], [0, 2]), r"ids\[1\] is -2"),
+        (([1, 10**6], [0, 2]), r"ids\[1\] is 1000000"),
+        (([1] * 65, [0, 65]), "wanted at most max_position_embeddings=64"),
+        (([1], []), "at least one element"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            call(*arguments)
+    with pytest.raises(ValueError, match="pooling is 'x'"):
+        call([1], [0, 1], poolings=["x"])
+    assert call([], [0]).shape == (0, 48)
+    assert (call([], [0, 0]) == 0).all()
+    with pytest.raises(TypeError):
+        encoder.encode([1.0], [0, 1], poolings=["mean"], pool_from=0, batch_size=1, num_threads=1)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs /proc and fork")
+def test_no_thread_is_left_at_exit(tiny_folder):
+    script = (
+        "import sys; from minifuse import SentenceTransformer\n"
+        "m = SentenceTransformer(sys.argv[1]); m.encode(['a dog'] * 500, num_threads=4)\n"
+        "import atexit, threading, os\n"
+        "from minifuse.native import core; core.shutdown_threads()\n"
+        "m.tokenizer  # its own pool may stay\n"
+        "print(sum(open(f'/proc/self/task/{t}/comm').read().startswith('minifuse')\n"
+        "          for t in os.listdir('/proc/self/task')))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(tiny_folder)], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "0"
+    assert run.stderr == ""

@@ -1,0 +1,104 @@
+"""Nothing leaves an instruction set's file, and no hot loop keeps an accumulator on the stack.
+
+The objects are compiled here with the project's own flags, optimised and not (inlining hides leaks).
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ISAS = ("scalar", "avx2", "avx512")
+
+pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="x86-64 objects")
+
+
+@pytest.fixture(scope="module", params=["Release", "Debug"])
+def objects(request, tmp_path_factory):
+    for tool in ("cmake", "nm", "readelf", "objdump", "c++"):
+        if shutil.which(tool) is None and not (tool == "cmake" and _cmake() != "cmake"):
+            pytest.skip(f"{tool} is not installed")
+    build = tmp_path_factory.mktemp(request.param)
+    configure = [_cmake(), "-S", ROOT, "-B", build, f"-DCMAKE_BUILD_TYPE={request.param}"]
+    configure += ["-DMINIFUSE_BUILD_PYTHON=OFF"]
+    subprocess.run(configure, check=True, capture_output=True)
+    target = [_cmake(), "--build", build, "--target", "minifuse_isa", "--parallel", "2"]
+    subprocess.run(target, check=True, capture_output=True)
+    found = {isa: next(build.rglob(f"isa_{isa}.cpp.o")) for isa in ISAS}
+    return request.param, found
+
+
+def _cmake() -> str:
+    try:
+        import cmake
+    except ImportError:
+        return "cmake"
+    return str(Path(cmake.CMAKE_BIN_DIR) / "cmake")
+
+
+def _read(*command) -> str:
+    return subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_one_symbol_is_exported_and_none_is_weak(objects, isa):
+    defined, undefined = [], []
+    for line in _read("nm", objects[1][isa]).splitlines():
+        kind, name = line.split()[-2:]
+        assert kind.upper() not in ("W", "V"), f"{name} is weak: another file could use it"
+        assert kind != "u", f"{name} is unique across files"
+        if kind == "U":
+            undefined.append(name)
+        elif kind.isupper():
+            defined.append(name)
+    assert defined == [f"_ZN8minifuse{len(isa) + 4}isa_{isa}8kKernelsE"]
+    # What the compiler may call by itself, and the scalar form's exact multiply-add.
+    assert set(undefined) <= {"memcpy", "memset", "memmove", "fmaf", "_GLOBAL_OFFSET_TABLE_"}
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_nothing_runs_at_load(objects, isa):
+    sections = _read("readelf", "--sections", "--wide", objects[1][isa])
+    assert ".init_array" not in sections
+    assert ".ctors" not in sections
+
+
+@pytest.mark.parametrize(("isa", "register"), [("avx2", "ymm"), ("avx512", "zmm")])
+def test_the_inner_loops_keep_their_accumulators_in_registers(objects, isa, register):
+    """Loops made mostly of multiply-adds must not touch the stack with a vector."""
+    if objects[0] != "Release":
+        pytest.skip("unoptimised code keeps everything on the stack")
+    lines = _read("objdump", "-d", "--no-show-raw-insn", objects[1][isa]).splitlines()
+    address = {}
+    for index, line in enumerate(lines):
+        if match := re.match(r"\s*([0-9a-f]+):\t", line):
+            address[int(match[1], 16)] = index
+    hot = 0
+    for index, line in enumerate(lines):
+        jump = re.match(r"\s*([0-9a-f]+):\tj\w+\s+([0-9a-f]+) ", line)
+        if not jump or int(jump[2], 16) >= int(jump[1], 16) or int(jump[2], 16) not in address:
+            continue
+        body = lines[address[int(jump[2], 16)] : index]
+        multiplies = sum("vfmadd" in one for one in body)
+        is_inner = not any(re.search(r"\tj\w+ |\tcall", one) for one in body)
+        if not is_inner or multiplies < 8 or multiplies < 0.4 * len(body):
+            continue
+        hot += 1
+        spilled = [one for one in body if register in one and re.search(r"\(%rsp|\(%rbp", one)]
+        assert not spilled, spilled[:3]
+    assert hot >= 5, "the micro-kernels' loops were not found"
+
+
+def test_flags_stay_in_their_files():
+    text = (ROOT / "CMakeLists.txt").read_text()
+    assert "-march=native" not in text
+    assert "-ffast-math" not in text
+    for path in (ROOT / "csrc").rglob("*"):
+        if path.suffix in (".h", ".cpp") and "isa_" not in path.name and "vec_" not in path.name:
+            assert "immintrin" not in path.read_text(), path
