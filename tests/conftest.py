@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_model import write_tiny_model
 
 from minifuse import SentenceTransformer
 from minifuse.native import core
 from minifuse.resolve import resolve_model
+from tiny_model import write_tiny_model
 
 ROOT = Path(__file__).parent.parent
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"

@@ -33,7 +33,9 @@ def inputs(tmp_path):
         "id\ttext\n" + "".join(f"{i}\t{t}\n" for i, t in enumerate(TEXTS)), encoding="utf-8"
     )
     quoted = ['"' + t.replace('"', '""') + '"' for t in TEXTS]
-    (tmp_path / "x.csv").write_text("text,id\n" + "".join(f"{t},1\n" for t in quoted), encoding="utf-8")
+    (tmp_path / "x.csv").write_text(
+        "text,id\n" + "".join(f"{t},1\n" for t in quoted), encoding="utf-8"
+    )
     return tmp_path
 
 
@@ -47,7 +49,14 @@ def test_every_input(run, inputs, tiny, suffix):
 def test_every_output(run, inputs, tiny):
     expected = tiny.encode(TEXTS, normalize_embeddings=True)
     for suffix in ("npy", "jsonl", "parquet"):
-        run("encode", inputs / "x.txt", "-o", inputs / f"out.{suffix}", "--normalize", "--no-progress")
+        run(
+            "encode",
+            inputs / "x.txt",
+            "-o",
+            inputs / f"out.{suffix}",
+            "--normalize",
+            "--no-progress",
+        )
     np.testing.assert_array_equal(np.load(inputs / "out.npy"), expected)
     rows = [json.loads(line) for line in (inputs / "out.jsonl").read_text().splitlines()]
     assert [row["text"] for row in rows] == TEXTS
@@ -70,7 +79,16 @@ def test_several_inputs_and_none(run, inputs, tiny):
 
 def test_standard_input_and_progress(inputs, tiny_folder):
     done = subprocess.run(
-        [sys.executable, "-m", "minifuse.cli", "encode", "-o", str(inputs / "out.npy"), "-m", str(tiny_folder)],
+        [
+            sys.executable,
+            "-m",
+            "minifuse.cli",
+            "encode",
+            "-o",
+            str(inputs / "out.npy"),
+            "-m",
+            str(tiny_folder),
+        ],
         input="a dog\nthe sky\n",
         capture_output=True,
         text=True,

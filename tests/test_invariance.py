@@ -25,7 +25,7 @@ def same_bits(a, b):
 @pytest.fixture(scope="module")
 def texts():
     rng = np.random.default_rng(5)
-    picked = list(sample_text.sentences(120)) + ["", "a", "word " * 400]
+    picked = [*list(sample_text.sentences(120)), "", "a", "word " * 400]
     return [picked[i] for i in rng.permutation(len(picked))]
 
 

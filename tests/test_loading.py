@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 import sentence_transformers
-from tiny_model import random_weights, write_safetensors, write_tiny_model
 
 from minifuse import SentenceTransformer
 from minifuse.safetensors import SafetensorsFile
+from tiny_model import random_weights, write_safetensors, write_tiny_model
 
 TEXTS = ["the sky is blue", "a lazy dog", "", "jumping dogs run over the dog. " * 9, "x"]
 
@@ -51,7 +51,14 @@ def test_folders_that_load(tmp_path, shape):
 
 @pytest.mark.parametrize(
     "mode",
-    ["cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken"],
+    [
+        "cls_token",
+        "mean_tokens",
+        "max_tokens",
+        "mean_sqrt_len_tokens",
+        "weightedmean_tokens",
+        "lasttoken",
+    ],
 )
 def test_every_pooling(tmp_path, mode):
     pooling = {"pooling_mode_mean_tokens": False, f"pooling_mode_{mode}": True}
@@ -60,7 +67,9 @@ def test_every_pooling(tmp_path, mode):
 
 def test_concatenated_poolings_and_the_new_style(tmp_path):
     pooling = {"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}
-    model = against_theirs(write_tiny_model(tmp_path / "m", pooling=pooling, extra_modules=("Dense",)))
+    model = against_theirs(
+        write_tiny_model(tmp_path / "m", pooling=pooling, extra_modules=("Dense",))
+    )
     assert model.get_embedding_dimension() == 20
     folder = write_tiny_model(tmp_path / "n", pooling={"pooling_mode": "cls"}, extra_modules=())
     against_theirs(folder)
@@ -153,7 +162,12 @@ def test_configs_that_are_refused(tmp_path, changes, text):
         ("1_Pooling/config.json", "{}", ValueError, "no pooling mode is switched on"),
         ("1_Pooling/config.json", '{"pooling_mode": "median"}', ValueError, "pooling 'median'"),
         ("1_Pooling/config.json", '{"pooling_mode_odd": true}', ValueError, "pooling_mode_odd"),
-        ("sentence_bert_config.json", '{"max_seq_length": "x"}', ValueError, "max_seq_length is 'x'"),
+        (
+            "sentence_bert_config.json",
+            '{"max_seq_length": "x"}',
+            ValueError,
+            "max_seq_length is 'x'",
+        ),
     ],
 )
 def test_files_that_are_missing_or_damaged(tmp_path, name, content, error, text):
@@ -170,7 +184,7 @@ def test_neither_tokenizer_file(tmp_path):
     folder = write_tiny_model(tmp_path / "m")
     (folder / "tokenizer.json").unlink()
     (folder / "vocab.txt").unlink()
-    with pytest.raises(FileNotFoundError, match="neither tokenizer.json nor vocab.txt"):
+    with pytest.raises(FileNotFoundError, match=r"neither tokenizer.json nor vocab.txt"):
         SentenceTransformer(folder)
 
 
@@ -180,7 +194,7 @@ def test_unknown_module_and_dense_activation(tmp_path):
         SentenceTransformer(folder)
     folder = write_tiny_model(tmp_path / "n", extra_modules=("Dense",))
     edit(folder / "2_Dense" / "config.json", activation_function="torch.nn.Mish")
-    with pytest.raises(ValueError, match="Dense activation 'torch.nn.Mish'"):
+    with pytest.raises(ValueError, match=r"Dense activation 'torch.nn.Mish'"):
         SentenceTransformer(folder)
 
 
@@ -190,7 +204,9 @@ def test_missing_and_misshapen_tensors_are_named(tmp_path):
     weights = random_weights(config)
     del weights["encoder.layer.1.output.dense.bias"]
     write_safetensors(folder / "model.safetensors", weights)
-    with pytest.raises(ValueError, match=r"lacks 'encoder.layer.1.output.dense.bias', shape \[48\]"):
+    with pytest.raises(
+        ValueError, match=r"lacks 'encoder.layer.1.output.dense.bias', shape \[48\]"
+    ):
         SentenceTransformer(folder)
 
 

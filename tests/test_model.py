@@ -22,7 +22,9 @@ def theirs(minilm_folder):
 
 def test_golden_values(minilm):
     embeddings = minilm.encode([FOX, PARAPHRASE, SKY])
-    np.testing.assert_allclose(embeddings[0, :5], [0.0439, 0.0589, 0.0482, 0.0775, 0.0267], atol=1e-4)
+    np.testing.assert_allclose(
+        embeddings[0, :5], [0.0439, 0.0589, 0.0482, 0.0775, 0.0267], atol=1e-4
+    )
     similarities = minilm.similarity(embeddings, embeddings)
     pairs = [similarities[0, 1], similarities[0, 2], similarities[1, 2]]
     np.testing.assert_allclose(pairs, [0.8524, 0.0950, 0.1419], atol=1e-4)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
 
 import numpy as np
 import pytest
-import shapes
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import shapes
 from minifuse import ops, reference
 from minifuse.parity import op_bound
 
@@ -88,7 +89,10 @@ def test_layer_norm(isa, rng, width, with_residual):
 def test_layer_norm_with_a_mean_of_a_hundred_deviations(isa, rng):
     x = inputs(rng, "large_mean", 50, 384)
     one, zero = np.ones(384, np.float32), np.zeros(384, np.float32)
-    assert reference.relative_error(ops.layer_norm(x, one, zero), reference.layer_norm(x, one, zero)) <= 1e-6
+    assert (
+        reference.relative_error(ops.layer_norm(x, one, zero), reference.layer_norm(x, one, zero))
+        <= 1e-6
+    )
 
 
 @pytest.mark.parametrize("kind", ["normal", "outliers"])
@@ -162,13 +166,18 @@ def test_attention_varlen_is_attention_sentence_by_sentence(lengths, heads, head
     cu_seqlens = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     q, k, v = (inputs(rng, "normal", sum(lengths), heads, head_dim) for _ in range(3))
     y = ops.attention_varlen(q, k, v, cu_seqlens)
-    for begin, end in zip(cu_seqlens, cu_seqlens[1:], strict=False):
+    for begin, end in itertools.pairwise(cu_seqlens):
         one = (a[begin:end].swapaxes(0, 1)[None] for a in (q, k, v))
         np.testing.assert_array_equal(y[begin:end].swapaxes(0, 1)[None], ops.attention(*one))
 
 
 @settings(max_examples=40, deadline=None)
-@given(batch=st.integers(0, 5), seqlen=st.integers(1, 30), width=st.integers(1, 70), seed=st.integers(0, 999))
+@given(
+    batch=st.integers(0, 5),
+    seqlen=st.integers(1, 30),
+    width=st.integers(1, 70),
+    seed=st.integers(0, 999),
+)
 def test_pooling(batch, seqlen, width, seed):
     rng = np.random.default_rng(seed)
     x, mask = inputs(rng, "normal", batch, seqlen, width), rng.random((batch, seqlen)) < 0.5
@@ -186,17 +195,23 @@ def test_against_pytorch(rng):
     w, b = weights_for(rng, 384, 384), inputs(rng, "normal", 384)
     g, beta = inputs(rng, "normal", 384), inputs(rng, "normal", 384)
     t = [torch.from_numpy(a) for a in (x, r, w, b, g, beta)]
-    theirs = functional.layer_norm(functional.linear(t[0], t[2], t[3]) + t[1], (384,), t[4], t[5], 1e-12)
+    theirs = functional.layer_norm(
+        functional.linear(t[0], t[2], t[3]) + t[1], (384,), t[4], t[5], 1e-12
+    )
     ours = ops.linear_residual_layer_norm(t[0], t[2], t[3], t[1], t[4], t[5])
     assert isinstance(ours, torch.Tensor)
     assert (ours - theirs).abs().max() <= 2e-5
-    q, k, v = (torch.randn(2, 12, 33, 32, generator=torch.Generator().manual_seed(i)) for i in range(3))
+    q, k, v = (
+        torch.randn(2, 12, 33, 32, generator=torch.Generator().manual_seed(i)) for i in range(3)
+    )
     mask = torch.arange(33)[None] < torch.tensor([[33], [9]])
     theirs = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None])
     torch.testing.assert_close(ops.attention(q, k, v, mask), theirs, rtol=1e-5, atol=1e-6)
     x = torch.linspace(-6, 6, 1001)[:, None]
     identity = torch.ones(1, 1)
-    torch.testing.assert_close(ops.linear(x, identity, None, "gelu"), functional.gelu(x), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        ops.linear(x, identity, None, "gelu"), functional.gelu(x), rtol=0, atol=1e-6
+    )
     theirs = functional.gelu(x, approximate="tanh")
     torch.testing.assert_close(ops.linear(x, identity, None, "gelu_new"), theirs, rtol=0, atol=2e-6)
 
@@ -255,9 +270,13 @@ def test_nothing_is_read_or_written_past_the_end(isa, rng):
     for n, k in ((7, 13), (17, 31), (33, 5)):
         x, w, b = inputs(rng, "normal", 13, k), weights_for(rng, n, k), inputs(rng, "normal", n)
         expected = ops.linear(x, w, b)
-        np.testing.assert_array_equal(ops.linear(at_the_end(x), at_the_end(w), at_the_end(b)), expected)
+        np.testing.assert_array_equal(
+            ops.linear(at_the_end(x), at_the_end(w), at_the_end(b)), expected
+        )
     q = inputs(rng, "normal", 1, 1, 17, 26)
-    np.testing.assert_array_equal(ops.attention(*(at_the_end(q) for _ in range(3))), ops.attention(q, q, q))
+    np.testing.assert_array_equal(
+        ops.attention(*(at_the_end(q) for _ in range(3))), ops.attention(q, q, q)
+    )
     x, g = inputs(rng, "normal", 5, 37), inputs(rng, "normal", 37)
     np.testing.assert_array_equal(
         ops.layer_norm(at_the_end(x), at_the_end(g), at_the_end(g)), ops.layer_norm(x, g, g)

@@ -58,7 +58,12 @@ def test_native_encoder_refuses_malformed_batches(tiny):
     encoder = tiny._encoder
 
     def call(ids, cu_seqlens, **changes):
-        options = {"poolings": ["mean"], "pool_from": 0, "batch_size": 8, "num_threads": 2} | changes
+        options = {
+            "poolings": ["mean"],
+            "pool_from": 0,
+            "batch_size": 8,
+            "num_threads": 2,
+        } | changes
         return encoder.encode(np.array(ids, np.int32), np.array(cu_seqlens, np.int32), **options)
 
     for arguments, text in (

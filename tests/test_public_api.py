@@ -29,7 +29,9 @@ def theirs(tiny_folder):
 
 def test_every_argument_of_theirs_is_ours_with_the_same_default():
     for name in ("encode", "encode_query", "encode_document"):
-        other = inspect.signature(getattr(sentence_transformers.SentenceTransformer, name)).parameters
+        other = inspect.signature(
+            getattr(sentence_transformers.SentenceTransformer, name)
+        ).parameters
         ours = inspect.signature(SentenceTransformer.encode).parameters
         for key, parameter in other.items():
             if parameter.kind is not inspect.Parameter.VAR_KEYWORD and key != "inputs":
@@ -51,7 +53,15 @@ def test_shapes_and_types(tiny):
 
 
 @pytest.mark.parametrize(
-    "kind", [tuple, np.array, pd.Series, iter, lambda t: np.array(t, object), lambda t: dict.fromkeys(t).keys()]
+    "kind",
+    [
+        tuple,
+        np.array,
+        pd.Series,
+        iter,
+        lambda t: np.array(t, object),
+        lambda t: dict.fromkeys(t).keys(),
+    ],
 )
 def test_every_kind_of_batch(tiny, kind):
     np.testing.assert_array_equal(tiny.encode(kind(TEXTS)), tiny.encode(TEXTS))
@@ -96,10 +106,14 @@ def test_output_values(tiny, theirs):
     for ours, other in zip(everything, reference, strict=True):
         length = len(ours["input_ids"])
         assert ours["input_ids"].tolist() == other["input_ids"][:length].tolist()
-        np.testing.assert_allclose(ours["sentence_embedding"], other["sentence_embedding"].numpy(), atol=1e-5)
+        np.testing.assert_allclose(
+            ours["sentence_embedding"], other["sentence_embedding"].numpy(), atol=1e-5
+        )
     one = tiny.encode(TEXTS[0], output_value=None)
     assert set(one) >= {"input_ids", "attention_mask", "token_embeddings", "sentence_embedding"}
-    assert isinstance(tiny.encode(TEXTS, output_value="token_embeddings", convert_to_tensor=True)[0], torch.Tensor)
+    assert isinstance(
+        tiny.encode(TEXTS, output_value="token_embeddings", convert_to_tensor=True)[0], torch.Tensor
+    )
 
 
 @pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])
@@ -135,14 +149,20 @@ def test_normalise_and_truncate(tiny_folder, theirs):
 def test_prompts(tiny_folder):
     prompts = {"query": "dog ", "passage": "sky "}
     model = SentenceTransformer(tiny_folder, prompts=prompts)
-    other = sentence_transformers.SentenceTransformer(str(tiny_folder), device="cpu", prompts=prompts)
+    other = sentence_transformers.SentenceTransformer(
+        str(tiny_folder), device="cpu", prompts=prompts
+    )
     assert model.prompts == other.prompts
     for name in ("encode", "encode_query", "encode_document"):
-        np.testing.assert_allclose(getattr(model, name)(TEXTS), getattr(other, name)(TEXTS), atol=2e-6)
+        np.testing.assert_allclose(
+            getattr(model, name)(TEXTS), getattr(other, name)(TEXTS), atol=2e-6
+        )
     plain = model.encode(["dog a", "dog b"])
     np.testing.assert_array_equal(model.encode(["a", "b"], prompt_name="query"), plain)
     np.testing.assert_array_equal(model.encode(["a", "b"], prompt="dog "), plain)
-    np.testing.assert_array_equal(model.encode(["a", "b"], prompt="dog ", prompt_name="passage"), plain)
+    np.testing.assert_array_equal(
+        model.encode(["a", "b"], prompt="dog ", prompt_name="passage"), plain
+    )
     default = SentenceTransformer(tiny_folder, prompts=prompts, default_prompt_name="query")
     np.testing.assert_array_equal(default.encode(["a", "b"]), plain)
     with pytest.raises(ValueError, match="Default prompt name 'x' not found"):
@@ -254,7 +274,9 @@ def test_encode_iter_is_lazy_and_equal(tiny):
     first = next(stream)
     assert len(taken) == 8
     rest = list(stream)
-    np.testing.assert_array_equal(np.stack([first, *rest]), tiny.encode([f"dog {i}" for i in range(50)]))
+    np.testing.assert_array_equal(
+        np.stack([first, *rest]), tiny.encode([f"dog {i}" for i in range(50)])
+    )
     with pytest.raises(ValueError, match="window is 0"):
         next(tiny.encode_iter(TEXTS, window=0))
 

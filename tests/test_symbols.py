@@ -43,7 +43,9 @@ def _cmake() -> str:
 
 
 def _read(*command) -> str:
-    return subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout
+    return subprocess.run(
+        list(map(str, command)), check=True, capture_output=True, text=True
+    ).stdout
 
 
 @pytest.mark.parametrize("isa", ISAS)

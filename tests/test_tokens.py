@@ -99,7 +99,8 @@ def test_sorting_keeps_every_sentence_whole(pair):
     before, after = tokens.cu_seqlens(), ordered.cu_seqlens()
     for place, index in enumerate(order):
         np.testing.assert_array_equal(
-            ordered.ids[after[place] : after[place + 1]], tokens.ids[before[index] : before[index + 1]]
+            ordered.ids[after[place] : after[place + 1]],
+            tokens.ids[before[index] : before[index + 1]],
         )
 
 

@@ -20,7 +20,9 @@ def write_safetensors(path: Path, tensors: dict[str, np.ndarray], bfloat16: bool
     chunks, offset = [], 0
     for name, array in tensors.items():
         array = np.ascontiguousarray(array)
-        dtype = {"float32": "F32", "float16": "F16", "int64": "I64", "float64": "F64"}[str(array.dtype)]
+        dtype = {"float32": "F32", "float16": "F16", "int64": "I64", "float64": "F64"}[
+            str(array.dtype)
+        ]
         if bfloat16 and dtype == "F32":
             dtype, array = "BF16", (array.view(np.uint32) >> 16).astype(np.uint16)
         raw = array.tobytes()
@@ -112,7 +114,9 @@ def write_tiny_model(
         TextTokenizer.from_folder(folder).backend.save(str(folder / "tokenizer.json"))
     weights = {prefix + k: v for k, v in random_weights(config).items()}
     if dtype == "float16":
-        weights = {k: v.astype(np.float16) if v.dtype == np.float32 else v for k, v in weights.items()}
+        weights = {
+            k: v.astype(np.float16) if v.dtype == np.float32 else v for k, v in weights.items()
+        }
     write_safetensors(folder / "model.safetensors", weights, bfloat16=dtype == "bfloat16")
 
     types = "sentence_transformers.models."
@@ -133,7 +137,9 @@ def write_tiny_model(
         if kind == "Dense":
             rng = np.random.default_rng(index)
             dense = {
-                "linear.weight": (rng.standard_normal((20, width * modes)) * 0.1).astype(np.float32),
+                "linear.weight": (rng.standard_normal((20, width * modes)) * 0.1).astype(
+                    np.float32
+                ),
                 "linear.bias": rng.standard_normal(20).astype(np.float32),
             }
             write_safetensors(folder / path / "model.safetensors", dense)

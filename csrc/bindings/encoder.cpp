@@ -1,5 +1,5 @@
-// The Encoder class: weights in by name, packed tokens in, vectors out. Arrays are borrowed under the
-// GIL, which is then released for the computation.
+// The Encoder class: weights in by name, packed tokens in, vectors out. Arrays are borrowed under
+// the GIL, which is then released for the computation.
 
 #include "encoder/encoder.h"
 
@@ -113,8 +113,7 @@ void register_encoder(py::module_& module) {
            py::arg("hidden_size"), py::arg("num_hidden_layers"), py::arg("num_attention_heads"),
            py::arg("intermediate_size"), py::arg("layer_norm_eps"), py::arg("activation"))
       .def_property_readonly("isa", [](const Encoder& e) { return std::string(e.kernels().name); })
-      .def_property_readonly("hidden_size",
-                             [](const Encoder& e) { return e.config().hidden_size; })
+      .def_property_readonly("hidden_size", [](const Encoder& e) { return e.config().hidden_size; })
       .def("expected_weights", [](Encoder& e) { return e.weights().expected(); })
       .def(
           "set_weight",

@@ -3,7 +3,8 @@
 #include "bindings/bindings.h"
 
 PYBIND11_MODULE(_core, module) {
-  module.doc() = "Fused kernels and the BERT encoder of minifuse. Use the minifuse package instead.";
+  module.doc() =
+      "Fused kernels and the BERT encoder of minifuse. Use the minifuse package instead.";
   minifuse::register_hardware(module);
   minifuse::register_ops(module);
   minifuse::register_encoder(module);

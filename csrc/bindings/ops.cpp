@@ -1,5 +1,5 @@
-// Each fused operation on NumPy arrays, one function each: check, borrow, release, share the rows out.
-// Shapes and dtypes are in python/minifuse/ops.py, which also turns tensors into arrays.
+// Each fused operation on NumPy arrays, one function each: check, borrow, release, share the rows
+// out. Shapes and dtypes are in python/minifuse/ops.py, which also turns tensors into arrays.
 
 #include <algorithm>
 #include <cmath>
@@ -78,8 +78,8 @@ const float* data_or_null(const std::optional<FloatArray>& array) {
   return array ? array->data() : nullptr;
 }
 
-FloatArray layer_norm(const FloatArray& x, const FloatArray& gamma, const FloatArray& beta, double eps,
-                      const std::optional<FloatArray>& residual) {
+FloatArray layer_norm(const FloatArray& x, const FloatArray& gamma, const FloatArray& beta,
+                      double eps, const std::optional<FloatArray>& residual) {
   check(x.ndim() == 2, "x has ", x.ndim(), " dimensions, wanted 2");
   const int64_t M = x.shape(0), H = x.shape(1);
   check_vector("gamma", gamma, H);
@@ -88,8 +88,17 @@ FloatArray layer_norm(const FloatArray& x, const FloatArray& gamma, const FloatA
     check(residual->ndim() == 2 && residual->shape(0) == M && residual->shape(1) == H,
           "residual has another shape than x");
   FloatArray y({x.shape(0), x.shape(1)});
-  const LayerNormParams whole{x.data(), H, data_or_null(residual), H, gamma.data(), beta.data(),
-                              static_cast<float>(eps), y.mutable_data(), H, M, H};
+  const LayerNormParams whole{.x = x.data(),
+                              .ldx = H,
+                              .residual = data_or_null(residual),
+                              .ldr = H,
+                              .gamma = gamma.data(),
+                              .beta = beta.data(),
+                              .eps = static_cast<float>(eps),
+                              .y = y.mutable_data(),
+                              .ldy = H,
+                              .M = M,
+                              .H = H};
   const Kernels& kernels = active_kernels();
   const py::gil_scoped_release release;
   share(M, 4, 16.0 * static_cast<double>(M * H), [&](int64_t begin, int64_t end) {
@@ -106,8 +115,18 @@ FloatArray layer_norm(const FloatArray& x, const FloatArray& gamma, const FloatA
 LinearParams linear_params(const FloatArray& x, const PackedMatrix& weight,
                            const std::optional<FloatArray>& bias, float* y, Activation activation) {
   const PackedLinear& w = weight.linear;
-  return {x.data(),  w.K,        w.weight.data(), data_or_null(bias), y,         w.N,
-          x.shape(0), w.N,       w.K,             0,                  w.num_panels, activation};
+  return {.x = x.data(),
+          .ldx = w.K,
+          .packed_weight = w.weight.data(),
+          .bias = data_or_null(bias),
+          .y = y,
+          .ldy = w.N,
+          .M = x.shape(0),
+          .N = w.N,
+          .K = w.K,
+          .panel_begin = 0,
+          .panel_end = w.num_panels,
+          .activation = activation};
 }
 
 double linear_flops(const LinearParams& p) { return 2.0 * static_cast<double>(p.M * p.N * p.K); }
@@ -161,8 +180,17 @@ FloatArray linear_residual_layer_norm(const FloatArray& x, const PackedMatrix& w
   check_vector("beta", beta, N);
   FloatArray y({x.shape(0), static_cast<py::ssize_t>(N)});
   const LinearParams p = linear_params(x, weight, bias, y.mutable_data(), Activation::kNone);
-  const LayerNormParams norm{p.y, N, residual.data(), N, gamma.data(), beta.data(),
-                             static_cast<float>(eps), p.y, N, p.M, N};
+  const LayerNormParams norm{.x = p.y,
+                             .ldx = N,
+                             .residual = residual.data(),
+                             .ldr = N,
+                             .gamma = gamma.data(),
+                             .beta = beta.data(),
+                             .eps = static_cast<float>(eps),
+                             .y = p.y,
+                             .ldy = N,
+                             .M = p.M,
+                             .H = N};
   const Kernels& kernels = active_kernels();
   const py::gil_scoped_release release;
   share(p.M, 4, linear_flops(p), [&](int64_t begin, int64_t end) {
@@ -173,8 +201,9 @@ FloatArray linear_residual_layer_norm(const FloatArray& x, const PackedMatrix& w
   return y;
 }
 
-FloatArray gelu_ffn(const FloatArray& x, const PackedMatrix& w1, const std::optional<FloatArray>& b1,
-                    const PackedMatrix& w2, const std::optional<FloatArray>& b2) {
+FloatArray gelu_ffn(const FloatArray& x, const PackedMatrix& w1,
+                    const std::optional<FloatArray>& b1, const PackedMatrix& w2,
+                    const std::optional<FloatArray>& b2) {
   check_linear(x, w1, b1);
   check_packed(w2);
   check(w2.linear.K == w1.linear.N, "w2 has ", w2.linear.K, " inputs, wanted the ", w1.linear.N,
@@ -183,9 +212,18 @@ FloatArray gelu_ffn(const FloatArray& x, const PackedMatrix& w1, const std::opti
   FloatArray y({x.shape(0), static_cast<py::ssize_t>(w2.linear.N)});
   const int64_t F = w1.linear.N, ldhidden = padded_stride(F);
   const LinearParams first = linear_params(x, w1, b1, nullptr, Activation::kGelu);
-  LinearParams second{nullptr, ldhidden, w2.linear.weight.data(), data_or_null(b2), y.mutable_data(),
-                      w2.linear.N, x.shape(0), w2.linear.N, F, 0, w2.linear.num_panels,
-                      Activation::kNone};
+  const LinearParams second{.x = nullptr,  // the hidden rows of a block
+                            .ldx = ldhidden,
+                            .packed_weight = w2.linear.weight.data(),
+                            .bias = data_or_null(b2),
+                            .y = y.mutable_data(),
+                            .ldy = w2.linear.N,
+                            .M = x.shape(0),
+                            .N = w2.linear.N,
+                            .K = F,
+                            .panel_begin = 0,
+                            .panel_end = w2.linear.num_panels,
+                            .activation = Activation::kNone};
   const Kernels& kernels = active_kernels();
   const py::gil_scoped_release release;
   share(first.M, 4, linear_flops(first) + linear_flops(second), [&](int64_t begin, int64_t end) {
@@ -235,9 +273,26 @@ void check_heads(const char* name, const py::array& array, int ndim) {
 // softmax(scale q k^T) v for `seqlen_q` queries and the keys given, heads [begin, end).
 AttentionParams attention_params(const HeadView& q, const HeadView& k, const HeadView& v,
                                  const HeadView& out, int64_t head_dim, float scale) {
-  return {q.data, k.data, v.data, out.data, q.row_stride, k.row_stride, v.row_stride,
-          out.row_stride, q.head_stride, k.head_stride, v.head_stride, out.head_stride,
-          0, 0, head_dim, nullptr, 0, 0, scale, nullptr};
+  return {.q = q.data,
+          .k = k.data,
+          .v = v.data,
+          .out = out.data,
+          .q_row_stride = q.row_stride,
+          .k_row_stride = k.row_stride,
+          .v_row_stride = v.row_stride,
+          .out_row_stride = out.row_stride,
+          .q_head_stride = q.head_stride,
+          .k_head_stride = k.head_stride,
+          .v_head_stride = v.head_stride,
+          .out_head_stride = out.head_stride,
+          .seqlen_q = 0,
+          .seqlen_k = 0,
+          .head_dim = head_dim,
+          .key_index = nullptr,
+          .head_begin = 0,
+          .head_end = 0,
+          .scale = scale,
+          .scratch = nullptr};
 }
 
 float* attention_scratch(int64_t seqlen_k, int64_t head_dim) {
@@ -257,12 +312,12 @@ FloatArray attention(const py::array& q, const py::array& k, const py::array& v,
   for (const auto& [name, array] : {std::pair{"k", &k}, std::pair{"v", &v}})
     check(array->shape(0) == batch && array->shape(1) == heads && array->shape(2) == seqlen_k &&
               array->shape(3) == D,
-          name, " has shape ", py::str(array->attr("shape")).cast<std::string>(), ", wanted (", batch,
-          ", ", heads, ", ", seqlen_k, ", ", D, ")");
+          name, " has shape ", py::str(array->attr("shape")).cast<std::string>(), ", wanted (",
+          batch, ", ", heads, ", ", seqlen_k, ", ", D, ")");
   if (mask)
     check(mask->ndim() == 2 && mask->shape(0) == batch && mask->shape(1) == seqlen_k,
-          "mask has shape ", py::str(mask->attr("shape")).cast<std::string>(), ", wanted (", batch, ", ",
-          seqlen_k, ")");
+          "mask has shape ", py::str(mask->attr("shape")).cast<std::string>(), ", wanted (", batch,
+          ", ", seqlen_k, ")");
   FloatArray out({q.shape(0), q.shape(1), q.shape(2), q.shape(3)});
   const HeadView qv = view_of(q, false), kv = view_of(k, false), vv = view_of(v, false);
   const HeadView ov = view_of(out, false);
@@ -316,8 +371,8 @@ void check_cu_seqlens(const IntArray& cu_seqlens, int64_t total_tokens) {
   const int32_t* offsets = cu_seqlens.data();
   check(offsets[0] == 0, "cu_seqlens[0] is ", offsets[0], ", wanted 0");
   for (int64_t i = 1; i < cu_seqlens.size(); ++i)
-    check(offsets[i] >= offsets[i - 1], "cu_seqlens descends at ", i, ": ", offsets[i - 1], " then ",
-          offsets[i]);
+    check(offsets[i] >= offsets[i - 1], "cu_seqlens descends at ", i, ": ", offsets[i - 1],
+          " then ", offsets[i]);
   const int32_t last = offsets[cu_seqlens.size() - 1];
   check(last == total_tokens, "cu_seqlens ends at ", last, ", wanted the number of rows, ",
         total_tokens);
@@ -331,8 +386,8 @@ FloatArray attention_varlen(const py::array& q, const py::array& k, const py::ar
   const int64_t total = q.shape(0), heads = q.shape(1), D = q.shape(2);
   for (const auto& [name, array] : {std::pair{"k", &k}, std::pair{"v", &v}})
     check(array->shape(0) == total && array->shape(1) == heads && array->shape(2) == D, name,
-          " has shape ", py::str(array->attr("shape")).cast<std::string>(), ", wanted (", total, ", ",
-          heads, ", ", D, ")");
+          " has shape ", py::str(array->attr("shape")).cast<std::string>(), ", wanted (", total,
+          ", ", heads, ", ", D, ")");
   check_cu_seqlens(cu_seqlens, total);
   FloatArray out({q.shape(0), q.shape(1), q.shape(2)});
   const HeadView qv = view_of(q, true), kv = view_of(k, true), vv = view_of(v, true);
@@ -367,7 +422,8 @@ FloatArray attention_varlen(const py::array& q, const py::array& k, const py::ar
 
 // Row range and mask of sentence b.
 template <typename RangeOf>
-FloatArray pool_rows(const float* x, int64_t batch, int64_t H, int64_t total_rows, RangeOf range_of) {
+FloatArray pool_rows(const float* x, int64_t batch, int64_t H, int64_t total_rows,
+                     RangeOf range_of) {
   FloatArray y({static_cast<py::ssize_t>(batch), static_cast<py::ssize_t>(H)});
   float* out = y.mutable_data();
   const Kernels& kernels = active_kernels();
@@ -393,9 +449,8 @@ FloatArray masked_mean_pool(const FloatArray& x, const ByteArray& mask) {
         "attention_mask has shape ", py::str(mask.attr("shape")).cast<std::string>(), ", wanted (",
         batch, ", ", seqlen, ")");
   const uint8_t* keep = mask.data();
-  return pool_rows(x.data(), batch, x.shape(2), batch * seqlen, [=](int64_t b) {
-    return RowRange{b * seqlen, seqlen, keep + b * seqlen};
-  });
+  return pool_rows(x.data(), batch, x.shape(2), batch * seqlen,
+                   [=](int64_t b) { return RowRange{b * seqlen, seqlen, keep + b * seqlen}; });
 }
 
 FloatArray mean_pool_varlen(const FloatArray& x, const IntArray& cu_seqlens) {
@@ -438,7 +493,8 @@ void register_ops(py::module_& module) {
   py::class_<PackedMatrix>(module, "PackedLinear")
       .def_property_readonly("out_features", [](const PackedMatrix& p) { return p.linear.N; })
       .def_property_readonly("in_features", [](const PackedMatrix& p) { return p.linear.K; })
-      .def_property_readonly("isa", [](const PackedMatrix& p) { return std::string(p.kernels->name); })
+      .def_property_readonly("isa",
+                             [](const PackedMatrix& p) { return std::string(p.kernels->name); })
       .def("__repr__", [](const PackedMatrix& p) {
         return "PackedLinear(in_features=" + std::to_string(p.linear.K) +
                ", out_features=" + std::to_string(p.linear.N) + ", isa='" + p.kernels->name + "')";
@@ -451,8 +507,8 @@ void register_ops(py::module_& module) {
   module.def("linear_residual_layer_norm", &linear_residual_layer_norm, py::arg("x").noconvert(),
              py::arg("weight"), py::arg("bias").noconvert(), py::arg("residual").noconvert(),
              py::arg("gamma").noconvert(), py::arg("beta").noconvert(), py::arg("eps"));
-  module.def("gelu_ffn", &gelu_ffn, py::arg("x").noconvert(), py::arg("w1"), py::arg("b1").noconvert(),
-             py::arg("w2"), py::arg("b2").noconvert());
+  module.def("gelu_ffn", &gelu_ffn, py::arg("x").noconvert(), py::arg("w1"),
+             py::arg("b1").noconvert(), py::arg("w2"), py::arg("b2").noconvert());
   module.def("attention", &attention, py::arg("q"), py::arg("k"), py::arg("v"),
              py::arg("mask").noconvert(), py::arg("scale"));
   module.def("attention_varlen", &attention_varlen, py::arg("q"), py::arg("k"), py::arg("v"),

@@ -1,7 +1,7 @@
 // Plain aggregates that every layer of the native core shares: the parameters of each fused
 // operation, in the letters of the equations (M rows, N output columns, K inputs, H hidden_size).
 // All float pointers are float32; every stride counts floats, never bytes. Functions are static: an
-// inline one compiled into an instruction set's file could be the copy that the linker keeps for all.
+// inline one compiled into an instruction set's file could be the copy that the linker keeps.
 #pragma once
 
 #include <cstddef>
@@ -15,11 +15,11 @@ enum class Pooling : int32_t { kMean, kCls, kMax, kMeanSqrtLen, kWeightedMean, k
 
 // y = activation(x W^T + bias), over the weight panels [panel_begin, panel_end).
 struct LinearParams {
-  const float* x;              // [M, K], rows ldx apart
+  const float* x;  // [M, K], rows ldx apart
   int64_t ldx;
   const float* packed_weight;  // [ceil(N / NR), K, NR]; columns past N hold zeros
-  const float* bias;           // [N], or null
-  float* y;                    // [M, N], rows ldy apart; never overlaps x
+  const float* bias;  // [N], or null
+  float* y;  // [M, N], rows ldy apart; never overlaps x
   int64_t ldy;
   int64_t M, N, K;
   int64_t panel_begin, panel_end;
@@ -28,14 +28,14 @@ struct LinearParams {
 
 // y = LayerNorm(x + residual) * gamma + beta, row by row; y may be x or residual.
 struct LayerNormParams {
-  const float* x;         // [M, H], rows ldx apart
+  const float* x;  // [M, H], rows ldx apart
   int64_t ldx;
   const float* residual;  // [M, H], rows ldr apart, or null
   int64_t ldr;
-  const float* gamma;     // [H]
-  const float* beta;      // [H]
+  const float* gamma;  // [H]
+  const float* beta;  // [H]
   float eps;
-  float* y;               // [M, H], rows ldy apart
+  float* y;  // [M, H], rows ldy apart
   int64_t ldy;
   int64_t M, H;
 };
@@ -45,8 +45,8 @@ struct AttentionParams {
   const float* q;  // [seqlen_q, num_heads, head_dim] through the strides below
   const float* k;  // [seqlen_k, ...]
   const float* v;
-  float* out;      // [seqlen_q, ...]
-  int64_t q_row_stride, k_row_stride, v_row_stride, out_row_stride;      // token to token
+  float* out;  // [seqlen_q, ...]
+  int64_t q_row_stride, k_row_stride, v_row_stride, out_row_stride;  // token to token
   int64_t q_head_stride, k_head_stride, v_head_stride, out_head_stride;  // head to head
   int64_t seqlen_q, seqlen_k, head_dim;
   const int32_t* key_index;  // [seqlen_k]: the rows of k and v to attend to; null: 0..seqlen_k-1
@@ -57,25 +57,25 @@ struct AttentionParams {
 
 // x[i] = LayerNorm(word[ids[i]] + position[positions[i]]), token type 0 folded into position.
 struct EmbedParams {
-  const int32_t* ids;        // [M]
+  const int32_t* ids;  // [M]
   const int32_t* positions;  // [M]
-  const float* word;         // [vocab_size, H]
-  const float* position;     // [max_position_embeddings, H]
-  const float* gamma;        // [H]
-  const float* beta;         // [H]
+  const float* word;  // [vocab_size, H]
+  const float* position;  // [max_position_embeddings, H]
+  const float* gamma;  // [H]
+  const float* beta;  // [H]
   float eps;
-  float* y;                  // [M, H], rows ldy apart
+  float* y;  // [M, H], rows ldy apart
   int64_t ldy;
   int64_t M, H;
 };
 
 // y = one vector from the rows of a sentence; no row at all gives zeros.
 struct PoolParams {
-  const float* x;       // [num_rows, H], rows ldx apart
+  const float* x;  // [num_rows, H], rows ldx apart
   int64_t ldx;
   const uint8_t* mask;  // [num_rows], 0 leaves a row out; null keeps every row
-  float* y;             // [H]
-  int64_t first_row;    // rows before it (a prompt) stay out; they still count in a row's place
+  float* y;  // [H]
+  int64_t first_row;  // rows before it (a prompt) stay out; they still count in a row's place
   int64_t num_rows, H;
   Pooling pooling;
 };

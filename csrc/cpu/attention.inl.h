@@ -20,8 +20,8 @@ inline void transpose_keys(const AttentionParams& p, const float* k, float* pane
     const float* rows[16];
     for (int64_t i = 0; i < 16; ++i) {
       const int64_t key = first + i;
-      rows[i] = key < p.seqlen_k ? k + (p.key_index ? p.key_index[key] : key) * p.k_row_stride
-                                 : zeros;
+      rows[i] =
+          key < p.seqlen_k ? k + (p.key_index ? p.key_index[key] : key) * p.k_row_stride : zeros;
     }
     float* out = panels + first / kPanelColumns * D * kPanelColumns + first % kPanelColumns;
     int64_t c = 0;
@@ -48,8 +48,9 @@ inline void pack_values(const AttentionParams& p, const float* v, float* panels)
       const float* row = v + (p.key_index ? p.key_index[key] : key) * p.v_row_stride + c;
       for (int64_t j = 0; j < kPanelColumns; j += 16) {
         const int64_t left = p.head_dim - c - j;
-        store(out + key * kPanelColumns + j,
-              left >= 16 ? load(row + j) : left > 0 ? load_first(row + j, left) : zero());
+        store(out + key * kPanelColumns + j, left >= 16 ? load(row + j)
+                                             : left > 0 ? load_first(row + j, left)
+                                                        : zero());
       }
     }
   }

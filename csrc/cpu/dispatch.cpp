@@ -113,8 +113,8 @@ const Kernels& select_kernels(const std::string& name) {
   for (const InstructionSet& isa : instruction_sets()) {
     if (wanted.empty() ? isa.is_supported() : wanted == isa.name) {
       check(isa.is_supported(), from_environment ? "MINIFUSE_ISA" : "isa", "=", wanted,
-            ": this CPU lacks it (it needs ", isa.requires_text, "); supported here: ",
-            supported_names());
+            ": this CPU lacks it (it needs ", isa.requires_text,
+            "); supported here: ", supported_names());
       return *isa.kernels;
     }
   }

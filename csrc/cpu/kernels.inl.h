@@ -33,5 +33,6 @@ constexpr Kernels filled_table(const char* name) {
 
 constexpr bool is_complete(const Kernels& t) {
   return t.pack_weight && t.linear && t.linear_residual_layer_norm && t.layer_norm && t.attention &&
-         t.embed_layer_norm && t.pool && t.l2_normalize && t.exp && t.erf && t.activate && t.fma_loop;
+         t.embed_layer_norm && t.pool && t.l2_normalize && t.exp && t.erf && t.activate &&
+         t.fma_loop;
 }

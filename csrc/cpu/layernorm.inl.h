@@ -87,8 +87,9 @@ inline void layer_norm_all(float* y, int64_t ldy, const float* gamma, const floa
                            int64_t M, int64_t H, SumAt sum_at) {
   int64_t row = 0;
   for (; row + kNormRows <= M; row += kNormRows)
-    layer_norm_rows<kNormRows>(y + row * ldy, ldy, gamma, beta, eps, H,
-                               [&](int64_t r, int64_t c, int64_t n) { return sum_at(row + r, c, n); });
+    layer_norm_rows<kNormRows>(
+        y + row * ldy, ldy, gamma, beta, eps, H,
+        [&](int64_t r, int64_t c, int64_t n) { return sum_at(row + r, c, n); });
   for (; row < M; ++row)
     layer_norm_rows<1>(y + row * ldy, ldy, gamma, beta, eps, H,
                        [&](int64_t, int64_t c, int64_t n) { return sum_at(row, c, n); });
@@ -104,9 +105,8 @@ void layer_norm(const LayerNormParams& p) {
                                 load_upto(p.residual + row * p.ldr + c, n));
                    });
   } else {
-    layer_norm_all(p.y, p.ldy, p.gamma, p.beta, p.eps, p.M, p.H,
-                   [&](int64_t row, int64_t c, int64_t n) {
-                     return load_upto(p.x + row * p.ldx + c, n);
-                   });
+    layer_norm_all(
+        p.y, p.ldy, p.gamma, p.beta, p.eps, p.M, p.H,
+        [&](int64_t row, int64_t c, int64_t n) { return load_upto(p.x + row * p.ldx + c, n); });
   }
 }

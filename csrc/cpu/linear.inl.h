@@ -91,8 +91,7 @@ void linear_tile(const float* x, int64_t ldx, const float* panel, const float* b
     } else if (left > 0) {
       const f32x16 b = bias ? load_first(bias + 16 * j, left) : zero();
 #pragma GCC unroll 16
-      for (int i = 0; i < kRows; ++i)
-        store_first(y + i * ldy + 16 * j, add(acc[i][j], b), left);
+      for (int i = 0; i < kRows; ++i) store_first(y + i * ldy + 16 * j, add(acc[i][j], b), left);
     }
   }
 }
@@ -150,15 +149,16 @@ void linear_block(const LinearParams& p, int64_t row, int64_t rows) {
       if (num_tiles == 1) {
         constexpr int64_t kDistance = 16384 / sizeof(float);
         with_tile_rows(last - first, [&](auto height) {
-          linear_tile<height.value, kPanelColumns / 4>(x, p.ldx, weight, bias, y, p.ldy, p.K, columns,
+          linear_tile<height.value, kPanelColumns / 4>(x, p.ldx, weight, bias, y, p.ldy, p.K,
+                                                       columns,
                                                        {weight + kDistance, 4 * kPanelColumns});
         });
         activate_tile(y, p.ldy, last - first, columns, p.activation);
         continue;
       }
       const bool fetches = (tile + 1) * fetched_floats <= panel_floats;
-      const Ahead ahead = fetches ? Ahead{weight + panel_floats + tile * fetched_floats, 16}
-                                  : Ahead{weight, 0};
+      const Ahead ahead =
+          fetches ? Ahead{weight + panel_floats + tile * fetched_floats, 16} : Ahead{weight, 0};
       with_tile_rows(last - first, [&](auto height) {
         linear_tile<height.value, 1>(x, p.ldx, weight, bias, y, p.ldy, p.K, columns, ahead);
       });

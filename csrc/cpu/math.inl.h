@@ -9,8 +9,8 @@ inline f32x16 vec_exp(f32x16 x) {
   x = max(x, broadcast(-87.336544f));
   const f32x16 shifted = fma(x, broadcast(1.44269504f), broadcast(kMagic));
   const f32x16 n = sub(shifted, broadcast(kMagic));
-  f32x16 r = fma(n, broadcast(-0.693359375f), x);     // ln 2, high part: exact products
-  r = fma(n, broadcast(2.12194440e-4f), r);           // and the rest
+  f32x16 r = fma(n, broadcast(-0.693359375f), x);  // ln 2, high part: exact products
+  r = fma(n, broadcast(2.12194440e-4f), r);  // and the rest
   f32x16 p = broadcast(0.001381459878757596f);
   p = fma(p, r, broadcast(0.008368716575205326f));
   p = fma(p, r, broadcast(0.04166838899254799f));
@@ -69,8 +69,8 @@ inline void vec_gelu(f32x16 (&x)[kCount]) {
 // gelu_new(x) = x/2 (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3); tanh(u) = 1 - 2/(e^(2u) + 1).
 inline f32x16 vec_gelu_new(f32x16 x) {
   const f32x16 cubic = fma(mul(mul(x, x), x), broadcast(0.044715f), x);
-  const f32x16 u2 = max(min(mul(cubic, broadcast(1.5957691216f)), broadcast(60.0f)),
-                        broadcast(-60.0f));
+  const f32x16 u2 =
+      max(min(mul(cubic, broadcast(1.5957691216f)), broadcast(60.0f)), broadcast(-60.0f));
   const f32x16 sigmoid = div(broadcast(1.0f), add(broadcast(1.0f), vec_exp(sub(zero(), u2))));
   return mul(x, sigmoid);  // x/2 (1 + 1 - 2/(e^(2u) + 1)) = x / (1 + e^(-2u))
 }
@@ -106,11 +106,11 @@ void exp_array(const float* x, float* y, int64_t n) {
 // The usual erf: the polynomial above takes its argument times sqrt 2.
 void erf_array(const float* x, float* y, int64_t n) {
   map_array(x, y, n, each([](f32x16 v) {
-    const f32x16 scaled[1] = {mul(v, broadcast(1.41421356f))};
-    f32x16 result[1];
-    vec_erf_over_sqrt2(scaled, result);
-    return result[0];
-  }));
+              const f32x16 scaled[1] = {mul(v, broadcast(1.41421356f))};
+              f32x16 result[1];
+              vec_erf_over_sqrt2(scaled, result);
+              return result[0];
+            }));
 }
 void activate_array(const float* x, float* y, int64_t n, Activation activation) {
   switch (activation) {

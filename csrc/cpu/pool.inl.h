@@ -32,8 +32,12 @@ void pool(const PoolParams& p) {
     f32x16 result = zero();
     if (count > 0) {
       switch (p.pooling) {
-        case Pooling::kCls: result = load_upto(p.x + first * p.ldx + c, n); break;
-        case Pooling::kLastToken: result = load_upto(p.x + last * p.ldx + c, n); break;
+        case Pooling::kCls:
+          result = load_upto(p.x + first * p.ldx + c, n);
+          break;
+        case Pooling::kLastToken:
+          result = load_upto(p.x + last * p.ldx + c, n);
+          break;
         case Pooling::kMax:
           result = load_upto(p.x + first * p.ldx + c, n);
           for (int64_t row = first + 1; row <= last; ++row)

@@ -80,7 +80,8 @@ inline float reduce_max(f32x16 v) {
 }
 inline float scalar_sqrt(float x) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))); }
 
-inline void transpose_8x8(const float* const* rows, int64_t column, float* dst, int64_t dst_stride) {
+inline void transpose_8x8(const float* const* rows, int64_t column, float* dst,
+                          int64_t dst_stride) {
   __m256 r[8], t[8];
   for (int i = 0; i < 8; ++i) r[i] = _mm256_loadu_ps(rows[i] + column);
   for (int i = 0; i < 8; i += 2) {

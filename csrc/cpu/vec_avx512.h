@@ -4,8 +4,8 @@
 // step of k 14 loads stand against 24 fused multiply-adds, so the loads never bind.
 constexpr int kTileRows = 12;
 constexpr int kTileVectors = 2;
-// Vectors that go in step through a chain of dependent operations (math.inl.h): 8 x 3 registers, and
-// 8 multiply-adds of 4 cycles keep two units busy.
+// Vectors that go in step through a chain of dependent operations (math.inl.h): 8 x 3 registers,
+// and 8 multiply-adds of 4 cycles keep two units busy.
 constexpr int kMapVectors = 8;
 
 struct f32x16 {
@@ -72,7 +72,7 @@ inline void transpose_16x16(const float* const* rows, float* dst, int64_t dst_st
   for (int c = 0; c < 4; ++c) {
     const __m512 even_lo = _mm512_shuffle_f32x4(r[c], r[4 + c], 0x88);       // columns c, 8 + c
     const __m512 even_hi = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0x88);
-    const __m512 odd_lo = _mm512_shuffle_f32x4(r[c], r[4 + c], 0xDD);        // columns 4 + c, 12 + c
+    const __m512 odd_lo = _mm512_shuffle_f32x4(r[c], r[4 + c], 0xDD);  // columns 4 + c, 12 + c
     const __m512 odd_hi = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0xDD);
     _mm512_storeu_ps(dst + c * dst_stride, _mm512_shuffle_f32x4(even_lo, even_hi, 0x88));
     _mm512_storeu_ps(dst + (8 + c) * dst_stride, _mm512_shuffle_f32x4(even_lo, even_hi, 0xDD));

@@ -23,7 +23,8 @@ struct Config {
 
   void validate() const {
     const auto in_range = [](const char* name, int64_t value, int64_t low, int64_t high) {
-      check(value >= low && value <= high, "config: ", name, "=", value, ", wanted ", low, "..", high);
+      check(value >= low && value <= high, "config: ", name, "=", value, ", wanted ", low, "..",
+            high);
     };
     in_range("vocab_size", vocab_size, 1, INT32_MAX);
     in_range("max_position_embeddings", max_position_embeddings, 1, 1 << 20);

@@ -52,8 +52,8 @@ namespace {
 // and cost 2 %.
 constexpr int64_t kFfnRows = 192;
 
-LinearParams linear_params(const PackedLinear& w, const float* x, int64_t ldx, float* y, int64_t ldy,
-                           int64_t M, Activation activation) {
+LinearParams linear_params(const PackedLinear& w, const float* x, int64_t ldx, float* y,
+                           int64_t ldy, int64_t M, Activation activation) {
   return {.x = x,
           .ldx = ldx,
           .packed_weight = w.weight.data(),
@@ -151,9 +151,8 @@ void Encoder::layer(const LayerWeights& w, const int32_t* cu_seqlens, const Chun
   team.meet();
 
   // Y = LayerNorm(X + O Wo + bo)
-  linear_residual_layer_norm(
-      linear_params(w.out, context, ws.ldx, y, ws.ldx, M, Activation::kNone), x, w.attention_gamma,
-      w.attention_beta);
+  linear_residual_layer_norm(linear_params(w.out, context, ws.ldx, y, ws.ldx, M, Activation::kNone),
+                             x, w.attention_gamma, w.attention_beta);
 
   // X = LayerNorm(Y + GELU(Y W1 + b1) W2 + b2), rows block by block while GELU(...) is in L2
   const int64_t block = team.is_alone() ? kFfnRows : M;
@@ -262,12 +261,14 @@ bool Encoder::encode(const Batch& batch, const Outputs& outputs, int64_t max_sen
   check_batch(batch, outputs);
   check(max_sentences > 0, "batch_size is ", max_sentences, ", wanted > 0");
   check(num_threads > 0, "num_threads is ", num_threads, ", wanted > 0");
-  const Schedule schedule = plan_schedule(batch.cu_seqlens, batch.batch, max_sentences, num_threads);
+  const Schedule schedule =
+      plan_schedule(batch.cu_seqlens, batch.batch, max_sentences, num_threads);
   if (schedule.chunks.empty()) return true;
 
   int64_t tokens = 0, max_seqlen = 0;
   for (const Chunk& chunk : schedule.chunks)
-    tokens = std::max<int64_t>(tokens, batch.cu_seqlens[chunk.last] - batch.cu_seqlens[chunk.first]);
+    tokens =
+        std::max<int64_t>(tokens, batch.cu_seqlens[chunk.last] - batch.cu_seqlens[chunk.first]);
   for (int64_t i = 0; i < batch.batch; ++i)
     max_seqlen = std::max<int64_t>(max_seqlen, batch.cu_seqlens[i + 1] - batch.cu_seqlens[i]);
 

@@ -24,9 +24,9 @@ struct Batch {
 struct Outputs {
   float* pooled = nullptr;            // [batch, poolings.size() * H]
   std::vector<Pooling> poolings;
-  int64_t pool_from = 0;              // rows of a sentence before this one stay out of the pooling
+  int64_t pool_from = 0;  // rows of a sentence before this one stay out of the pooling
   float* token_embeddings = nullptr;  // [total_tokens, H], the last layer
-  float* hidden_states = nullptr;     // [num_hidden_layers + 1, total_tokens, H]
+  float* hidden_states = nullptr;  // [num_hidden_layers + 1, total_tokens, H]
 };
 
 struct Workspace;

@@ -177,8 +177,8 @@ void ThreadPool::work(Worker& worker) {
   for (;;) {
     // Spin for the time between two calls of a burst, then sleep.
     constexpr int kSpins = 2000;
-    for (int spins = 0; spins < kSpins && worker.state.load(std::memory_order_acquire) == Worker::kIdle;
-         ++spins)
+    for (int spins = 0;
+         spins < kSpins && worker.state.load(std::memory_order_acquire) == Worker::kIdle; ++spins)
       pause_briefly();
     worker.state.wait(Worker::kIdle, std::memory_order_acquire);
     if (worker.state.load(std::memory_order_acquire) == Worker::kStop) return;

@@ -22,8 +22,8 @@ struct Chunk {
 };
 
 struct Schedule {
-  bool is_latency;            // fewer chunks than threads: every chunk is shared by the whole team
-  int64_t chunk_tokens;       // the size that was aimed at
+  bool is_latency;  // fewer chunks than threads: every chunk is shared by the whole team
+  int64_t chunk_tokens;  // the size that was aimed at
   std::vector<Chunk> chunks;  // in the order in which they are taken
 };
 

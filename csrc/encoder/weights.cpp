@@ -1,5 +1,5 @@
-// Names to packed buffers. Q, K and V of a layer become one matrix, so they wait for each other; any
-// other tensor is packed as it comes. Nothing is kept twice.
+// Names to packed buffers. Q, K and V of a layer become one matrix, so they wait for each other;
+// any other tensor is packed as it comes. Nothing is kept twice.
 
 #include "encoder/weights.h"
 
@@ -38,7 +38,8 @@ PackedLinear PackedLinear::pack(const Kernels& kernels, const float* weight, int
   return packed;
 }
 
-Weights::Weights(const Config& config, const Kernels& kernels) : config_(config), kernels_(kernels) {
+Weights::Weights(const Config& config, const Kernels& kernels)
+    : config_(config), kernels_(kernels) {
   config.validate();
   const int64_t H = config.hidden_size, F = config.intermediate_size;
   expected_["embeddings.word_embeddings.weight"] = {config.vocab_size, H};
@@ -71,7 +72,8 @@ void Weights::set(const std::string& name, const float* data, const std::vector<
   bool same = shape.size() == wanted.size();
   for (size_t i = 0; same && i < shape.size(); ++i)
     same = wanted[i] < 0 ? shape[i] > 0 : shape[i] == wanted[i];
-  check(same, "weights: '", name, "' has shape ", shape_text(shape), ", wanted ", shape_text(wanted));
+  check(same, "weights: '", name, "' has shape ", shape_text(shape), ", wanted ",
+        shape_text(wanted));
   check(!seen_[name], "weights: '", name, "' was given twice");
   seen_[name] = true;
 
@@ -100,16 +102,26 @@ void Weights::set(const std::string& name, const float* data, const std::vector<
       linear = PackedLinear::pack(kernels_, data, shape[1], shape[0], shape[1]);
       linear.bias = std::move(bias);
     };
-    if (rest == "attention.output.dense.weight") packed(layer.out);
-    else if (rest == "intermediate.dense.weight") packed(layer.ffn1);
-    else if (rest == "output.dense.weight") packed(layer.ffn2);
-    else if (rest == "attention.output.dense.bias") layer.out.bias = copy_of(data, num_floats);
-    else if (rest == "intermediate.dense.bias") layer.ffn1.bias = copy_of(data, num_floats);
-    else if (rest == "output.dense.bias") layer.ffn2.bias = copy_of(data, num_floats);
-    else if (rest == "attention.output.LayerNorm.weight") layer.attention_gamma = copy_of(data, H);
-    else if (rest == "attention.output.LayerNorm.bias") layer.attention_beta = copy_of(data, H);
-    else if (rest == "output.LayerNorm.weight") layer.output_gamma = copy_of(data, H);
-    else if (rest == "output.LayerNorm.bias") layer.output_beta = copy_of(data, H);
+    if (rest == "attention.output.dense.weight")
+      packed(layer.out);
+    else if (rest == "intermediate.dense.weight")
+      packed(layer.ffn1);
+    else if (rest == "output.dense.weight")
+      packed(layer.ffn2);
+    else if (rest == "attention.output.dense.bias")
+      layer.out.bias = copy_of(data, num_floats);
+    else if (rest == "intermediate.dense.bias")
+      layer.ffn1.bias = copy_of(data, num_floats);
+    else if (rest == "output.dense.bias")
+      layer.ffn2.bias = copy_of(data, num_floats);
+    else if (rest == "attention.output.LayerNorm.weight")
+      layer.attention_gamma = copy_of(data, H);
+    else if (rest == "attention.output.LayerNorm.bias")
+      layer.attention_beta = copy_of(data, H);
+    else if (rest == "output.LayerNorm.weight")
+      layer.output_gamma = copy_of(data, H);
+    else if (rest == "output.LayerNorm.bias")
+      layer.output_beta = copy_of(data, H);
     else {
       staged_[name] = copy_of(data, num_floats);
       pack_layer_if_ready(index);

@@ -11,19 +11,20 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from datetime import date
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 
-from minifuse import hardware, ops
+from minifuse import hardware
 from minifuse.engines import Engine, installed_engines
+from minifuse.op_cases import OP_TOKENS, op_cases
 from minifuse.sentence_transformer import SentenceTransformer
 
 __all__ = ["bench_encode", "bench_ops", "format_table", "machine"]
 
 _FLOPS_PER_TOKEN_TERM = 2
-OP_TOKENS = (32, 128, 512, 2048, 4096)
 
 
 def machine() -> dict[str, Any]:
@@ -97,9 +98,7 @@ def bench_encode(
         vectors = {engine.name: engine.encode(texts) for engine in engines}
         # PyTorch is the referee where it is installed.
         referee = vectors.get("sentence-transformers", vectors["minifuse"])
-        times = _interleaved(
-            {e.name: (lambda e=e, t=texts: e.encode(t)) for e in engines}, rounds
-        )
+        times = _interleaved({e.name: partial(e.encode, texts) for e in engines}, rounds)
         ours = float(np.median(times["minifuse"]))
         rows = []
         for engine in engines:
@@ -165,7 +164,11 @@ def _bench_query(
         for engine in engines:
             for _ in range(20):
                 engine.encode_one(query)
-            times = [_seconds(lambda e=engine: e.encode_one(query)) for _ in range(200)]  # type: ignore[misc]
+            times = []
+            for _ in range(200):
+                start = time.perf_counter()
+                engine.encode_one(query)
+                times.append(time.perf_counter() - start)
             p50, p99 = np.percentile(times, [50, 99])
             if engine.name not in best or p50 < best[engine.name][0]:
                 best[engine.name] = (float(p50), float(p99))
@@ -188,111 +191,49 @@ def bench_ops(num_threads: int, rounds: int = 30) -> list[dict[str, Any]]:
     """Each fused op against PyTorch on MiniLM's shapes, 32 to 4,096 tokens, interleaved.
 
     Returns:
-        Rows with op, tokens, microseconds of PyTorch, of ours with packed and with unpacked weights,
-        and the speed-ups.
+        Rows with op, tokens, microseconds of PyTorch, of ours with packed and unpacked weights, the
+        speed-ups, and the share of the measured arithmetic ceiling with packed weights.
 
     Raises:
         ImportError: PyTorch is not installed.
     """
     import torch
 
-    functional = torch.nn.functional
     torch.set_num_threads(num_threads)
-    generator = np.random.default_rng(0)
-    hidden, inner, heads = 384, 1536, 12
-
-    def random(*shape: int) -> Any:
-        return (generator.standard_normal(shape) * 0.05).astype(np.float32)
-
-    wo, bo, gamma, beta = random(hidden, hidden), random(hidden), random(hidden), random(hidden)
-    w1, b1, w2, b2 = random(inner, hidden), random(inner), random(hidden, inner), random(hidden)
-    packed_wo, packed_w1, packed_w2 = (ops.pack_linear(w) for w in (wo, w1, w2))
-    t = {
-        name: torch.from_numpy(a)
-        for name, a in {
-            "wo": wo, "bo": bo, "g": gamma, "b": beta, "w1": w1, "b1": b1, "w2": w2, "b2": b2,
-        }.items()
-    }  # fmt: skip
     rows: list[dict[str, Any]] = []
     for tokens in OP_TOKENS:
-        x, residual = random(tokens, hidden), random(tokens, hidden)
-        tx, tr = torch.from_numpy(x), torch.from_numpy(residual)
-        seqlens = _ragged(tokens, generator)
-        cu_seqlens = np.concatenate([[0], np.cumsum(seqlens)]).astype(np.int32)
-        qkv = [random(tokens, heads, hidden // heads) for _ in range(3)]
-        longest = int(seqlens.max())
-        mask = np.arange(longest) < seqlens[:, None]
-        padded = []
-        for part in qkv:
-            one = np.zeros((len(seqlens), longest, heads, hidden // heads), np.float32)
-            one[mask] = part
-            padded.append(torch.from_numpy(one.transpose(0, 2, 1, 3).copy()))
-        tmask = torch.from_numpy(mask)[:, None, None, :]
-        states = np.zeros((len(seqlens), longest, hidden), np.float32)
-        states[mask] = x
-        tstates, tkeep = torch.from_numpy(states), torch.from_numpy(mask)
-
-        def torch_pool(s: Any = tstates, k: Any = tkeep) -> Any:
-            weights = k.unsqueeze(-1).to(s.dtype)
-            return (s * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
-
-        cases: dict[str, dict[str, Callable[[], Any]]] = {
-            "linear + residual + LayerNorm": {
-                "torch": lambda: functional.layer_norm(
-                    functional.linear(tx, t["wo"], t["bo"]) + tr, (hidden,), t["g"], t["b"], 1e-12
-                ),
-                "packed": lambda: ops.linear_residual_layer_norm(
-                    x, packed_wo, bo, residual, gamma, beta
-                ),
-                "unpacked": lambda: ops.linear_residual_layer_norm(
-                    x, wo, bo, residual, gamma, beta
-                ),
-            },
-            "GELU FFN": {
-                "torch": lambda: functional.linear(
-                    functional.gelu(functional.linear(tx, t["w1"], t["b1"])), t["w2"], t["b2"]
-                ),
-                "packed": lambda: ops.gelu_ffn(x, packed_w1, b1, packed_w2, b2),
-                "unpacked": lambda: ops.gelu_ffn(x, w1, b1, w2, b2),
-            },
-            "attention, ragged": {
-                "torch": lambda: functional.scaled_dot_product_attention(*padded, attn_mask=tmask),
-                "packed": lambda: ops.attention_varlen(*qkv, cu_seqlens),
-            },
-            "masked mean pooling": {
-                "torch": torch_pool,
-                "packed": lambda: ops.masked_mean_pool(states, mask),
-            },
-        }
-        for name, runs in cases.items():
+        for case in op_cases(tokens):
+            runs = {"torch": case.torch, "packed": case.packed}
+            if case.unpacked is not None:
+                runs["unpacked"] = case.unpacked
+            # Calls of some milliseconds, so that the clock's resolution does not matter.
+            repeat = max(1, int(2e-3 / max(_seconds(case.packed), 1e-6)))
             with torch.inference_mode():
-                repeat = max(1, int(2e-3 / max(_seconds(runs["packed"]), 1e-6)))
-                timed = {k: (lambda f=f: [f() for _ in range(repeat)]) for k, f in runs.items()}
-                medians = {
-                    k: float(np.median(v)) / repeat * 1e6
-                    for k, v in _interleaved(timed, rounds).items()
-                }
+                times = _interleaved({k: _repeated(f, repeat) for k, f in runs.items()}, rounds)
+            medians = {k: float(np.median(v)) / repeat * 1e6 for k, v in times.items()}
             unpacked = medians.get("unpacked")
+            peak = hardware.peak(num_threads, 0.1)["float32"]
             rows.append(
                 {
-                    "op": name,
+                    "op": case.name,
                     "tokens": tokens,
                     "torch_us": medians["torch"],
                     "packed_us": medians["packed"],
                     "unpacked_us": unpacked,
                     "speedup_packed": medians["torch"] / medians["packed"],
                     "speedup_unpacked": medians["torch"] / unpacked if unpacked else None,
+                    "share_of_peak": case.flops / (medians["packed"] * 1e-6) / peak,
                 }
             )
     return rows
 
 
-def _ragged(tokens: int, generator: np.random.Generator) -> Any:
-    """Sentence lengths of 8 to 40 tokens that add up to `tokens`."""
-    lengths: list[int] = []
-    while sum(lengths) < tokens:
-        lengths.append(min(int(generator.integers(8, 41)), tokens - sum(lengths)))
-    return np.array(lengths)
+def _repeated(f: Callable[[], Any], count: int) -> Callable[[], Any]:
+    def run() -> None:
+        for _ in range(count):
+            f()
+
+    return run
 
 
 def format_table(rows: Sequence[dict[str, Any]], columns: dict[str, str]) -> str:

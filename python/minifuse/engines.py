@@ -3,7 +3,8 @@
 Each peer runs at its best float32 setting: ONNX Runtime on the graph its own optimiser fuses,
 OpenVINO with its throughput hint (its latency hint for one query), CTranslate2 converted. Texts are
 tokenised by the `tokenizers` package, sorted by length and padded to the longest of a batch of 32;
-mean pooling and normalisation are NumPy's. What a peer needs to convert is kept in minifuse's cache.
+mean pooling and normalisation are NumPy's. What a peer needs to
+convert is kept in minifuse's cache.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Engine:
 
     def encode_one(self, text: str) -> FloatArray:
         """Embed one query at the engine's lowest latency."""
-        return self.encode([text])[0]
+        return np.asarray(self.encode([text])[0])
 
 
 class MinifuseEngine(Engine):

@@ -57,7 +57,7 @@ def read_scored_pairs(path: str | Path) -> ScoredPairs:
         missing = {"score", "sentence1", "sentence2"} - set(rows.fieldnames or [])
         if missing:
             raise ValueError(
-                f"{path}: column {sorted(missing)[0]!r} is missing; the header has {rows.fieldnames}"
+                f"{path}: column {min(missing)!r} is missing; the header has {rows.fieldnames}"
             )
         pairs = ScoredPairs([], [], [])
         for row in rows:

@@ -182,7 +182,7 @@ _WRITERS: dict[str, Any] = {
 }
 
 
-class open_writer:  # noqa: N801 - used like a function, as open() is
+class open_writer:
     """A writer for path by its ending (.npy, .jsonl, .parquet), as a context manager.
 
     The file appears under its name when the block ends without an error; otherwise what was there

@@ -144,7 +144,9 @@ def read_config(path: Path) -> BertConfig:
         ValueError: an architecture, activation or number that this package does not compute.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path.parent}: config.json is missing, so this is no model folder")
+        raise FileNotFoundError(
+            f"{path.parent}: config.json is missing, so this is no model folder"
+        )
     config = _read_object(path)
     model_type = config.get("model_type")
     if model_type not in _ARCHITECTURES:

@@ -55,7 +55,7 @@ def _as_array(name: str, value: object) -> npt.NDArray[Any]:
         array: npt.NDArray[Any] = tensor.detach().numpy()
         return array
     if hasattr(value, "__dlpack__"):
-        return np.from_dlpack(value)  # type: ignore[arg-type]
+        return np.from_dlpack(value)
     raise TypeError(
         f"{name} is a {type(value).__name__}, wanted a NumPy array or a CPU torch tensor"
     )

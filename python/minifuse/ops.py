@@ -2,8 +2,8 @@
 
 Everything is float32. Contiguous inputs are taken without a copy, read-only ones too; other strides
 are copied. Arrays in, array out; tensors in, tensor out (the first argument decides). Wrong dtypes
-raise TypeError, wrong shapes and devices ValueError, naming the argument, what was given and what is
-wanted. The equations are those of the post-LN BERT encoder (Devlin et al. 2019).
+raise TypeError, wrong shapes and devices ValueError, naming the argument, what was given and what
+is wanted. The equations are those of the post-LN BERT encoder (Devlin et al. 2019).
 """
 
 from __future__ import annotations

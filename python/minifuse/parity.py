@@ -8,6 +8,7 @@ PyTorch's float32 by at most 1e-6; the instruction sets give the same bits.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import os
 from collections.abc import Sequence
@@ -128,12 +129,15 @@ def _op_checks(
         hidden,
     )
     parts = ("query", "key", "value")
-    qkv = [ops.linear(x, *of[f"attention.self.{p}"]).reshape(len(x), heads, -1) for p in parts]
-    spans = list(zip(cu_seqlens, cu_seqlens[1:], strict=False))
+    q, k, v = (ops.linear(x, *of[f"attention.self.{p}"]).reshape(len(x), heads, -1) for p in parts)
+    spans = list(itertools.pairwise(cu_seqlens))
     exact = np.concatenate(
-        [reference.attention(*(p[b:e].swapaxes(0, 1) for p in qkv)).swapaxes(0, 1) for b, e in spans]
+        [
+            reference.attention(*(p[b:e].swapaxes(0, 1) for p in (q, k, v))).swapaxes(0, 1)
+            for b, e in spans
+        ]
     )
-    tensors = [torch.from_numpy(p) for p in qkv]
+    tensors = [torch.from_numpy(p) for p in (q, k, v)]
     theirs = torch.cat(
         [
             functional.scaled_dot_product_attention(
@@ -142,7 +146,7 @@ def _op_checks(
             for b, e in spans
         ]
     )
-    context = ops.attention_varlen(*qkv, cu_seqlens)
+    context = ops.attention_varlen(q, k, v, cu_seqlens)
     compare("attention_varlen", context, theirs, exact, int(tokens.seqlens.max()))
     context = context.reshape(len(x), -1)
     dense, norm = of["attention.output.dense"], of["attention.output.LayerNorm"]
@@ -215,7 +219,9 @@ def _torch_states(weights: dict[str, Any], config: Any, ids: Any, torch: Any) ->
         )
         context = functional.scaled_dot_product_attention(q, k, v)
         context = context.transpose(1, 2).reshape(batch, seqlen, hidden)
-        y = norm(x + linear(context, p + "attention.output.dense"), p + "attention.output.LayerNorm")
+        y = norm(
+            x + linear(context, p + "attention.output.dense"), p + "attention.output.LayerNorm"
+        )
         z = activation(linear(y, p + "intermediate.dense"))
         x = norm(y + linear(z, p + "output.dense"), p + "output.LayerNorm")
         states.append(x)
@@ -231,7 +237,7 @@ def _layer_checks(
     ours = model._encoder.hidden_states(tokens.ids, cu_seqlens, num_threads=1)
     exact: list[list[Any]] = [[] for _ in range(config.num_hidden_layers + 1)]
     theirs: list[list[Any]] = [[] for _ in range(config.num_hidden_layers + 1)]
-    for begin, end in zip(cu_seqlens, cu_seqlens[1:], strict=False):
+    for begin, end in itertools.pairwise(cu_seqlens):
         ids = tokens.ids[begin:end]
         x = reference.embed(weights, ids, config.layer_norm_eps)
         exact[0].append(x)
@@ -304,12 +310,16 @@ def _whole_checks(
         core.select_isa(active)
     for isa in isas[1:]:
         shared = min(len(bits[isas[0]]), len(bits[isa]))
-        different = np.count_nonzero(
-            bits[isas[0]][:shared].view(np.uint32) != bits[isa][:shared].view(np.uint32)
+        different = int(
+            np.count_nonzero(
+                bits[isas[0]][:shared].view(np.uint32) != bits[isa][:shared].view(np.uint32)
+            )
         )
         checks.append(
             Check(f"{isas[0]} and {isa}: {shared} embeddings, differing bits", different, 0)
         )
     for isa, digest in digests.items():
-        checks.append(Check(f"{isa}: SHA-256 of the first {_NUM_SCALAR_SENTENCES}: {digest}", 0, None))
+        checks.append(
+            Check(f"{isa}: SHA-256 of the first {_NUM_SCALAR_SENTENCES}: {digest}", 0, None)
+        )
     return checks

@@ -6,6 +6,7 @@ Nothing here is fast, and nothing of the package but `minifuse parity` and the t
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -43,20 +44,20 @@ def erf(x: Any) -> F64:
 def gelu(x: Any) -> F64:
     """x/2 (1 + erf(x / sqrt 2))."""
     x = f64(x)
-    return x / 2 * (1 + erf(x / math.sqrt(2)))
+    return f64(x / 2 * (1 + erf(x / math.sqrt(2))))
 
 
 def gelu_new(x: Any) -> F64:
     """x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
     x = f64(x)
-    return x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return f64(x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
 
 
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[str | None, Callable[[Any], F64]] = {
     None: f64,
     "gelu": gelu,
     "gelu_new": gelu_new,
-    "relu": lambda x: np.maximum(f64(x), 0),
+    "relu": lambda x: f64(np.maximum(x, 0)),
 }
 
 
@@ -71,7 +72,7 @@ def layer_norm(x: Any, gamma: Any, beta: Any, eps: float = 1e-12, residual: Any 
     x = f64(x) if residual is None else f64(x) + f64(residual)
     mean = x.mean(-1, keepdims=True)
     var = ((x - mean) ** 2).mean(-1, keepdims=True)
-    return (x - mean) / np.sqrt(var + eps) * f64(gamma) + f64(beta)
+    return f64((x - mean) / np.sqrt(var + eps) * f64(gamma) + f64(beta))
 
 
 def gelu_ffn(x: Any, w1: Any, b1: Any, w2: Any, b2: Any, activation: str = "gelu") -> F64:
@@ -89,13 +90,13 @@ def attention(q: Any, k: Any, v: Any, mask: Any = None, scale: float | None = No
     top = scores.max(-1, keepdims=True, initial=-1e300)
     weights = np.exp(scores - top)
     total = weights.sum(-1, keepdims=True)
-    return np.divide(weights, total, out=np.zeros_like(weights), where=total > 0) @ v
+    return f64(np.divide(weights, total, out=np.zeros_like(weights), where=total > 0) @ v)
 
 
 def mean_pool(x: Any, mask: Any) -> F64:
-    """The mean of the rows of x [batch, seqlen, H] that mask [batch, seqlen] keeps; zeros for none."""
+    """The mean of the rows of x [batch, seqlen, H] that mask [batch, seqlen] keeps; none: zeros."""
     m = f64(mask)[..., None]
-    return (f64(x) * m).sum(1) / np.maximum(m.sum(1), 1)
+    return f64((f64(x) * m).sum(1) / np.maximum(m.sum(1), 1))
 
 
 def embed(weights: dict[str, Any], ids: Any, eps: float) -> F64:
@@ -117,7 +118,7 @@ def bert_layer(
         return weights[prefix + "weight"], weights[prefix + "bias"]
 
     def heads(y: F64) -> F64:
-        return y.reshape(len(y), num_heads, -1).swapaxes(0, 1)
+        return f64(y.reshape(len(y), num_heads, -1).swapaxes(0, 1))
 
     q, k, v = (heads(linear(x, *of(f"attention.self.{p}"))) for p in ("query", "key", "value"))
     context = attention(q, k, v).swapaxes(0, 1).reshape(np.shape(x))

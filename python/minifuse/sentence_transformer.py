@@ -2,13 +2,14 @@
 
 Deliberate differences, each for a reason: an empty list gives a float32 array of shape (0, dim);
 similarity gives an array for arrays and a tensor for tensors; batch_size bounds memory and never
-changes a bit; token_embeddings come as arrays unless convert_to_tensor is asked. docs/differences.md
-lists them all.
+changes a bit; token_embeddings come as arrays unless convert_to_tensor is asked.
+docs/differences.md lists them all.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import shutil
@@ -61,7 +62,7 @@ class Device(str):
         return self.partition(":")[0]
 
     @property
-    def index(self) -> int | None:
+    def index(self) -> int | None:  # type: ignore[override]  # torch.device has no such method
         """The number behind the colon, if any."""
         number = self.partition(":")[2]
         return int(number) if number else None
@@ -132,7 +133,9 @@ class SentenceTransformer:
         truncate_dim: int | None = None,
     ) -> None:
         if modules is not None:
-            raise ValueError("modules: minifuse builds a model from a folder; save it and pass that")
+            raise ValueError(
+                "modules: minifuse builds a model from a folder; save it and pass that"
+            )
         if model_name_or_path is None:
             raise ValueError("model_name_or_path is None, wanted a folder or a model name")
         if use_auth_token is not None:
@@ -144,7 +147,10 @@ class SentenceTransformer:
             raise ValueError(f"backend is {backend!r}: minifuse is the backend; leave it out")
         for name in sorted(set(config_kwargs or {})):
             raise ValueError(f"config_kwargs[{name!r}] is not supported; edit config.json instead")
-        options = dict(_either(processor_kwargs, tokenizer_kwargs, "processor_kwargs", "tokenizer_kwargs") or {})
+        options = dict(
+            _either(processor_kwargs, tokenizer_kwargs, "processor_kwargs", "tokenizer_kwargs")
+            or {}
+        )
         model_max_length = options.pop("model_max_length", None)
         options.pop("use_fast", None)
         for name in sorted(options):
@@ -528,7 +534,7 @@ class SentenceTransformer:
         width = self.truncate_dim if truncate_dim is None else truncate_dim
         if width is not None and width < 1:
             raise ValueError(f"truncate_dim is {width}, wanted >= 1")
-        torch = _import_torch() if convert_to_tensor or not convert_to_numpy else None
+        torch: Any = _import_torch() if convert_to_tensor or not convert_to_numpy else None
 
         is_single = isinstance(inputs, str)
         texts = [inputs] if is_single else _as_list(inputs)
@@ -630,9 +636,7 @@ class SentenceTransformer:
                 advance(len(window))
         return result, info
 
-    def _tokens_of(
-        self, texts: list[str], places: Any, job: _Job, info: EncodeInfo
-    ) -> TokenBatch:
+    def _tokens_of(self, texts: list[str], places: Any, job: _Job, info: EncodeInfo) -> TokenBatch:
         tokens = self._tokenize([job.prompt + text for text in _checked(texts, places)])
         if job.refuse_long and tokens.truncated.any():
             first = int(np.flatnonzero(tokens.truncated)[0])
@@ -672,7 +676,7 @@ class SentenceTransformer:
                     "token_embeddings": rows[begin:end].copy(),
                     "sentence_embedding": pooled[i].copy(),
                 }
-                for i, (begin, end) in enumerate(zip(cu_seqlens, cu_seqlens[1:], strict=False))
+                for i, (begin, end) in enumerate(itertools.pairwise(cu_seqlens))
             ]
         return core.l2_normalize(pooled) if job.normalize else pooled
 
@@ -792,9 +796,7 @@ def _checked(texts: list[Any], places: Any = None) -> Iterator[str]:
         yield text
 
 
-def _windows(
-    order: npt.NDArray[np.intp], lengths: Sequence[int]
-) -> Iterator[npt.NDArray[np.intp]]:
+def _windows(order: npt.NDArray[np.intp], lengths: Sequence[int]) -> Iterator[npt.NDArray[np.intp]]:
     """The order cut into windows of bounded texts and characters."""
     begin = characters = 0
     for position, place in enumerate(order):

@@ -24,8 +24,8 @@ from tokenizers.processors import TemplateProcessing
 
 __all__ = ["TextTokenizer", "TokenBatch"]
 
-# tokenizers' thread pool does not survive a fork. It would notice, work serially and print a warning in
-# every child; told beforehand, it is silent.
+# tokenizers' thread pool does not survive a fork. It would notice, work serially and print a
+# warning in every child; told beforehand, it is silent.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         after_in_child=lambda: os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -139,11 +139,9 @@ class TextTokenizer:
         size = _LONG_CHARACTERS_PER_TOKEN * max_seq_length
         while self._cuts_early and size < len(text):
             head = text[:size]
-            words = 0
-            for match in _SURE_WORD.finditer(head):
-                words += 1
+            for num_words, match in enumerate(_SURE_WORD.finditer(head), 1):
                 # The last word may go on behind the cut: one more must have begun.
-                if words > max_seq_length:
+                if num_words > max_seq_length:
                     return head[: match.start()]
             size *= 4
         return text

@@ -1,7 +1,7 @@
-"""Similarities, normalisation, quantisation and search on embeddings, by sentence-transformers' names.
+"""Similarities, normalisation, quantisation and search, by sentence-transformers' names.
 
-Inputs are arrays, tensors or lists of them, [n, d] or [d]. Arrays in, array out; where an input is a
-torch tensor the result is one.
+Inputs are arrays, tensors or lists of them, [n, d] or [d]. Arrays in, array out; where an input is
+a torch tensor the result is one.
 """
 
 from __future__ import annotations
@@ -189,8 +189,8 @@ def quantize_embeddings(
         steps = np.where(steps == 0, 1, steps)
         buckets = np.clip(np.floor((x - starts) / steps), 0, 255)
         if precision == "uint8":
-            return buckets.astype(np.uint8)
-        return (buckets - 128).astype(np.int8)
+            return np.asarray(buckets, np.uint8)
+        return np.asarray(buckets - 128, np.int8)
     if precision == "ubinary":
         return np.packbits(x > 0, axis=-1)
     if precision == "binary":

@@ -1,0 +1,162 @@
+"""The fused operations beside the PyTorch calls they replace, on MiniLM's shapes.
+
+One list for `minifuse bench --ops`, the pytest benchmarks and the tests: what is timed is what is
+checked. H = 384, A = 12, D = 32, F = 1536; sentences of 8 to 40 tokens, which PyTorch gets padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from minifuse import ops
+
+__all__ = ["OP_TOKENS", "OpCase", "op_cases"]
+
+OP_TOKENS = (32, 128, 512, 2048, 4096)
+
+_HIDDEN, _INNER, _HEADS = 384, 1536, 12
+
+
+@dataclass(frozen=True)
+class OpCase:
+    """One operation at one size.
+
+    Attributes:
+        name: the operation in words.
+        tokens: real tokens; padding comes on top for PyTorch.
+        flops: multiply-adds of the operation, counted twice.
+        torch: runs PyTorch's form.
+        packed: runs ours with weights packed beforehand, or ours where there is no weight.
+        unpacked: runs ours on plain weights; None where there is no weight.
+    """
+
+    name: str
+    tokens: int
+    flops: float
+    torch: Callable[[], Any]
+    packed: Callable[[], Any]
+    unpacked: Callable[[], Any] | None = None
+
+
+def ragged_lengths(tokens: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Sentence lengths of 8 to 40 tokens that add up to `tokens`."""
+    lengths: list[int] = []
+    left = tokens
+    while left:
+        lengths.append(min(int(generator.integers(8, 41)), left))
+        left -= lengths[-1]
+    return np.array(lengths)
+
+
+def op_cases(tokens: int, seed: int = 0) -> list[OpCase]:
+    """Every case at this number of tokens, on random inputs.
+
+    Raises:
+        ImportError: PyTorch is not installed.
+    """
+    generator = np.random.default_rng(seed)
+
+    def random(*shape: int) -> npt.NDArray[np.float32]:
+        return (generator.standard_normal(shape) * 0.05).astype(np.float32)
+
+    x, residual = random(tokens, _HIDDEN), random(tokens, _HIDDEN)
+    seqlens = ragged_lengths(tokens, generator)
+    return [
+        _linear_residual_layer_norm(x, residual, random),
+        _gelu_ffn(x, random),
+        _attention(tokens, seqlens, random),
+        _pooling(x, seqlens),
+    ]
+
+
+def _linear_residual_layer_norm(x: Any, residual: Any, random: Any) -> OpCase:
+    import torch
+
+    functional = torch.nn.functional
+    wo, bo, gamma, beta = (
+        random(_HIDDEN, _HIDDEN),
+        random(_HIDDEN),
+        random(_HIDDEN),
+        random(_HIDDEN),
+    )
+    packed = ops.pack_linear(wo)
+    tx, tr, tw, tb, tg, tbeta = map(torch.from_numpy, (x, residual, wo, bo, gamma, beta))
+    return OpCase(
+        "linear + residual + LayerNorm",
+        len(x),
+        2.0 * len(x) * _HIDDEN * _HIDDEN,
+        lambda: functional.layer_norm(
+            functional.linear(tx, tw, tb) + tr, (_HIDDEN,), tg, tbeta, 1e-12
+        ),
+        lambda: ops.linear_residual_layer_norm(x, packed, bo, residual, gamma, beta),
+        lambda: ops.linear_residual_layer_norm(x, wo, bo, residual, gamma, beta),
+    )
+
+
+def _gelu_ffn(x: Any, random: Any) -> OpCase:
+    import torch
+
+    functional = torch.nn.functional
+    w1, b1, w2, b2 = (
+        random(_INNER, _HIDDEN),
+        random(_INNER),
+        random(_HIDDEN, _INNER),
+        random(_HIDDEN),
+    )
+    packed1, packed2 = ops.pack_linear(w1), ops.pack_linear(w2)
+    tx, tw1, tb1, tw2, tb2 = map(torch.from_numpy, (x, w1, b1, w2, b2))
+    return OpCase(
+        "GELU FFN",
+        len(x),
+        4.0 * len(x) * _HIDDEN * _INNER,
+        lambda: functional.linear(functional.gelu(functional.linear(tx, tw1, tb1)), tw2, tb2),
+        lambda: ops.gelu_ffn(x, packed1, b1, packed2, b2),
+        lambda: ops.gelu_ffn(x, w1, b1, w2, b2),
+    )
+
+
+def _attention(tokens: int, seqlens: Any, random: Any) -> OpCase:
+    import torch
+
+    cu_seqlens = np.concatenate([[0], np.cumsum(seqlens)]).astype(np.int32)
+    q, k, v = (random(tokens, _HEADS, _HIDDEN // _HEADS) for _ in range(3))
+    mask = np.arange(int(seqlens.max())) < seqlens[:, None]
+    padded = []
+    for part in (q, k, v):
+        one = np.zeros((*mask.shape, _HEADS, _HIDDEN // _HEADS), np.float32)
+        one[mask] = part
+        padded.append(torch.from_numpy(one.transpose(0, 2, 1, 3).copy()))
+    keep = torch.from_numpy(mask)[:, None, None, :]
+    return OpCase(
+        "attention, ragged",
+        tokens,
+        4.0 * _HIDDEN * float((seqlens**2).sum()),
+        lambda: torch.nn.functional.scaled_dot_product_attention(*padded, attn_mask=keep),
+        lambda: ops.attention_varlen(q, k, v, cu_seqlens),
+    )
+
+
+def _pooling(x: Any, seqlens: Any) -> OpCase:
+    import torch
+
+    mask = np.arange(int(seqlens.max())) < seqlens[:, None]
+    states = np.zeros((*mask.shape, _HIDDEN), np.float32)
+    states[mask] = x
+    tstates, tmask = torch.from_numpy(states), torch.from_numpy(mask)
+
+    def pool() -> Any:
+        weights = tmask.unsqueeze(-1).to(tstates.dtype)
+        return (tstates * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
+
+    return OpCase(
+        "masked mean pooling",
+        len(x),
+        2.0 * len(x) * _HIDDEN,
+        pool,
+        lambda: ops.masked_mean_pool(states, mask),
+    )
