@@ -86,10 +86,9 @@ inline void score_tile(const AttentionParams& p, const float* q, const float* ke
   clear(acc);
   multiply_tile(q, p.q_row_stride, key_panel, kPanelColumns, p.head_dim, acc);
   const f32x16 scale = broadcast(p.scale);
-#pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 2
-    for (int j = 0; j < kVectors; ++j) store(scores + i * lds + 16 * j, mul(acc[i][j], scale));
+  over_tile<kRows, kVectors>([&](auto i, auto j) MINIFUSE_INLINE {
+    store(scores + i.value * lds + 16 * j.value, mul(acc[i.value][j.value], scale));
+  });
 }
 
 // Values as the tile multiplies them: [seqlen_k, NR] panels, rows `stride` apart.
@@ -99,8 +98,9 @@ struct ValuePanels {
 };
 
 template <int kRows>
-void attention_tile(const AttentionParams& p, const float* q, const float* key_panels,
-                    const ValuePanels& values, float* scores, int64_t lds, float* out) {
+__attribute__((noinline)) void attention_tile(const AttentionParams& p, const float* q,
+                                              const float* key_panels, const ValuePanels& values,
+                                              float* scores, int64_t lds, float* out) {
   int64_t key = 0;
   for (; key + kPanelColumns - 16 < p.seqlen_k; key += kPanelColumns)
     score_tile<kRows, kTileVectors>(p, q, key_panels + key * p.head_dim, scores + key, lds);
@@ -115,19 +115,15 @@ void attention_tile(const AttentionParams& p, const float* q, const float* key_p
     clear(acc);
     multiply_tile(scores, lds, values.data + c / kPanelColumns * values.panel_step, values.stride,
                   p.seqlen_k, acc);
-#pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i) {
-      const f32x16 inverse = broadcast(inverse_sum[i]);
-#pragma GCC unroll 2
-      for (int j = 0; j < kTileVectors; ++j) {
-        const int64_t left = p.head_dim - c - 16 * j;
-        float* y = out + i * p.out_row_stride + c + 16 * j;
-        if (left >= 16)
-          store(y, mul(acc[i][j], inverse));
-        else if (left > 0)
-          store_first(y, mul(acc[i][j], inverse), left);
-      }
-    }
+    over_tile<kRows, kTileVectors>([&](auto i, auto j) MINIFUSE_INLINE {
+      const int64_t left = p.head_dim - c - 16 * j.value;
+      float* y = out + i.value * p.out_row_stride + c + 16 * j.value;
+      const f32x16 row = mul(acc[i.value][j.value], broadcast(inverse_sum[i.value]));
+      if (left >= 16)
+        store(y, row);
+      else if (left > 0)
+        store_first(y, row, left);
+    });
   }
 }
 

@@ -1,5 +1,7 @@
 // Everything an instruction set's file is made of, in order; the vec header comes before it.
 
+#define MINIFUSE_INLINE __attribute__((always_inline))
+
 constexpr int64_t kPanelColumns = 16 * kTileVectors;
 static_assert(kTileRows <= kMaxTileRows && kPanelColumns <= kMaxPanelColumns);
 

@@ -10,16 +10,37 @@
 //
 // Loops: block of rows (fits L2 with its output) > panel (fetched from L3 once a block) > tile.
 
-template <int kRows, int kVectors>
-inline void clear(f32x16 (&acc)[kRows][kVectors]) {
-#pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 2
-    for (int j = 0; j < kVectors; ++j) acc[i][j] = zero();
+template <int kValue>
+struct Int {
+  static constexpr int value = kValue;
+};
+
+// f(Int<0>) .. f(Int<kCount - 1>). A loop that the compiler unrolls late leaves an array of
+// accumulators in memory, stored once a round: indices that are constants from the start do not.
+template <int kCount, int kFrom = 0, typename F>
+MINIFUSE_INLINE inline void unrolled(F f) {
+  if constexpr (kFrom < kCount) {
+    f(Int<kFrom>{});
+    unrolled<kCount, kFrom + 1>(f);
+  }
 }
 
-// Lines to fetch while a tile is computed: kAheadLines every four steps of k, from `line` on, which
-// then moves by `step` floats (0 stays in place).
+// f(row, vector) over a tile.
+template <int kRows, int kVectors, typename F>
+MINIFUSE_INLINE inline void over_tile(F f) {
+  unrolled<kRows>([&](auto i) MINIFUSE_INLINE {
+    unrolled<kVectors>([&](auto j) MINIFUSE_INLINE { f(i, j); });
+  });
+}
+
+template <int kRows, int kVectors>
+MINIFUSE_INLINE inline void clear(f32x16 (&acc)[kRows][kVectors]) {
+  over_tile<kRows, kVectors>([&](auto i, auto j)
+                                 MINIFUSE_INLINE { acc[i.value][j.value] = zero(); });
+}
+
+// Lines to fetch into L2 while a tile is computed: kAheadLines every four steps of k, from `line` on,
+// which then moves by `step` floats (0 stays in place). L1 has no room: it holds this panel.
 struct Ahead {
   const float* line = nullptr;
   int64_t step = 0;
@@ -27,40 +48,32 @@ struct Ahead {
 
 // Adds a [kRows, K] times b [K, kVectors * 16] to acc. Four base pointers, three rows each through
 // the scaled index, keep the addresses of twelve rows in registers.
-template <int kRows, int kVectors, int kAheadLines = 1>
-inline void multiply_tile(const float* a, int64_t lda, const float* b, int64_t ldb, int64_t K,
-                          f32x16 (&acc)[kRows][kVectors], Ahead ahead = {}) {
+template <int kRows, int kVectors, int kAheadLines = 0>
+MINIFUSE_INLINE inline void multiply_tile(const float* a, int64_t lda, const float* b, int64_t ldb,
+                                          int64_t K, f32x16 (&acc)[kRows][kVectors],
+                                          Ahead ahead = {}) {
   constexpr int kGroups = (kRows + 2) / 3;
   const float* base[kGroups];
-#pragma GCC unroll 8
-  for (int g = 0; g < kGroups; ++g) base[g] = a + 3 * g * lda;
-  const auto step = [&](int64_t k) __attribute__((always_inline)) {
+  unrolled<kGroups>([&](auto g) MINIFUSE_INLINE { base[g.value] = a + 3 * g.value * lda; });
+  const auto step = [&](int64_t k) MINIFUSE_INLINE {
     f32x16 column[kVectors];
-#pragma GCC unroll 2
-    for (int j = 0; j < kVectors; ++j) column[j] = load(b + 16 * j);
+    unrolled<kVectors>([&](auto j) MINIFUSE_INLINE { column[j.value] = load(b + 16 * j.value); });
     b += ldb;
-#pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i) {
-      const f32x16 x = broadcast(base[i / 3][(i % 3) * lda + k]);
-#pragma GCC unroll 2
-      for (int j = 0; j < kVectors; ++j) acc[i][j] = fma(x, column[j], acc[i][j]);
-    }
+    unrolled<kRows>([&](auto i) MINIFUSE_INLINE {
+      const f32x16 x = broadcast(base[i.value / 3][(i.value % 3) * lda + k]);
+      unrolled<kVectors>(
+          [&](auto j) MINIFUSE_INLINE { accumulate(acc[i.value][j.value], x, column[j.value]); });
+    });
   };
   int64_t k = 0;
   for (; k + 4 <= K; k += 4) {
-#pragma GCC unroll 8
-    for (int l = 0; l < kAheadLines; ++l) __builtin_prefetch(ahead.line + 16 * l);
+    unrolled<kAheadLines>(
+        [&](auto l) MINIFUSE_INLINE { __builtin_prefetch(ahead.line + 16 * l.value, 0, 2); });
     ahead.line += ahead.step;
-#pragma GCC unroll 4
-    for (int u = 0; u < 4; ++u) step(k + u);
+    unrolled<4>([&](auto u) MINIFUSE_INLINE { step(k + u.value); });
   }
   for (; k < K; ++k) step(k);
 }
-
-template <int kValue>
-struct Int {
-  static constexpr int value = kValue;
-};
 
 // Calls f with the tile height as a compile-time constant.
 template <int kRows = kTileRows, typename F>
@@ -81,19 +94,21 @@ void linear_tile(const float* x, int64_t ldx, const float* panel, const float* b
   // The next tile's first lines, while this one is stored: half a percent at K = 384.
   for (int i = 0; i < kRows; ++i) __builtin_prefetch(x + (kRows + i) * ldx);
   for (int i = 0; i < 16; ++i) __builtin_prefetch(panel + 16 * i);
-#pragma GCC unroll 2
-  for (int j = 0; j < kTileVectors; ++j) {
-    const int64_t left = columns - 16 * j;
+  unrolled<kTileVectors>([&](auto j) MINIFUSE_INLINE {
+    const int64_t left = columns - 16 * j.value;
+    float* out = y + 16 * j.value;
     if (left >= 16) {
-      const f32x16 b = bias ? load(bias + 16 * j) : zero();
-#pragma GCC unroll 16
-      for (int i = 0; i < kRows; ++i) store(y + i * ldy + 16 * j, add(acc[i][j], b));
+      const f32x16 b = bias ? load(bias + 16 * j.value) : zero();
+      unrolled<kRows>([&](auto i) MINIFUSE_INLINE {
+        store(out + i.value * ldy, add(acc[i.value][j.value], b));
+      });
     } else if (left > 0) {
-      const f32x16 b = bias ? load_first(bias + 16 * j, left) : zero();
-#pragma GCC unroll 16
-      for (int i = 0; i < kRows; ++i) store_first(y + i * ldy + 16 * j, add(acc[i][j], b), left);
+      const f32x16 b = bias ? load_first(bias + 16 * j.value, left) : zero();
+      unrolled<kRows>([&](auto i) MINIFUSE_INLINE {
+        store_first(out + i.value * ldy, add(acc[i.value][j.value], b), left);
+      });
     }
-  }
+  });
 }
 
 // The activation of a tile that the micro-kernel has just stored, so in L1: rows in pairs and whole
@@ -126,43 +141,46 @@ inline int64_t rows_per_block(int64_t M, int64_t K, int64_t N) {
   return num_blocks <= 1 ? M : round_up((M + num_blocks - 1) / num_blocks, kTileRows);
 }
 
+// One tile at `tile`, which also fetches kAheadLines lines of the next panel every four steps of k.
+template <int kAheadLines>
+inline void linear_tile_of_block(const LinearParams& p, int64_t first, int64_t rows, int64_t panel,
+                                 int64_t tile) {
+  const int64_t panel_floats = p.K * kPanelColumns, fetched_floats = p.K / 4 * 16 * kAheadLines;
+  const int64_t column = panel * kPanelColumns;
+  const int64_t columns = p.N - column < kPanelColumns ? p.N - column : kPanelColumns;
+  const float* weight = p.packed_weight + panel * panel_floats;
+  const float* bias = p.bias ? p.bias + column : nullptr;
+  const bool fetches = tile * fetched_floats < panel_floats;
+  const Ahead ahead = fetches
+                          ? Ahead{weight + panel_floats + tile * fetched_floats, 16 * kAheadLines}
+                          : Ahead{weight, 0};
+  float* y = p.y + first * p.ldy + column;
+  with_tile_rows(rows, [&](auto height) {
+    linear_tile<height.value, kAheadLines>(p.x + first * p.ldx, p.ldx, weight, bias, y, p.ldy, p.K,
+                                           columns, ahead);
+  });
+  activate_tile(y, p.ldy, rows, columns, p.activation);
+}
+
 // Rows [row, row + rows) of y, all panels asked for. Tiles of nearly equal height: 13 rows are
 // 7 + 6, because a tile of one row waits for the latency of its multiply-adds.
+//
+// The tiles of a panel fetch the panel behind it into L2: a model's weights exceed the last-level
+// cache, and without this the first tile of each waits for memory. One tile alone (a query) fetches
+// all of it, two or three a half each, more a line every four steps until it is there.
 void linear_block(const LinearParams& p, int64_t row, int64_t rows) {
+  constexpr int kPanelLines = kPanelColumns / 4;
   const int64_t num_tiles = (rows + kTileRows - 1) / kTileRows;
-  // The first tiles of a panel fetch the panel behind it: a model's weights exceed the last-level
-  // cache, and without this the first tile of each waits for memory (81 % of the peak instead of 96
-  // at 96 rows, N = 1,152, K = 384, weights not in cache; Zen 5).
-  const int64_t panel_floats = p.K * kPanelColumns, fetched_floats = p.K / 4 * 16;
   for (int64_t panel = p.panel_begin; panel < p.panel_end; ++panel) {
-    const int64_t column = panel * kPanelColumns;
-    const int64_t columns = p.N - column < kPanelColumns ? p.N - column : kPanelColumns;
-    const float* weight = p.packed_weight + panel * panel_floats;
-    const float* bias = p.bias ? p.bias + column : nullptr;
     for (int64_t tile = 0; tile < num_tiles; ++tile) {
       const int64_t first = row + rows * tile / num_tiles;
-      const int64_t last = row + rows * (tile + 1) / num_tiles;
-      const float* x = p.x + first * p.ldx;
-      float* y = p.y + first * p.ldy + column;
-      // A query: every panel is read once, so memory is the limit and must stay busy. 16 KiB in front
-      // took 12 tokens of MiniLM from 1.00 to 0.59 ms (two Zen 5 cores; 4 KiB 0.72, 32 KiB 0.61).
-      if (num_tiles == 1) {
-        constexpr int64_t kDistance = 16384 / sizeof(float);
-        with_tile_rows(last - first, [&](auto height) {
-          linear_tile<height.value, kPanelColumns / 4>(x, p.ldx, weight, bias, y, p.ldy, p.K,
-                                                       columns,
-                                                       {weight + kDistance, 4 * kPanelColumns});
-        });
-        activate_tile(y, p.ldy, last - first, columns, p.activation);
-        continue;
-      }
-      const bool fetches = (tile + 1) * fetched_floats <= panel_floats;
-      const Ahead ahead =
-          fetches ? Ahead{weight + panel_floats + tile * fetched_floats, 16} : Ahead{weight, 0};
-      with_tile_rows(last - first, [&](auto height) {
-        linear_tile<height.value, 1>(x, p.ldx, weight, bias, y, p.ldy, p.K, columns, ahead);
-      });
-      activate_tile(y, p.ldy, last - first, columns, p.activation);
+      const int64_t height = row + rows * (tile + 1) / num_tiles - first;
+      if (num_tiles == 1)
+        linear_tile_of_block<kPanelLines>(p, first, height, panel, tile);
+      else if (num_tiles < 4)
+        linear_tile_of_block<kPanelLines / 2>(p, first, height, panel, tile);
+      else
+        linear_tile_of_block<1>(p, first, height, panel, tile);
     }
   }
 }

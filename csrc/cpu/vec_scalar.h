@@ -54,6 +54,7 @@ inline f32x16 div(f32x16 a, f32x16 b) {
 inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
   return map_lanes([&](int i) { return __builtin_fmaf(a.lane[i], b.lane[i], c.lane[i]); });
 }
+inline void accumulate(f32x16& acc, f32x16 a, f32x16 b) { acc = fma(a, b, acc); }
 // As maxps and minps: the second operand where the comparison is false, so also for NaN.
 inline f32x16 max(f32x16 a, f32x16 b) {
   return map_lanes([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });

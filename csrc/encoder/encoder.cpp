@@ -17,7 +17,7 @@ struct Workspace {
   int64_t ldx, ldqkv, ldhidden, scratch_floats;
   Buffer x, y, context;         // [tokens, H]
   Buffer qkv;                   // [tokens, 3H]
-  Buffer hidden;                // [tokens, F]: a team of one uses the first kFfnRows rows only
+  Buffer hidden;                // [tokens, F]: a team of one uses the first ffn_rows only
   Buffer scratch;               // [members, attention_scratch_floats]
   std::vector<int32_t> positions;
 };
@@ -47,11 +47,6 @@ struct Encoder::Call {
 
 namespace {
 
-// Rows that go through W1, GELU and W2 together: a whole chunk of the usual size. GELU(...) is then
-// 1.2 MB, which streams from beyond L2 in part; blocks of 96 rows fetch the weights twice as often
-// and cost 2 %.
-constexpr int64_t kFfnRows = 192;
-
 LinearParams linear_params(const PackedLinear& w, const float* x, int64_t ldx, float* y,
                            int64_t ldy, int64_t M, Activation activation) {
   return {.x = x,
@@ -71,7 +66,10 @@ LinearParams linear_params(const PackedLinear& w, const float* x, int64_t ldx, f
 }  // namespace
 
 Encoder::Encoder(const Config& config, const Kernels& kernels)
-    : config_(config), kernels_(kernels), weights_(config, kernels) {}
+    : config_(config),
+      blocks_(block_sizes(l2_cache_bytes())),
+      kernels_(kernels),
+      weights_(config, kernels) {}
 
 Encoder::~Encoder() = default;
 
@@ -155,7 +153,7 @@ void Encoder::layer(const LayerWeights& w, const int32_t* cu_seqlens, const Chun
                              x, w.attention_gamma, w.attention_beta);
 
   // X = LayerNorm(Y + GELU(Y W1 + b1) W2 + b2), rows block by block while GELU(...) is in L2
-  const int64_t block = team.is_alone() ? kFfnRows : M;
+  const int64_t block = team.is_alone() ? blocks_.ffn_rows : M;
   for (int64_t row = 0; row < M; row += block) {
     const int64_t rows = std::min(block, M - row);
     const float* y_rows = y + row * ws.ldx;
@@ -261,8 +259,8 @@ bool Encoder::encode(const Batch& batch, const Outputs& outputs, int64_t max_sen
   check_batch(batch, outputs);
   check(max_sentences > 0, "batch_size is ", max_sentences, ", wanted > 0");
   check(num_threads > 0, "num_threads is ", num_threads, ", wanted > 0");
-  const Schedule schedule =
-      plan_schedule(batch.cu_seqlens, batch.batch, max_sentences, num_threads);
+  const Schedule schedule = plan_schedule(batch.cu_seqlens, batch.batch, max_sentences,
+                                          blocks_.chunk_tokens, num_threads);
   if (schedule.chunks.empty()) return true;
 
   int64_t tokens = 0, max_seqlen = 0;
@@ -307,7 +305,7 @@ bool Encoder::encode(const Batch& batch, const Outputs& outputs, int64_t max_sen
 
 std::unique_ptr<Workspace> Encoder::borrow_workspace(int64_t tokens, int64_t max_seqlen,
                                                      int64_t members) const {
-  const int64_t hidden_rows = members == 1 ? std::min(tokens, kFfnRows) : tokens;
+  const int64_t hidden_rows = members == 1 ? std::min(tokens, blocks_.ffn_rows) : tokens;
   const int64_t scratch_floats =
       round_up(attention_scratch_floats(max_seqlen, config_.head_dim()), 16);
   std::unique_ptr<Workspace> ws;

@@ -62,6 +62,7 @@ class Encoder {
   void return_workspace(std::unique_ptr<Workspace> workspace) const;
 
   Config config_;
+  BlockSizes blocks_;
   const Kernels& kernels_;
   Weights weights_;
   mutable std::mutex workspace_mutex_;

@@ -16,6 +16,18 @@ namespace minifuse {
 // The least of CPU affinity, the cgroup's CPU quota, OMP_NUM_THREADS and physical cores; at least 1.
 int default_num_threads();
 
+// How many rows share a pass, so that their activations and the weights beside them fit L2.
+struct BlockSizes {
+  int64_t chunk_tokens;  // tokens that go through all layers together
+  int64_t ffn_rows;  // rows that go through W1, GELU and W2 together
+};
+
+// Pure: by the size of a core's L2 cache in bytes, 0 where it is not known.
+BlockSizes block_sizes(int64_t l2_bytes);
+
+// Of the first core; 0 where the system does not say.
+int64_t l2_cache_bytes();
+
 // A range of sentences [first, last) that one thread (or one team) takes through all layers.
 struct Chunk {
   int64_t first, last;
@@ -28,9 +40,9 @@ struct Schedule {
 };
 
 // Pure: the same lengths give the same schedule. A chunk holds whole sentences, at most
-// max_sentences of them, and about as many tokens as keep a layer's activations in L2.
+// max_sentences of them, and at most chunk_tokens tokens unless one sentence has more.
 Schedule plan_schedule(const int32_t* cu_seqlens, int64_t batch, int64_t max_sentences,
-                       int num_threads);
+                       int64_t chunk_tokens, int num_threads);
 
 // All members meet here; spins, and yields where more threads run than cores.
 class SpinBarrier {

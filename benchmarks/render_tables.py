@@ -1,0 +1,136 @@
+"""Write the measured tables into README.md and docs/, between their markers, from results/*.json.
+
+    python benchmarks/render_tables.py [--check]
+
+A table stands between `<!-- table NAME -->` and `<!-- end -->`. With --check nothing is written and
+the exit status is 1 where a page differs from its results, as the tests ask.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from minifuse.bench import format_table
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
+PAGES = ("README.md", "docs/benchmarks.md")
+
+
+def _where(machine: dict[str, Any]) -> str:
+    versions = machine["versions"]
+    names = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO",
+             "ctranslate2": "CTranslate2", "sentence-transformers": "sentence-transformers"}  # fmt: skip
+    peers = ", ".join(f"{names[k]} {versions[k]}" for k in names if k in versions)
+    isa = machine["isa"]["float32"]
+    return (
+        f"{machine['cpu']} ({isa}), {machine['num_threads']} threads, {machine['date']}; "
+        f"minifuse {versions['minifuse']}, {peers}."
+    )
+
+
+def encode_table(result: dict[str, Any]) -> str:
+    """tokens/s on each workload, milliseconds for a query, cosines: a row an engine."""
+    rows: dict[str, dict[str, Any]] = {}
+    columns = {"engine": "engine"}
+    for name, workload in result["workloads"].items():
+        columns[name] = f"{name}, tokens/s"
+        columns[f"{name} ratio"] = "minifuse is"
+        for row in workload["rows"]:
+            one = rows.setdefault(row["engine"], {"engine": row["engine"]})
+            one[name] = f"{row['tokens_per_second']:,.0f}"
+            one[f"{name} ratio"] = f"{row['ours_over_theirs']:.2f}x"
+            one["cosine"] = f"{min(row['cosine_min'], 1):.7f}"
+    columns |= {"p50": f"one query ({result['query']['num_tokens']} tokens), ms"}
+    columns |= {"query ratio": "minifuse takes", "cosine": "cosine min"}
+    for row in result["query"]["rows"]:
+        rows[row["engine"]]["p50"] = f"{row['p50_ms']:.2f}"
+        rows[row["engine"]]["query ratio"] = f"{row['ours_over_theirs_time']:.2f}x"
+    return format_table(list(rows.values()), columns) + "\n\n" + _where(result["machine"])
+
+
+def encoder_table(result: dict[str, Any]) -> str:
+    """The encoder alone against the ceiling."""
+    rows = [
+        {
+            "workload": name,
+            "tokens": f"{share['tokens_per_second']:,.0f}",
+            "rate": f"{share['gflops']:.0f}",
+            "peak": f"{share['peak_gflops']:.0f}",
+            "share": f"{share['share_of_peak']:.1%}",
+        }
+        for name, share in result["encoder"].items()
+    ]
+    columns = {"workload": "workload", "tokens": "tokens/s", "rate": "GFLOP/s",
+               "peak": "measured ceiling", "share": "share"}  # fmt: skip
+    return format_table(rows, columns) + "\n\n" + _where(result["machine"])
+
+
+def ops_table(result: dict[str, Any]) -> str:
+    """Every op at every size against PyTorch."""
+    rows = [
+        {
+            "op": row["op"],
+            "tokens": row["tokens"],
+            "torch": f"{row['torch_us']:,.1f}",
+            "packed": f"{row['packed_us']:,.1f}",
+            "speedup": f"{row['speedup_packed']:.2f}x",
+            "unpacked": "-" if row["unpacked_us"] is None else f"{row['unpacked_us']:,.1f}",
+            "speedup2": "-"
+            if row["speedup_unpacked"] is None
+            else f"{row['speedup_unpacked']:.2f}x",
+        }
+        for row in result["rows"]
+    ]
+    columns = {"op": "op", "tokens": "tokens", "torch": "PyTorch, us", "packed": "minifuse, us",
+               "speedup": "speed-up", "unpacked": "weights not packed, us",
+               "speedup2": "speed-up"}  # fmt: skip
+    return format_table(rows, columns) + "\n\n" + _where(result["machine"])
+
+
+TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "encode": ("encode.json", encode_table),
+    "encoder": ("encode.json", encoder_table),
+    "ops": ("ops.json", ops_table),
+}
+
+
+def rendered(text: str) -> str:
+    """The page with every table made anew."""
+
+    def table(match: re.Match[str]) -> str:
+        file, render = TABLES[match[1]]
+        result = json.loads((RESULTS / file).read_text(encoding="utf-8"))
+        return f"<!-- table {match[1]} -->\n{render(result)}\n<!-- end -->"
+
+    return re.sub(r"<!-- table (\w+) -->\n.*?<!-- end -->", table, text, flags=re.S)
+
+
+def main() -> int:
+    """Write the pages, or compare them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args()
+    stale = []
+    for name in PAGES:
+        page = ROOT / name
+        text = page.read_text(encoding="utf-8")
+        if (new := rendered(text)) == text:
+            continue
+        stale.append(name)
+        if not arguments.check:
+            page.write_text(new, encoding="utf-8")
+    if arguments.check and stale:
+        print(f"not as results/ say: {', '.join(stale)}; run benchmarks/render_tables.py")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+// Every kernel of every instruction set that runs here: the bits of the scalar build at every tail,
+// on buffers without a float to spare.
+
+#include <cmath>
+
+#include "expect.h"
+
+using namespace minifuse;
+using namespace minifuse::test;
+
+namespace {
+
+const Kernels& scalar() { return select_kernels("scalar"); }
+
+std::vector<float> packed(const Kernels& k, const std::vector<float>& weight, int64_t N,
+                          int64_t K) {
+  const int64_t panels = (N + k.panel_columns - 1) / k.panel_columns;
+  std::vector<float> out(static_cast<size_t>(panels * K * k.panel_columns));
+  k.pack_weight(weight.data(), K, N, K, out.data(), 0, panels);
+  return out;
+}
+
+std::vector<float> linear(const Kernels& k, int64_t M, int64_t N, int64_t K, Activation activation,
+                          bool with_norm) {
+  const auto x = random_floats(M * K, 1), w = random_floats(N * K, 2), b = random_floats(N, 3);
+  const auto residual = random_floats(M * N, 4), gamma = random_floats(N, 5);
+  const std::vector<float> panels = packed(k, w, N, K);
+  std::vector<float> y(static_cast<size_t>(M * N));
+  const LinearParams params{.x = x.data(),
+                            .ldx = K,
+                            .packed_weight = panels.data(),
+                            .bias = b.data(),
+                            .y = y.data(),
+                            .ldy = N,
+                            .M = M,
+                            .N = N,
+                            .K = K,
+                            .panel_begin = 0,
+                            .panel_end = (N + k.panel_columns - 1) / k.panel_columns,
+                            .activation = activation};
+  if (with_norm) {
+    k.linear_residual_layer_norm(params, {.x = y.data(),
+                                          .ldx = N,
+                                          .residual = residual.data(),
+                                          .ldr = N,
+                                          .gamma = gamma.data(),
+                                          .beta = b.data(),
+                                          .eps = 1e-5f,
+                                          .y = y.data(),
+                                          .ldy = N,
+                                          .M = M,
+                                          .H = N});
+  } else {
+    k.linear(params);
+  }
+  return y;
+}
+
+void test_linear(const InstructionSet& isa) {
+  const Kernels& k = *isa.kernels;
+  for (const int64_t N : {1, 7, 15, 16, 17, 31, 32, 33, 47, 64, 65})
+    for (const int64_t K : {1, 2, 3, 5, 13, 31})
+      for (int64_t M = 0; M <= 2 * kMaxTileRows + 1; M += M < 14 ? 1 : 5)
+        EXPECT(same_bits(linear(k, M, N, K, Activation::kNone, false),
+                         linear(scalar(), M, N, K, Activation::kNone, false)),
+               "%s M=%d N=%d K=%d", isa.name, int(M), int(N), int(K));
+  for (const Activation activation : {Activation::kGelu, Activation::kGeluNew, Activation::kRelu})
+    EXPECT(same_bits(linear(k, 13, 49, 11, activation, false),
+                     linear(scalar(), 13, 49, 11, activation, false)),
+           "%s activation %d", isa.name, int(activation));
+  for (const int64_t N : {1, 16, 37, 100})
+    for (const int64_t M : {0, 1, 4, 5, 29})
+      EXPECT(same_bits(linear(k, M, N, 17, Activation::kNone, true),
+                       linear(scalar(), M, N, 17, Activation::kNone, true)),
+             "%s with LayerNorm M=%d N=%d", isa.name, int(M), int(N));
+}
+
+std::vector<float> attention(const Kernels& k, int64_t sq, int64_t sk, int64_t D,
+                             const std::vector<int32_t>& keys) {
+  constexpr int64_t kHeads = 2;
+  const int64_t rows = keys.empty() ? sk : keys.back() + 1;
+  const auto q = random_floats(sq * kHeads * D, 1), key = random_floats(rows * kHeads * D, 2);
+  const auto v = random_floats(rows * kHeads * D, 3);
+  std::vector<float> out(static_cast<size_t>(sq * kHeads * D));
+  const Buffer scratch(attention_scratch_floats(sk, D));
+  k.attention({.q = q.data(),
+               .k = key.data(),
+               .v = v.data(),
+               .out = out.data(),
+               .q_row_stride = kHeads * D,
+               .k_row_stride = kHeads * D,
+               .v_row_stride = kHeads * D,
+               .out_row_stride = kHeads * D,
+               .q_head_stride = D,
+               .k_head_stride = D,
+               .v_head_stride = D,
+               .out_head_stride = D,
+               .seqlen_q = sq,
+               .seqlen_k = sk,
+               .head_dim = D,
+               .key_index = keys.empty() ? nullptr : keys.data(),
+               .head_begin = 0,
+               .head_end = kHeads,
+               .scale = 0.2f,
+               .scratch = const_cast<float*>(scratch.data())});
+  return out;
+}
+
+void test_attention(const InstructionSet& isa) {
+  const Kernels& k = *isa.kernels;
+  for (const int64_t D : {1, 5, 16, 26, 32, 48, 64, 128, 256})
+    for (const int64_t sk : {1, 3, 15, 16, 17, 32, 33, 70})
+      for (const int64_t sq : {1, 2, 6, 7, 12, 13, 25})
+        EXPECT(same_bits(attention(k, sq, sk, D, {}), attention(scalar(), sq, sk, D, {})),
+               "%s sq=%d sk=%d D=%d", isa.name, int(sq), int(sk), int(D));
+  EXPECT(same_bits(attention(k, 9, 3, 32, {1, 4, 8}), attention(scalar(), 9, 3, 32, {1, 4, 8})),
+         "%s with key_index", isa.name);
+}
+
+std::vector<float> rows_of(const Kernels& k, int64_t M, int64_t H) {
+  const auto word = random_floats(5 * H, 1), position = random_floats(M * H, 2);
+  const auto gamma = random_floats(H, 3), beta = random_floats(H, 4);
+  std::vector<int32_t> ids, positions;
+  for (int64_t i = 0; i < M; ++i) {
+    ids.push_back(static_cast<int32_t>(i * 7 % 5));
+    positions.push_back(static_cast<int32_t>(i));
+  }
+  std::vector<float> x(static_cast<size_t>(M * H));
+  k.embed_layer_norm({.ids = ids.data(),
+                      .positions = positions.data(),
+                      .word = word.data(),
+                      .position = position.data(),
+                      .gamma = gamma.data(),
+                      .beta = beta.data(),
+                      .eps = 1e-12f,
+                      .y = x.data(),
+                      .ldy = H,
+                      .M = M,
+                      .H = H});
+  std::vector<uint8_t> mask(static_cast<size_t>(M), 1);
+  if (M > 2) mask[1] = 0;
+  for (const Pooling pooling : {Pooling::kMean, Pooling::kCls, Pooling::kMax, Pooling::kMeanSqrtLen,
+                                Pooling::kWeightedMean, Pooling::kLastToken}) {
+    std::vector<float> y(static_cast<size_t>(H));
+    k.pool({.x = x.data(),
+            .ldx = H,
+            .mask = mask.data(),
+            .y = y.data(),
+            .first_row = M > 4 ? 2 : 0,
+            .num_rows = M,
+            .H = H,
+            .pooling = pooling});
+    k.l2_normalize(y.data(), H, 1, H);
+    x.insert(x.end(), y.begin(), y.end());
+  }
+  return x;
+}
+
+void test_rows(const InstructionSet& isa) {
+  for (const int64_t H : {1, 3, 15, 16, 17, 33, 64, 100})
+    for (const int64_t M : {0, 1, 3, 4, 5, 9})
+      EXPECT(same_bits(rows_of(*isa.kernels, M, H), rows_of(scalar(), M, H)), "%s M=%d H=%d",
+             isa.name, int(M), int(H));
+}
+
+void test_vector_math(const InstructionSet& isa) {
+  for (int64_t n = 0; n < 300; n += n < 40 ? 1 : 37) {
+    const auto x = random_floats(n, 9, 4.0f);
+    std::vector<float> ours(x.size()), theirs(x.size());
+    for (const auto& f : {&Kernels::exp, &Kernels::erf}) {
+      (isa.kernels->*f)(x.data(), ours.data(), n);
+      (scalar().*f)(x.data(), theirs.data(), n);
+      EXPECT(same_bits(ours, theirs), "%s n=%d", isa.name, int(n));
+    }
+    for (int64_t i = 0; i < n; ++i)
+      EXPECT(std::fabs(theirs[static_cast<size_t>(i)] -
+                       std::erf(double{x[static_cast<size_t>(i)]})) < 3e-7,
+             "erf(%g)", x[static_cast<size_t>(i)]);
+  }
+}
+
+}  // namespace
+
+int main() {
+  for (const InstructionSet* isa : runnable_sets()) {
+    test_linear(*isa);
+    test_attention(*isa);
+    test_rows(*isa);
+    test_vector_math(*isa);
+    std::printf("%s: kernels as the scalar build's\n", isa->name);
+  }
+  expect_invalid("is not known", [] { select_kernels("sse2"); });
+  return 0;
+}

@@ -1,0 +1,133 @@
+// The plan of a batch, the barrier, and the pool: turns, exceptions, stopping, restarting.
+
+#include <atomic>
+#include <chrono>
+#include <numeric>
+#include <thread>
+
+#include "encoder/schedule.h"
+#include "expect.h"
+
+using namespace minifuse;
+using namespace minifuse::test;
+
+namespace {
+
+std::vector<int32_t> offsets_of(const std::vector<int>& seqlens) {
+  std::vector<int32_t> offsets{0};
+  for (const int seqlen : seqlens) offsets.push_back(offsets.back() + seqlen);
+  return offsets;
+}
+
+void test_plan() {
+  std::mt19937 generator(1);
+  for (int round = 0; round < 300; ++round) {
+    std::vector<int> seqlens(generator() % 60);
+    for (int& seqlen : seqlens) seqlen = static_cast<int>(generator() % (round % 7 ? 40 : 513));
+    const std::vector<int32_t> offsets = offsets_of(seqlens);
+    const int64_t batch = static_cast<int64_t>(seqlens.size());
+    const int64_t most = 1 + static_cast<int64_t>(generator() % 9);
+    const int64_t tokens = block_sizes(round % 2 ? 1 << 19 : 1 << 21).chunk_tokens;
+    const int threads = 1 + static_cast<int>(generator() % 8);
+    const Schedule schedule = plan_schedule(offsets.data(), batch, most, tokens, threads);
+    int64_t next = 0;
+    for (const Chunk& chunk : schedule.chunks) {
+      EXPECT(chunk.first == next && chunk.last > chunk.first, "a gap at %d", int(next));
+      EXPECT(chunk.last - chunk.first <= most, "%d sentences", int(chunk.last - chunk.first));
+      EXPECT(chunk.last == chunk.first + 1 || offsets[static_cast<size_t>(chunk.last)] -
+                                                      offsets[static_cast<size_t>(chunk.first)] <=
+                                                  schedule.chunk_tokens,
+             "a chunk too large at %d", int(next));
+      next = chunk.last;
+    }
+    EXPECT(next == batch, "%d of %d sentences", int(next), int(batch));
+    EXPECT(threads > 1 || !schedule.is_latency, "one thread cannot share");
+    const Schedule again = plan_schedule(offsets.data(), batch, most, tokens, threads);
+    EXPECT(again.chunks.size() == schedule.chunks.size(), "not a pure function");
+  }
+}
+
+void test_barrier() {
+  constexpr int kMembers = 4, kRounds = 2000;
+  SpinBarrier barrier;
+  std::vector<int> counts(kMembers, 0);
+  std::vector<std::thread> threads;
+  for (int member = 0; member < kMembers; ++member) {
+    threads.emplace_back([&, member] {
+      for (int round = 0; round < kRounds; ++round) {
+        ++counts[static_cast<size_t>(member)];
+        barrier.wait(kMembers);
+        for (const int count : counts) EXPECT(count == round + 1, "a member ran ahead");
+        barrier.wait(kMembers);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+void test_pool() {
+  ThreadPool& pool = ThreadPool::get();
+  for (int round = 0; round < 200; ++round) {
+    std::vector<int> seen(4, 0);
+    std::atomic<int> size{0};
+    EXPECT(pool.run(4,
+                    [&](int member, int members) {
+                      ++seen[static_cast<size_t>(member)];
+                      size = members;
+                    }),
+           "stopped");
+    EXPECT(std::accumulate(seen.begin(), seen.end(), 0) == size, "%d members", size.load());
+  }
+  for (const int thrower : {0, 1}) {
+    try {
+      pool.run(2, [&](int member, int members) {
+        if (member == thrower || members == 1) throw std::runtime_error("on purpose");
+      });
+      EXPECT(false, "the exception of member %d was lost", thrower);
+    } catch (const std::runtime_error& error) {
+      EXPECT(std::string(error.what()) == "on purpose", "%s", error.what());
+    }
+  }
+  // Many callers at once: each runs whole, and none for ever.
+  std::atomic<int> done{0};
+  std::vector<std::thread> callers;
+  for (int i = 0; i < 8; ++i) {
+    callers.emplace_back([&] {
+      for (int round = 0; round < 100; ++round)
+        pool.run(3, [&](int member, int) { done += member == 0; });
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  EXPECT(done == 800, "%d of 800", done.load());
+
+  // A caller that waits for its turn can be told to give up.
+  std::atomic<bool> release{false}, started{false};
+  std::thread holder([&] {
+    pool.run(64, [&](int, int) {
+      started = true;
+      while (!release) std::this_thread::yield();
+    });
+  });
+  while (!started) std::this_thread::yield();
+  const bool ran = pool.run(1, [](int, int) {}, [] { return true; });
+  release = true;
+  holder.join();
+  EXPECT(!ran, "ran although the pool was full");
+
+  pool.shutdown();
+  std::atomic<int> members{0};
+  pool.run(3, [&](int, int) { ++members; });
+  EXPECT(members >= 1, "no restart");
+  pool.shutdown();
+}
+
+}  // namespace
+
+int main() {
+  EXPECT(default_num_threads() >= 1, "no thread");
+  test_plan();
+  test_barrier();
+  test_pool();
+  std::printf("schedule, barrier and pool hold\n");
+  return 0;
+}
