@@ -49,7 +49,7 @@ def _share(run: Any, flops: float, threads: int, rounds: int) -> tuple[float, fl
     rates, peaks = [], []
     for _ in range(rounds):
         peaks.append(hardware.peak(threads, 0.03)["float32"])
-        seconds = bench.seconds(lambda: [run() for _ in range(repeat)])
+        seconds = bench.time_once(lambda: [run() for _ in range(repeat)])
         rates.append(flops * repeat / seconds)
     rate = float(np.median(rates))
     return rate / float(np.median(peaks)), rate / 1e9

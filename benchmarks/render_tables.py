@@ -21,13 +21,18 @@ from minifuse.bench import format_table
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 PAGES = ("README.md", "docs/benchmarks.md")
+PEERS = {
+    "sentence-transformers": "sentence-transformers",
+    "torch": "PyTorch",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "ctranslate2": "CTranslate2",
+}
 
 
 def _where(machine: dict[str, Any]) -> str:
     versions = machine["versions"]
-    names = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO",
-             "ctranslate2": "CTranslate2", "sentence-transformers": "sentence-transformers"}  # fmt: skip
-    peers = ", ".join(f"{names[k]} {versions[k]}" for k in names if k in versions)
+    peers = ", ".join(f"{PEERS[k]} {versions[k]}" for k in PEERS if k in versions)
     isa = machine["isa"]["float32"]
     return (
         f"{machine['cpu']} ({isa}), {machine['num_threads']} threads, {machine['date']}; "

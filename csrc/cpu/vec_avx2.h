@@ -59,8 +59,8 @@ inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
 // acc += a b in place. As an intrinsic GCC 12 renames the accumulators of a 6 x 16 tile, hoists
 // broadcasts over them and spills four in the inner loop.
 inline void accumulate(f32x16& acc, f32x16 a, f32x16 b) {
-  __asm__("vfmadd231ps %2, %1, %0" : "+x"(acc.lo) : "x"(a.lo), "x"(b.lo));
-  __asm__("vfmadd231ps %2, %1, %0" : "+x"(acc.hi) : "x"(a.hi), "x"(b.hi));
+  __asm__ volatile("vfmadd231ps %2, %1, %0" : "+x"(acc.lo) : "x"(a.lo), "x"(b.lo));
+  __asm__ volatile("vfmadd231ps %2, %1, %0" : "+x"(acc.hi) : "x"(a.hi), "x"(b.hi));
 }
 inline f32x16 max(f32x16 a, f32x16 b) {
   return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)};

@@ -56,7 +56,7 @@ def encoder_flops(model: SentenceTransformer, seqlens: Any) -> float:
     return float(per_token * lengths.sum() + attention)
 
 
-def _seconds(f: Callable[[], Any]) -> float:
+def time_once(f: Callable[[], Any]) -> float:
     start = time.perf_counter()
     f()
     return time.perf_counter() - start
@@ -68,7 +68,7 @@ def _interleaved(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, l
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
-            times[name].append(_seconds(run))
+            times[name].append(time_once(run))
     return times
 
 
@@ -91,7 +91,7 @@ def bench_encode(
     model = SentenceTransformer(model_name, num_threads=num_threads)
     result: dict[str, Any] = {"machine": machine(), "absent": absent, "workloads": {}}
     result["encoder"] = {
-        name: _encoder_share(model, texts, num_threads, rounds) for name, texts in workloads.items()
+        name: encoder_share(model, texts, num_threads, rounds) for name, texts in workloads.items()
     }
     for name, texts in workloads.items():
         num_tokens = int(model._tokenize(list(texts)).seqlens.sum())
@@ -122,7 +122,7 @@ def bench_encode(
     return result
 
 
-def _encoder_share(
+def encoder_share(
     model: SentenceTransformer, texts: Sequence[str], num_threads: int, rounds: int
 ) -> dict[str, float]:
     """The encoder alone against the ceiling that is measured between its runs."""
@@ -143,7 +143,7 @@ def _encoder_share(
     seconds, peaks = [], []
     for _ in range(max(rounds, 5)):
         peaks.append(hardware.peak(num_threads, 0.1)["float32"])
-        seconds.append(_seconds(run))
+        seconds.append(time_once(run))
     flops = encoder_flops(model, tokens.seqlens)
     rate = flops / float(np.median(seconds))
     peak = float(np.median(peaks))
@@ -207,7 +207,7 @@ def bench_ops(num_threads: int, rounds: int = 30) -> list[dict[str, Any]]:
             if case.unpacked is not None:
                 runs["unpacked"] = case.unpacked
             # Calls of some milliseconds, so that the clock's resolution does not matter.
-            repeat = max(1, int(2e-3 / max(_seconds(case.packed), 1e-6)))
+            repeat = max(1, int(2e-3 / max(time_once(case.packed), 1e-6)))
             with torch.inference_mode():
                 times = _interleaved({k: _repeated(f, repeat) for k, f in runs.items()}, rounds)
             medians = {k: float(np.median(v)) / repeat * 1e6 for k, v in times.items()}
