@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 MODEL ?= sentence-transformers/all-MiniLM-L6-v2
+# Texts of `make bench`, as NAME=FILE:LINES; empty: sentences of our own.
+WORKLOADS ?=
 SOURCES := $(shell find csrc python -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml README.md
 
 .PHONY: demo test test-slow bench lint format sanitize sanitize-threads check wheel clean
@@ -42,9 +44,9 @@ test-slow: $(VENV)/.installed $(VENV)/.test-tools
 	$(BIN)/python -m pytest -m "slow or not slow"
 
 bench: $(VENV)/.installed $(VENV)/.bench-tools
-	$(BIN)/minifuse bench --model $(MODEL) --json benchmarks/results/encode.json
+	$(BIN)/minifuse bench $(WORKLOADS) --model $(MODEL) --json benchmarks/results/encode.json
 	$(BIN)/minifuse bench --ops --json benchmarks/results/ops.json
-	$(BIN)/python benchmarks/bench_roofline.py
+	$(BIN)/python benchmarks/bench_roofline.py --json benchmarks/results/roofline.json
 	$(BIN)/python benchmarks/render_tables.py
 
 lint: $(VENV)/.lint-tools $(VENV)/.installed
@@ -62,14 +64,14 @@ format: $(VENV)/.lint-tools
 # The native tests under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: $(VENV)/.test-tools
 	$(BIN)/cmake -S . -B build/sanitize -DMINIFUSE_BUILD_PYTHON=OFF -DMINIFUSE_BUILD_TESTS=ON \
-	  -DMINIFUSE_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	  -DMINIFUSE_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=Sanitize
 	$(BIN)/cmake --build build/sanitize --parallel 2
 	$(BIN)/ctest --test-dir build/sanitize --output-on-failure
 
 # Data races in the thread pool and the schedules.
 sanitize-threads: $(VENV)/.test-tools
 	$(BIN)/cmake -S . -B build/tsan -DMINIFUSE_BUILD_PYTHON=OFF -DMINIFUSE_BUILD_TESTS=ON \
-	  -DMINIFUSE_SANITIZE=thread -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	  -DMINIFUSE_SANITIZE=thread -DCMAKE_BUILD_TYPE=Sanitize
 	$(BIN)/cmake --build build/tsan --parallel 2
 	$(BIN)/ctest --test-dir build/tsan --output-on-failure -R 'schedule|encoder'
 
