@@ -116,11 +116,17 @@ void linear_tile(const float* x, int64_t ldx, const float* panel, const float* b
   });
 }
 
-// The activation of a tile that the micro-kernel has just stored, so in L1: rows in pairs and whole
-// panels, to keep the vectors of vec_gelu in step.
-inline void activate_tile(float* y, int64_t ldy, int64_t rows, int64_t columns,
-                          Activation activation) {
-  if (activation == Activation::kNone) return;
+// Tiles that go through the activation together: its constants are loaded once for them and its
+// chains of dependent multiply-adds start once, while their 64 or 128 bytes a row are still in L1.
+constexpr int64_t kActivatedTiles = 4;
+
+// Rows [begin, end) of a panel's columns: rows in pairs and whole panels, to keep the vectors of
+// vec_gelu in step.
+void activate_rows(const LinearParams& p, int64_t panel, int64_t begin, int64_t end) {
+  const int64_t column = panel * kPanelColumns, ldy = p.ldy, rows = end - begin;
+  const int64_t columns = p.N - column < kPanelColumns ? p.N - column : kPanelColumns;
+  float* y = p.y + begin * ldy + column;
+  const Activation activation = p.activation;
   int64_t i = 0;
   if (activation == Activation::kGelu && columns == kPanelColumns) {
     constexpr int kPairs = kMapVectors / kTileVectors;
@@ -164,7 +170,6 @@ inline void linear_tile_of_block(const LinearParams& p, int64_t first, int64_t r
     linear_tile<height.value, kAheadLines>(p.x + first * p.ldx, p.ldx, weight, bias, y, p.ldy, p.K,
                                            columns, ahead);
   });
-  activate_tile(y, p.ldy, rows, columns, p.activation);
 }
 
 // Rows [row, row + rows) of y, all panels asked for. Tiles of nearly equal height: 13 rows are
@@ -177,6 +182,7 @@ void linear_block(const LinearParams& p, int64_t row, int64_t rows) {
   constexpr int kPanelLines = kPanelColumns / 4;
   const int64_t num_tiles = (rows + kTileRows - 1) / kTileRows;
   for (int64_t panel = p.panel_begin; panel < p.panel_end; ++panel) {
+    int64_t activated = row;  // rows of this panel before it have been through the activation
     for (int64_t tile = 0; tile < num_tiles; ++tile) {
       const int64_t first = row + rows * tile / num_tiles;
       const int64_t height = row + rows * (tile + 1) / num_tiles - first;
@@ -186,6 +192,12 @@ void linear_block(const LinearParams& p, int64_t row, int64_t rows) {
         linear_tile_of_block<kPanelLines / 2>(p, first, height, panel, tile);
       else
         linear_tile_of_block<1>(p, first, height, panel, tile);
+      if (p.activation != Activation::kNone &&
+          (tile % kActivatedTiles == kActivatedTiles - 1 || tile == num_tiles - 1)) {
+        const int64_t end = first + height;
+        activate_rows(p, panel, activated, end);
+        activated = end;
+      }
     }
   }
 }
