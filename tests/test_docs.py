@@ -33,7 +33,9 @@ def test_the_readme_starts_with_an_example_that_runs(minilm_folder, capsys):
 
 def test_tables_are_those_of_the_results():
     script = ROOT / "benchmarks" / "render_tables.py"
-    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, script, "--check"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -1,8 +1,8 @@
 """minifuse: sentence embeddings on hand-written fused kernels.
 
-    from minifuse import SentenceTransformer
-    model = SentenceTransformer("sentence-transformers/all-MiniLM-L6-v2")
-    embeddings = model.encode(["The sky is blue.", "Der Himmel ist blau."])
+from minifuse import SentenceTransformer
+model = SentenceTransformer("sentence-transformers/all-MiniLM-L6-v2")
+embeddings = model.encode(["The sky is blue.", "Der Himmel ist blau."])
 """
 
 from minifuse import hardware, ops, util
