@@ -74,6 +74,20 @@ int physical_cores() {
 #endif
 }
 
+// Linux likes to wake a thread on the CPU of whoever wakes it, and a worker that shares the caller's
+// core makes both take turns: 0.6 ms instead of 0.23 for a linear layer of 128 rows, in two of three
+// bursts that followed a pause (two cores). So a sleeping worker may not run where the caller is now.
+void keep_off_this_cpu([[maybe_unused]] std::thread& thread) {
+#if defined(__linux__)
+  cpu_set_t allowed;
+  const int here = sched_getcpu();
+  if (here < 0 || sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return;
+  CPU_CLR(here, &allowed);
+  if (CPU_COUNT(&allowed) > 0)
+    pthread_setaffinity_np(thread.native_handle(), sizeof(allowed), &allowed);
+#endif
+}
+
 }  // namespace
 
 int default_num_threads() {
@@ -166,6 +180,7 @@ struct ThreadPool::Job {
 struct ThreadPool::Worker {
   enum State : uint32_t { kIdle, kHasJob, kStop };
   std::atomic<uint32_t> state{kIdle};
+  std::atomic<bool> sleeps{false};
   Job* job = nullptr;
   int member = 0;
   std::thread thread;
@@ -195,7 +210,9 @@ void ThreadPool::work(Worker& worker) {
     for (int spins = 0;
          spins < kSpins && worker.state.load(std::memory_order_acquire) == Worker::kIdle; ++spins)
       pause_briefly();
+    worker.sleeps.store(true, std::memory_order_release);
     worker.state.wait(Worker::kIdle, std::memory_order_acquire);
+    worker.sleeps.store(false, std::memory_order_release);
     if (worker.state.load(std::memory_order_acquire) == Worker::kStop) return;
     Job* job = worker.job;
     job->run_member(worker.member);
@@ -248,6 +265,7 @@ bool ThreadPool::run(int num_threads, const Task& task, const std::function<bool
   for (size_t i = 0; i < borrowed.size(); ++i) {
     borrowed[i]->job = &job;
     borrowed[i]->member = static_cast<int>(i) + 1;
+    if (borrowed[i]->sleeps.load(std::memory_order_acquire)) keep_off_this_cpu(borrowed[i]->thread);
     borrowed[i]->state.store(Worker::kHasJob, std::memory_order_release);
     borrowed[i]->state.notify_one();
   }

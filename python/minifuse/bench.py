@@ -62,12 +62,19 @@ def time_once(f: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def _interleaved(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+def _interleaved(
+    runs: dict[str, Callable[[], Any]], rounds: int, warms_up: bool = False
+) -> dict[str, list[float]]:
     for run in runs.values():
         run()  # warm
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
+            # An engine's threads spin for some milliseconds after their work (OpenMP's do): they
+            # must sleep before the next engine is timed, which is warmed up again first.
+            time.sleep(0.02)
+            if warms_up:
+                run()
             times[name].append(time_once(run))
     return times
 
@@ -209,7 +216,9 @@ def bench_ops(num_threads: int, rounds: int = 30) -> list[dict[str, Any]]:
             # Calls of some milliseconds, so that the clock's resolution does not matter.
             repeat = max(1, int(2e-3 / max(time_once(case.packed), 1e-6)))
             with torch.inference_mode():
-                times = _interleaved({k: _repeated(f, repeat) for k, f in runs.items()}, rounds)
+                times = _interleaved(
+                    {k: _repeated(f, repeat) for k, f in runs.items()}, rounds, True
+                )
             medians = {k: float(np.median(v)) / repeat * 1e6 for k, v in times.items()}
             unpacked = medians.get("unpacked")
             peak = hardware.peak(num_threads, 0.1)["float32"]
