@@ -36,23 +36,12 @@ def matrix_shares(rounds: int) -> list[dict[str, Any]]:
         bias = rng.standard_normal(n).astype(np.float32)
         for m in ROWS:
             x = rng.standard_normal((m, k)).astype(np.float32)
-            share, gflops = _share(
-                partial(ops.linear, x, weight, bias, activation), 2.0 * m * n * k, threads, rounds
-            )
-            rows.append({"matrix": name, "rows": m, "gflops": gflops, "share_of_peak": share})
+            flops = 2.0 * m * n * k
+            repeat = max(1, int(2e8 / flops))  # calls of a millisecond
+            run = bench.repeated(partial(ops.linear, x, weight, bias, activation), repeat)
+            share = bench.share_of_peak(run, flops * repeat, threads, rounds)
+            rows.append({"matrix": name, "rows": m} | share)
     return rows
-
-
-def _share(run: Any, flops: float, threads: int, rounds: int) -> tuple[float, float]:
-    repeat = max(1, int(2e8 / flops))
-    run()
-    rates, peaks = [], []
-    for _ in range(rounds):
-        peaks.append(hardware.peak(threads, 0.03)["float32"])
-        seconds = bench.time_once(lambda: [run() for _ in range(repeat)])
-        rates.append(flops * repeat / seconds)
-    rate = float(np.median(rates))
-    return rate / float(np.median(peaks)), rate / 1e9
 
 
 def main() -> None:

@@ -116,6 +116,12 @@ void linear_tile(const float* x, int64_t ldx, const float* panel, const float* b
   });
 }
 
+// Columns of y that a panel holds: fewer than NR in the last one.
+inline int64_t panel_width(const LinearParams& p, int64_t panel) {
+  const int64_t left = p.N - panel * kPanelColumns;
+  return left < kPanelColumns ? left : kPanelColumns;
+}
+
 // Tiles that go through the activation together: its constants are loaded once for them and its
 // chains of dependent multiply-adds start once, while their 64 or 128 bytes a row are still in L1.
 constexpr int64_t kActivatedTiles = 4;
@@ -123,9 +129,8 @@ constexpr int64_t kActivatedTiles = 4;
 // Rows [begin, end) of a panel's columns: rows in pairs and whole panels, to keep the vectors of
 // vec_gelu in step.
 void activate_rows(const LinearParams& p, int64_t panel, int64_t begin, int64_t end) {
-  const int64_t column = panel * kPanelColumns, ldy = p.ldy, rows = end - begin;
-  const int64_t columns = p.N - column < kPanelColumns ? p.N - column : kPanelColumns;
-  float* y = p.y + begin * ldy + column;
+  const int64_t columns = panel_width(p, panel), ldy = p.ldy, rows = end - begin;
+  float* y = p.y + begin * ldy + panel * kPanelColumns;
   const Activation activation = p.activation;
   int64_t i = 0;
   if (activation == Activation::kGelu && columns == kPanelColumns) {
@@ -158,7 +163,6 @@ inline void linear_tile_of_block(const LinearParams& p, int64_t first, int64_t r
                                  int64_t tile) {
   const int64_t panel_floats = p.K * kPanelColumns, fetched_floats = p.K / 4 * 16 * kAheadLines;
   const int64_t column = panel * kPanelColumns;
-  const int64_t columns = p.N - column < kPanelColumns ? p.N - column : kPanelColumns;
   const float* weight = p.packed_weight + panel * panel_floats;
   const float* bias = p.bias ? p.bias + column : nullptr;
   const bool fetches = tile * fetched_floats < panel_floats;
@@ -168,7 +172,7 @@ inline void linear_tile_of_block(const LinearParams& p, int64_t first, int64_t r
   float* y = p.y + first * p.ldy + column;
   with_tile_rows(rows, [&](auto height) {
     linear_tile<height.value, kAheadLines>(p.x + first * p.ldx, p.ldx, weight, bias, y, p.ldy, p.K,
-                                           columns, ahead);
+                                           panel_width(p, panel), ahead);
   });
 }
 

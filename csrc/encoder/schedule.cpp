@@ -75,8 +75,8 @@ int physical_cores() {
 }
 
 // Linux likes to wake a thread on the CPU of whoever wakes it, and a worker that shares the caller's
-// core makes both take turns: 0.6 ms instead of 0.23 for a linear layer of 128 rows, in two of three
-// bursts that followed a pause (two cores). So a sleeping worker may not run where the caller is now.
+// core makes both take turns: 0.6 ms instead of 0.23 for a linear layer of 128 rows, in every burst
+// that followed a pause of 20 ms (two cores). So a sleeping worker may not run where the caller is now.
 // kept_off is the CPU that it was told before: callers seldom move, and then no system call is made.
 void keep_off_this_cpu([[maybe_unused]] std::thread& thread, [[maybe_unused]] int& kept_off) {
 #if defined(__linux__)
@@ -114,8 +114,8 @@ int64_t l2_cache_bytes() {
 BlockSizes block_sizes(int64_t l2_bytes) {
   // A panel of weights fetched from memory serves every tile of a block, which hides the fetch, and
   // the block's activations want L2 at the same time (MiniLM: 1.5 KiB a row of x, 6 KiB of hidden).
-  // 512 KiB (Zen 3): 96 and 48 rows reach 86.8 % of the ceiling on short sentences, 192 and 48 86.0,
-  // 192 and 192 85.0. 1 MiB (Zen 5): 384 tokens no faster than 192, 128 cost 3 %; 96 hidden rows 2 %.
+  // 512 KiB (Zen 3): 96 and 48 rows reach 87.6 % of the ceiling on short sentences, 192 and 48 86.8,
+  // 192 and 96 85.8, 192 and 192 85.0 (one thread, interleaved). 1 MiB (Zen 5): 384 tokens no faster than 192, 128 cost 3 %; 96 hidden rows 2 %.
   constexpr int64_t kMebibyte = int64_t{1} << 20;
   if (l2_bytes > 0 && l2_bytes < kMebibyte) return {.chunk_tokens = 96, .ffn_rows = 48};
   return {.chunk_tokens = 192, .ffn_rows = 192};

@@ -146,19 +146,29 @@ def encoder_share(
             num_threads=num_threads,
         )
 
+    share = share_of_peak(run, encoder_flops(model, tokens.seqlens), num_threads, max(rounds, 5))
+    return {"tokens_per_second": float(tokens.seqlens.sum()) / share["seconds"]} | share
+
+
+def share_of_peak(
+    run: Callable[[], Any], flops: float, num_threads: int, rounds: int
+) -> dict[str, float]:
+    """The rate of run against the arithmetic ceiling, measured between its calls; medians.
+
+    Returns:
+        ``seconds`` a call, ``gflops``, ``peak_gflops`` and ``share_of_peak``.
+    """
     run()
     seconds, peaks = [], []
-    for _ in range(max(rounds, 5)):
+    for _ in range(rounds):
         peaks.append(hardware.peak(num_threads, 0.1)["float32"])
         seconds.append(time_once(run))
-    flops = encoder_flops(model, tokens.seqlens)
-    rate = flops / float(np.median(seconds))
-    peak = float(np.median(peaks))
+    median, peak = float(np.median(seconds)), float(np.median(peaks))
     return {
-        "tokens_per_second": float(tokens.seqlens.sum() / np.median(seconds)),
-        "gflops": rate / 1e9,
+        "seconds": median,
+        "gflops": flops / median / 1e9,
         "peak_gflops": peak / 1e9,
-        "share_of_peak": rate / peak,
+        "share_of_peak": flops / median / peak,
     }
 
 
@@ -217,7 +227,7 @@ def bench_ops(num_threads: int, rounds: int = 30) -> list[dict[str, Any]]:
             repeat = max(1, int(2e-3 / max(time_once(case.packed), 1e-6)))
             with torch.inference_mode():
                 times = _interleaved(
-                    {k: _repeated(f, repeat) for k, f in runs.items()}, rounds, True
+                    {k: repeated(f, repeat) for k, f in runs.items()}, rounds, True
                 )
             medians = {k: float(np.median(v)) / repeat * 1e6 for k, v in times.items()}
             unpacked = medians.get("unpacked")
@@ -237,7 +247,7 @@ def bench_ops(num_threads: int, rounds: int = 30) -> list[dict[str, Any]]:
     return rows
 
 
-def _repeated(f: Callable[[], Any], count: int) -> Callable[[], Any]:
+def repeated(f: Callable[[], Any], count: int) -> Callable[[], Any]:
     def run() -> None:
         for _ in range(count):
             f()

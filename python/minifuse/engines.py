@@ -13,6 +13,7 @@ import contextlib
 import importlib.util
 import shutil
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,15 +31,15 @@ FloatArray = npt.NDArray[np.float32]
 _BATCH_SIZE = 32
 
 
-class Engine:
+class Engine(ABC):
     """Texts to normalised embeddings [n, dim]; `packages` must be importable."""
 
     name = ""
     packages: tuple[str, ...] = ()
 
+    @abstractmethod
     def encode(self, texts: Sequence[str]) -> FloatArray:
         """Embed many texts."""
-        raise NotImplementedError(f"{type(self).__name__}.encode")
 
     def encode_one(self, text: str) -> FloatArray:
         """Embed one query at the engine's lowest latency."""
@@ -95,10 +96,6 @@ class _PaddedEngine(Engine):
         self._tokenizer = TextTokenizer.from_folder(model)
         self._max_seq_length = SentenceTransformer(model).max_seq_length
 
-    def _run(self, ids: Any, mask: Any) -> Any:
-        """[batch, seqlen] -> last hidden state [batch, seqlen, H]."""
-        raise NotImplementedError(f"{type(self).__name__}._run")
-
     @staticmethod
     def _padded(tokens: TokenBatch) -> tuple[Any, Any]:
         mask = np.arange(int(tokens.seqlens.max())) < tokens.seqlens[:, None]
@@ -124,6 +121,14 @@ class _PaddedEngine(Engine):
                 tokens.truncated[first:last],
             )
             yield order[first:last], *self._padded(part)
+
+
+class _BatchEngine(_PaddedEngine):
+    """An engine that runs one padded batch after the other."""
+
+    @abstractmethod
+    def _run(self, ids: Any, mask: Any) -> Any:
+        """[batch, seqlen] -> last hidden state [batch, seqlen, H]."""
 
     def encode(self, texts: Sequence[str]) -> FloatArray:
         """Embed many texts."""
@@ -182,7 +187,7 @@ def _export_onnx(model: Path, folder: Path) -> None:
         )
 
 
-class OnnxRuntimeEngine(_PaddedEngine):
+class OnnxRuntimeEngine(_BatchEngine):
     """ONNX Runtime on the fused graph."""
 
     name = "onnxruntime"
@@ -278,7 +283,7 @@ class OpenVinoEngine(_PaddedEngine):
         return np.asarray(self._pool(next(iter(states.values())), mask)[0])
 
 
-class CTranslate2Engine(_PaddedEngine):
+class CTranslate2Engine(_BatchEngine):
     """CTranslate2's Encoder."""
 
     name = "ctranslate2"

@@ -1,5 +1,6 @@
 // The plan of a batch, the barrier, and the pool: turns, exceptions, stopping, restarting.
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <numeric>
@@ -17,6 +18,17 @@ std::vector<int32_t> offsets_of(const std::vector<int>& seqlens) {
   std::vector<int32_t> offsets{0};
   for (const int seqlen : seqlens) offsets.push_back(offsets.back() + seqlen);
   return offsets;
+}
+
+void test_block_sizes() {
+  for (const int64_t l2_bytes :
+       {int64_t{0}, int64_t{1} << 18, int64_t{1} << 19, int64_t{1} << 20, int64_t{1} << 22}) {
+    const BlockSizes blocks = block_sizes(l2_bytes);
+    EXPECT(blocks.ffn_rows > 0 && blocks.ffn_rows <= blocks.chunk_tokens, "L2 of %ld",
+           long(l2_bytes));
+  }
+  EXPECT(block_sizes(1 << 19).chunk_tokens < block_sizes(1 << 20).chunk_tokens, "not by L2");
+  EXPECT(block_sizes(0).chunk_tokens == block_sizes(1 << 20).chunk_tokens, "unknown is not small");
 }
 
 void test_plan() {
@@ -43,7 +55,13 @@ void test_plan() {
     EXPECT(next == batch, "%d of %d sentences", int(next), int(batch));
     EXPECT(threads > 1 || !schedule.is_latency, "one thread cannot share");
     const Schedule again = plan_schedule(offsets.data(), batch, most, tokens, threads);
-    EXPECT(again.chunks.size() == schedule.chunks.size(), "not a pure function");
+    EXPECT(again.is_latency == schedule.is_latency &&
+               std::equal(again.chunks.begin(), again.chunks.end(), schedule.chunks.begin(),
+                          schedule.chunks.end(),
+                          [](const Chunk& a, const Chunk& b) {
+                            return a.first == b.first && a.last == b.last;
+                          }),
+           "not a pure function");
   }
 }
 
@@ -125,6 +143,7 @@ void test_pool() {
 
 int main() {
   EXPECT(default_num_threads() >= 1, "no thread");
+  test_block_sizes();
   test_plan();
   test_barrier();
   test_pool();
