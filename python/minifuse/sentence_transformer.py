@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minifuse import util
+from minifuse.inputs import WINDOW_TEXTS, as_list, checked, windows
 from minifuse.loading import DenseModule, ModelFolder, load_encoder, read_model_folder
 from minifuse.native import core
 from minifuse.resolve import resolve_model
@@ -34,11 +35,6 @@ logger = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float32]
 OutputValue = Literal["sentence_embedding", "token_embeddings"]
-
-# Texts that are tokenised, sorted and encoded together: enough for every thread's chunks to even
-# out, little enough for a progress bar to move and for memory to stay flat.
-_WINDOW_TEXTS = 1024
-_WINDOW_CHARACTERS = 400_000
 
 
 class EncodeInfo(NamedTuple):
@@ -384,10 +380,10 @@ class SentenceTransformer:
             "input_ids", "token_type_ids" and "attention_mask", int64 [batch, seqlen]. Empty for no
             input. Padding exists in this view only: encode computes none.
         """
-        texts = _as_list(inputs)
+        texts = as_list(inputs)
         if not texts:
             return {}
-        tokens = self._tokenize([(prompt or "") + text for text in _checked(texts)])
+        tokens = self._tokenize([(prompt or "") + text for text in checked(texts)])
         mask = np.arange(int(tokens.seqlens.max())) < tokens.seqlens[:, None]
         input_ids = np.zeros(mask.shape, np.int64)
         input_ids[mask] = tokens.ids
@@ -537,7 +533,7 @@ class SentenceTransformer:
         torch: Any = _import_torch() if convert_to_tensor or not convert_to_numpy else None
 
         is_single = isinstance(inputs, str)
-        texts = [inputs] if is_single else _as_list(inputs)
+        texts = [inputs] if is_single else as_list(inputs)
         job = _Job(
             prompt=self._resolve_prompt(prompt, prompt_name) or "",
             batch_size=int(batch_size),
@@ -580,7 +576,7 @@ class SentenceTransformer:
         return self.encode(inputs, **kwargs, task="document")
 
     def encode_iter(
-        self, inputs: Iterable[str], *, window: int = _WINDOW_TEXTS, **kwargs: Any
+        self, inputs: Iterable[str], *, window: int = WINDOW_TEXTS, **kwargs: Any
     ) -> Iterator[FloatArray]:
         """Embed any iterable in constant memory.
 
@@ -620,10 +616,10 @@ class SentenceTransformer:
             result: Any = np.empty((len(texts), self._width(job)), np.float32)
         else:
             result = [None] * len(texts)
-        lengths = [len(text) for text in _checked(texts)]
+        lengths = [len(text) for text in checked(texts)]
         by_length = np.argsort(np.negative(lengths), kind="stable")
         with _progress_bar(len(texts), show_progress_bar) as advance:
-            for window in _windows(by_length, lengths):
+            for window in windows(by_length, lengths):
                 tokens = self._tokens_of(texts, window, job, info)
                 ordered, order = tokens.sorted_by_length()
                 places = window[order]
@@ -637,7 +633,7 @@ class SentenceTransformer:
         return result, info
 
     def _tokens_of(self, texts: list[str], places: Any, job: _Job, info: EncodeInfo) -> TokenBatch:
-        tokens = self._tokenize([job.prompt + text for text in _checked(texts, places)])
+        tokens = self._tokenize([job.prompt + text for text in checked(texts, places)])
         if job.refuse_long and tokens.truncated.any():
             first = int(np.flatnonzero(tokens.truncated)[0])
             raise ValueError(
@@ -764,48 +760,6 @@ def _reload(path: str, arguments: dict[str, Any], max_seq_length: int) -> Senten
     model = SentenceTransformer(path, **arguments)
     model.max_seq_length = max_seq_length
     return model
-
-
-def _as_list(inputs: Any) -> list[Any]:
-    """A batch of any iterable kind as a list."""
-    if isinstance(inputs, list):
-        return inputs
-    if isinstance(inputs, (bytes, bytearray, dict)) or not isinstance(inputs, Iterable):
-        raise TypeError(
-            f"inputs is a {type(inputs).__name__}, wanted a string or a list of strings"
-        )
-    if isinstance(inputs, np.ndarray):
-        if inputs.dtype.kind not in "UOT" or inputs.ndim > 1:
-            raise TypeError(
-                f"inputs is an array of dtype {inputs.dtype} and shape {inputs.shape}, wanted one "
-                "dimension of strings"
-            )
-        return [str(inputs)] if inputs.ndim == 0 else list(inputs.tolist())
-    return list(inputs)
-
-
-def _checked(texts: list[Any], places: Any = None) -> Iterator[str]:
-    """The texts (at these places), each checked to be a string."""
-    for place in range(len(texts)) if places is None else places:
-        text = texts[place]
-        if not isinstance(text, str):
-            raise TypeError(
-                f"sentences[{place}] is a {type(text).__name__} ({str(text)[:50]!r}), "
-                "wanted a string"
-            )
-        yield text
-
-
-def _windows(order: npt.NDArray[np.intp], lengths: Sequence[int]) -> Iterator[npt.NDArray[np.intp]]:
-    """The order cut into windows of bounded texts and characters."""
-    begin = characters = 0
-    for position, place in enumerate(order):
-        characters += lengths[place]
-        if position + 1 - begin >= _WINDOW_TEXTS or characters >= _WINDOW_CHARACTERS:
-            yield order[begin : position + 1]
-            begin, characters = position + 1, 0
-    if begin < len(order):
-        yield order[begin:]
 
 
 @contextlib.contextmanager
