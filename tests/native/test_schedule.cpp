@@ -6,6 +6,7 @@
 #include <numeric>
 #include <thread>
 
+#include "common/types.h"
 #include "encoder/schedule.h"
 #include "expect.h"
 
@@ -29,6 +30,24 @@ void test_block_sizes() {
   }
   EXPECT(block_sizes(1 << 19).chunk_tokens < block_sizes(1 << 20).chunk_tokens, "not by L2");
   EXPECT(block_sizes(0).chunk_tokens == block_sizes(1 << 20).chunk_tokens, "unknown is not small");
+}
+
+void test_block_of() {
+  for (const int64_t most : {48, 96, 192}) {
+    for (const int64_t multiple : {1, 6, 12}) {
+      for (int64_t total = 1; total <= 600; ++total) {
+        const int64_t block = block_of(total, most, multiple);
+        EXPECT(block > 0 && block <= most, "%ld in blocks of %ld", long(total), long(block));
+        // As few blocks as `most` allows, and none much smaller than the others.
+        const int64_t num_blocks = (total + block - 1) / block;
+        const int64_t last = total - (num_blocks - 1) * block;
+        EXPECT(num_blocks <= (total + most - 1) / most, "%ld in %ld blocks", long(total),
+               long(num_blocks));
+        EXPECT(num_blocks == 1 || block - last < num_blocks * multiple,
+               "a remainder of %ld beside %ld", long(last), long(block));
+      }
+    }
+  }
 }
 
 void test_plan() {
@@ -144,6 +163,7 @@ void test_pool() {
 int main() {
   EXPECT(default_num_threads() >= 1, "no thread");
   test_block_sizes();
+  test_block_of();
   test_plan();
   test_barrier();
   test_pool();
