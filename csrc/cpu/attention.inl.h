@@ -56,26 +56,56 @@ inline void pack_values(const AttentionParams& p, const float* v, float* panels)
   }
 }
 
-// Scores of one row -> exp(s - max), zeros past the last key; returns 1 / sum.
-inline float softmax_row(float* scores, int64_t seqlen_k) {
+// Vectors of a row that go through exp together; a row of a short sentence has no more.
+constexpr int kExpVectors = 2;
+
+// Scores of kRows rows -> exp(s - max), zeros past the last key; inverse_sum[r] = 1 / sum of row
+// r. The maxima of all rows are found together: one row alone is a chain of dependent operations.
+template <int kRows>
+inline void softmax_rows(float* scores, int64_t lds, int64_t seqlen_k,
+                         float (&inverse_sum)[kRows]) {
   const int64_t whole = seqlen_k / 16 * 16, tail = seqlen_k - whole;
   constexpr float kLowest = -3.402823466e+38f;
-  f32x16 top = broadcast(kLowest);
-  for (int64_t j = 0; j < whole; j += 16) top = max(load(scores + j), top);
-  if (tail) top = max(keep_first(load(scores + whole), tail, kLowest), top);
-  const f32x16 highest = broadcast(reduce_max(top));
-  f32x16 sum = zero();
-  for (int64_t j = 0; j < whole; j += 16) {
-    const f32x16 e = vec_exp(sub(load(scores + j), highest));
-    store(scores + j, e);
-    sum = add(sum, e);
+  f32x16 top[kRows];
+  unrolled<kRows>([&](auto i) MINIFUSE_INLINE { top[i.value] = broadcast(kLowest); });
+  for (int64_t j = 0; j < whole; j += 16)
+    unrolled<kRows>([&](auto i) MINIFUSE_INLINE {
+      top[i.value] = max(load(scores + i.value * lds + j), top[i.value]);
+    });
+  if (tail)
+    unrolled<kRows>([&](auto i) MINIFUSE_INLINE {
+      top[i.value] =
+          max(keep_first(load(scores + i.value * lds + whole), tail, kLowest), top[i.value]);
+    });
+  float highest[kRows];
+  unrolled<kRows>([&](auto i) MINIFUSE_INLINE { highest[i.value] = reduce_max(top[i.value]); });
+
+  for (int i = 0; i < kRows; ++i) {
+    float* row = scores + i * lds;
+    const f32x16 h = broadcast(highest[i]);
+    f32x16 sum = zero();
+    int64_t j = 0;
+    for (; j + 16 * kExpVectors <= whole; j += 16 * kExpVectors) {
+      f32x16 e[kExpVectors];
+      for (int v = 0; v < kExpVectors; ++v) e[v] = sub(load(row + j + 16 * v), h);
+      vec_exp(e);
+      for (int v = 0; v < kExpVectors; ++v) {
+        store(row + j + 16 * v, e[v]);
+        sum = add(sum, e[v]);
+      }
+    }
+    for (; j < whole; j += 16) {
+      const f32x16 e = vec_exp(sub(load(row + j), h));
+      store(row + j, e);
+      sum = add(sum, e);
+    }
+    if (tail) {
+      const f32x16 e = keep_first(vec_exp(sub(load(row + whole), h)), tail, 0.0f);
+      store(row + whole, e);
+      sum = add(sum, e);
+    }
+    inverse_sum[i] = 1.0f / reduce_add(sum);
   }
-  if (tail) {
-    const f32x16 e = keep_first(vec_exp(sub(load(scores + whole), highest)), tail, 0.0f);
-    store(scores + whole, e);
-    sum = add(sum, e);
-  }
-  return 1.0f / reduce_add(sum);
 }
 
 // S = scale q K^T for 16 * kVectors keys: scores [kRows, .], rows lds apart.
@@ -108,7 +138,7 @@ __attribute__((noinline)) void attention_tile(const AttentionParams& p, const fl
     score_tile<kRows, 1>(p, q, key_panels + key * p.head_dim, scores + key, lds);
 
   float inverse_sum[kRows];
-  for (int i = 0; i < kRows; ++i) inverse_sum[i] = softmax_row(scores + i * lds, p.seqlen_k);
+  softmax_rows<kRows>(scores, lds, p.seqlen_k, inverse_sum);
 
   for (int64_t c = 0; c < p.head_dim; c += kPanelColumns) {
     f32x16 acc[kRows][kTileVectors];
