@@ -51,7 +51,8 @@ class SignalPoller {
 };
 
 void register_encoder(py::module_& module);
-void register_ops(py::module_& module);
+void register_row_ops(py::module_& module);
+void register_sentence_ops(py::module_& module);
 void register_hardware(py::module_& module);
 
 }  // namespace minifuse

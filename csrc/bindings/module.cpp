@@ -6,6 +6,7 @@ PYBIND11_MODULE(_core, module) {
   module.doc() =
       "Fused kernels and the BERT encoder of minifuse. Use the minifuse package instead.";
   minifuse::register_hardware(module);
-  minifuse::register_ops(module);
+  minifuse::register_row_ops(module);
+  minifuse::register_sentence_ops(module);
   minifuse::register_encoder(module);
 }
