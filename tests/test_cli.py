@@ -105,12 +105,16 @@ def test_standard_input_and_progress(inputs, tiny_folder):
         (["encode", "{}/x.txt", "-o", "{}/out.csv"], "wanted an ending of .npy"),
         (["encode", "{}/x.txt", "-o", "{}/no/folder/out.npy"], "the folder does not exist"),
         (["encode", "{}/x.jsonl", "-o", "{}/out.npy"], "pass --column"),
-        (["encode", "{}/x.jsonl", "-o", "{}/out.npy", "--column", "nope"], "line 1"),
-        (["encode", "{}/x.jsonl", "-o", "{}/out.npy", "--column", "id"], "'id' is a int"),
+        (
+            ["encode", "{}/x.jsonl", "-o", "{}/out.npy", "--column", "nope"],
+            "line 1: 'nope' is missing",
+        ),
+        (["encode", "{}/x.jsonl", "-o", "{}/out.npy", "--column", "id"], "'id' is int"),
         (["encode", "{}/x.csv", "-o", "{}/out.npy", "--column", "nope"], "no column 'nope'"),
         (["encode", "{}/x.txt", "-o", "{}/out.npy", "--batch-size", "0"], "batch_size must be"),
         (["encode", "{}/bad.txt", "-o", "{}/out.npy"], "not UTF-8"),
         (["evaluate", "{}/x.tsv"], "column 'score' is missing"),
+        (["evaluate", "{}"], "corpus.jsonl"),
         (["evaluate", "{}/constant.tsv"], "nothing to correlate with"),
         (["evaluate", "{}/words.tsv"], "line 2: score is 'x'"),
     ],
@@ -155,6 +159,20 @@ def test_evaluate(run, tmp_path):
     assert value["num_pairs"] == 3
     assert -1 <= value["kendall"] <= 1
     assert "spearman" in run("evaluate", tmp_path / "p.tsv").out
+
+
+def test_evaluate_retrieval(run, tmp_path):
+    rows = {
+        "corpus.jsonl": '{"_id": "d1", "text": "a lazy dog"}\n{"_id": "d2", "text": "the sky"}\n',
+        "queries.jsonl": '{"_id": "q1", "text": "a lazy dog"}\n',
+        "qrels.tsv": "query-id\tcorpus-id\tscore\nq1\td1\t1\n",
+    }
+    for name, text in rows.items():
+        (tmp_path / name).write_text(text)
+    value = json.loads(run("evaluate", tmp_path, "--json").out)
+    assert value["num_documents"] == 2
+    assert value["ndcg_at_10"] == 1
+    assert "mrr_at_10" in run("evaluate", tmp_path).out
 
 
 def test_parity(run):

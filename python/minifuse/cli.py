@@ -50,8 +50,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("texts", nargs="*", help="texts; none: lines of the standard input")
     sub.add_argument("--json", action="store_true")
 
-    sub = command("evaluate", _evaluate, "Correlate cosines with human scores over a pairs file.")
-    sub.add_argument("file", help=".tsv or .csv with columns score, sentence1, sentence2")
+    sub = command("evaluate", _evaluate, "Judge a model by human scores of pairs, or by retrieval.")
+    sub.add_argument(
+        "path",
+        help=".tsv or .csv with columns score, sentence1, sentence2; or a retrieval folder in "
+        "BEIR's layout (corpus.jsonl, queries.jsonl, qrels.tsv)",
+    )
     sub.add_argument("--json", action="store_true")
 
     sub = command("parity", _parity, "Compare with float64 NumPy and PyTorch, op by op and whole.")
@@ -134,16 +138,24 @@ def _similarity(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from minifuse.evaluation import evaluate_pairs, read_scored_pairs
+    from minifuse import evaluation
 
-    pairs = read_scored_pairs(arguments.file)
-    result = evaluate_pairs(_load(arguments), pairs.sentences1, pairs.sentences2, pairs.scores)
+    result: evaluation.PairScores | evaluation.RetrievalScores
+    if Path(arguments.path).is_dir():
+        task = evaluation.read_retrieval_task(arguments.path)
+        result = evaluation.evaluate_retrieval(_load(arguments), task)
+    else:
+        pairs = evaluation.read_scored_pairs(arguments.path)
+        result = evaluation.evaluate_pairs(
+            _load(arguments), pairs.sentences1, pairs.sentences2, pairs.scores
+        )
+    scores = result.as_dict()
     if arguments.json:
-        print(json.dumps(result.as_dict()))
+        print(json.dumps(scores))
         return 0
-    print(f"pairs     {result.num_pairs}")
-    for name in ("spearman", "pearson", "kendall"):
-        print(f"{name:9s} {getattr(result, name):.4f}")
+    width = max(map(len, scores))
+    for name, value in scores.items():
+        print(f"{name:{width}s}  {value if isinstance(value, int) else format(value, '.4f')}")
     return 0
 
 

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["open_writer", "read_texts"]
+__all__ = ["open_writer", "read_objects", "read_texts"]
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -41,11 +41,12 @@ def read_texts(path: str, column: str | None = None) -> Iterator[str]:
     suffix = Path(path).suffix.lower()
     if suffix in (".jsonl", ".csv", ".tsv") and column is None:
         raise ValueError(f"{path}: which column holds the text? pass --column NAME")
+    if suffix == ".jsonl":
+        yield from _jsonl(path, str(column))
+        return
     with open(path, encoding="utf-8", newline="" if suffix in (".csv", ".tsv") else None) as file:
         try:
-            if suffix == ".jsonl":
-                yield from _jsonl(path, file, str(column))
-            elif suffix in (".csv", ".tsv"):
+            if suffix in (".csv", ".tsv"):
                 yield from _csv(path, file, str(column), suffix == ".tsv")
             else:
                 for line in file:
@@ -54,21 +55,38 @@ def read_texts(path: str, column: str | None = None) -> Iterator[str]:
             raise ValueError(f"{path}: not UTF-8 ({error})") from error
 
 
-def _jsonl(path: str, file: Any, column: str) -> Iterator[str]:
-    for number, line in enumerate(file, 1):
-        if not line.strip():
-            continue
+def read_objects(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line numbers (from 1) and objects of a .jsonl; empty lines are passed over.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not UTF-8, or a line is not a JSON object (it is named).
+    """
+    with open(path, encoding="utf-8") as file:
         try:
-            row = json.loads(line)
-            text = row[column]
-        except (json.JSONDecodeError, TypeError, KeyError) as error:
-            raise ValueError(
-                f"{path}, line {number}: wanted an object with {column!r} ({error!r})"
-            ) from error
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, _object(path, number, line)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: not UTF-8 ({error})") from error
+
+
+def _object(path: str, number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {number}: wanted a JSON object ({error})") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{path}, line {number}: wanted a JSON object, got {line.strip()[:80]}")
+    return row
+
+
+def _jsonl(path: str, column: str) -> Iterator[str]:
+    for number, row in read_objects(path):
+        text = row.get(column)
         if not isinstance(text, str):
-            raise ValueError(
-                f"{path}, line {number}: {column!r} is a {type(text).__name__}, wanted a string"
-            )
+            given = type(text).__name__ if column in row else "missing"
+            raise ValueError(f"{path}, line {number}: {column!r} is {given}, wanted a string")
         yield text
 
 

@@ -1,0 +1,166 @@
+"""How well queries find their documents: nDCG, recall and reciprocal rank over a BEIR folder.
+
+With rel(i) the grade of the document at rank i, from 1 (Järvelin and Kekäläinen 2002, as trec_eval
+counts it):
+
+    DCG@k = sum over i <= k of rel(i) / log2(i + 1)      nDCG@k = DCG@k / the best possible DCG@k
+    recall@k = relevant documents among the first k / relevant documents
+    MRR@k = mean of 1 / rank of the first relevant document, 0 where it is not among the first k
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minifuse import util
+from minifuse.files import read_objects
+
+__all__ = ["RetrievalScores", "RetrievalTask", "evaluate_retrieval", "read_retrieval_task"]
+
+_CUT = 10
+_DEEP_CUT = 100
+
+
+@dataclass(frozen=True)
+class RetrievalTask:
+    """Documents, queries, and which document answers which query.
+
+    Attributes:
+        corpus: document id -> text.
+        queries: query id -> text.
+        relevance: query id -> document id -> grade; a grade above 0 is relevant.
+    """
+
+    corpus: dict[str, str]
+    queries: dict[str, str]
+    relevance: dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True)
+class RetrievalScores:
+    """Means over the queries that have a relevant document, each in [0, 1]."""
+
+    ndcg_at_10: float
+    recall_at_10: float
+    recall_at_100: float
+    mrr_at_10: float
+    num_queries: int
+    num_documents: int
+
+    def as_dict(self) -> dict[str, float]:
+        """As a plain dict."""
+        return asdict(self)
+
+
+def read_retrieval_task(folder: str | Path) -> RetrievalTask:
+    """A folder as BEIR lays it out.
+
+    ``corpus.jsonl`` (``_id``, ``text``, and where it is there ``title``, which goes before the
+    text), ``queries.jsonl`` (``_id``, ``text``), and ``qrels.tsv`` or ``qrels/test.tsv`` (a header,
+    then query-id, corpus-id, score). A judged document that the corpus lacks counts as not found.
+
+    Raises:
+        FileNotFoundError: the folder or one of the files is missing (it is named).
+        ValueError: a line is not what it should be, an id comes twice, or a query is unknown (the
+            file and the line are named).
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder")
+    corpus = _read_texts(folder / "corpus.jsonl")
+    queries = _read_texts(folder / "queries.jsonl")
+    return RetrievalTask(corpus, queries, _read_relevance(folder, queries))
+
+
+def _read_texts(path: Path) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for number, row in read_objects(str(path)):
+        parts = [row.get(key) for key in ("_id", "text")] + [row.get("title", "")]
+        if not all(isinstance(part, str) for part in parts):
+            raise ValueError(f"{path}, line {number}: wanted strings under '_id' and 'text'")
+        identifier, text, title = map(str, parts)
+        if identifier in texts:
+            raise ValueError(f"{path}, line {number}: the id {identifier!r} was there before")
+        texts[identifier] = f"{title} {text}" if title else text
+    return texts
+
+
+def _read_relevance(folder: Path, queries: dict[str, str]) -> dict[str, dict[str, int]]:
+    candidates = (folder / "qrels.tsv", folder / "qrels" / "test.tsv")
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        raise FileNotFoundError(f"{folder}: neither qrels.tsv nor qrels/test.tsv is there")
+    relevance: dict[str, dict[str, int]] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        next(rows, None)  # the header
+        for row in rows:
+            where = f"{path}, line {rows.line_num}"
+            try:
+                query, document, grade = row[0], row[1], int(row[2])
+            except (IndexError, ValueError):
+                raise ValueError(
+                    f"{where}: {row}, wanted query-id, corpus-id and a whole number"
+                ) from None
+            if query not in queries:
+                raise ValueError(f"{where}: queries.jsonl has no query {query!r}")
+            relevance.setdefault(query, {})[document] = grade
+    return relevance
+
+
+def evaluate_retrieval(model: Any, task: RetrievalTask, **encode_arguments: Any) -> RetrievalScores:
+    """Rank the whole corpus by cosine for every query that has a relevant document.
+
+    Args:
+        model: anything with sentence-transformers' encode_query and encode_document.
+        task: the corpus's vectors, [len(corpus), dim] float32, are held in memory.
+        encode_arguments: passed to both.
+
+    Raises:
+        ValueError: no document, or no query with a relevant document.
+    """
+    judged = [query for query in task.queries if _relevant(task, query)]
+    if not task.corpus or not judged:
+        raise ValueError(
+            f"{len(task.corpus)} documents and {len(judged)} queries with a relevant one: "
+            "wanted at least one of each"
+        )
+    documents = list(task.corpus)
+    found = util.semantic_search(
+        model.encode_query([task.queries[query] for query in judged], **encode_arguments),
+        model.encode_document(list(task.corpus.values()), **encode_arguments),
+        top_k=_DEEP_CUT,
+    )
+    rows = []
+    for query, hits in zip(judged, found, strict=True):
+        relevant = _relevant(task, query)
+        grades = [relevant.get(documents[int(hit["corpus_id"])], 0) for hit in hits]
+        first = next((rank for rank, grade in enumerate(grades[:_CUT], 1) if grade), None)
+        rows.append(
+            (
+                _dcg(grades[:_CUT]) / _dcg(sorted(relevant.values(), reverse=True)[:_CUT]),
+                np.count_nonzero(grades[:_CUT]) / len(relevant),
+                np.count_nonzero(grades) / len(relevant),
+                1 / first if first else 0.0,
+            )
+        )
+    ndcg, recall, deep_recall, reciprocal_rank = np.mean(rows, axis=0).tolist()
+    return RetrievalScores(
+        ndcg, recall, deep_recall, reciprocal_rank, len(judged), len(task.corpus)
+    )
+
+
+def _relevant(task: RetrievalTask, query: str) -> dict[str, int]:
+    return {
+        document: grade for document, grade in task.relevance.get(query, {}).items() if grade > 0
+    }
+
+
+def _dcg(grades: Sequence[int]) -> float:
+    return float((np.asarray(grades) / np.log2(np.arange(2, len(grades) + 2))).sum())
