@@ -56,9 +56,6 @@ inline void pack_values(const AttentionParams& p, const float* v, float* panels)
   }
 }
 
-// Vectors of a row that go through exp together; a row of a short sentence has no more.
-constexpr int kExpVectors = 2;
-
 // Scores of kRows rows -> exp(s - max), zeros past the last key; inverse_sum[r] = 1 / sum of row
 // r. The maxima of all rows are found together: one row alone is a chain of dependent operations.
 template <int kRows>
@@ -84,17 +81,7 @@ inline void softmax_rows(float* scores, int64_t lds, int64_t seqlen_k,
     float* row = scores + i * lds;
     const f32x16 h = broadcast(highest[i]);
     f32x16 sum = zero();
-    int64_t j = 0;
-    for (; j + 16 * kExpVectors <= whole; j += 16 * kExpVectors) {
-      f32x16 e[kExpVectors];
-      for (int v = 0; v < kExpVectors; ++v) e[v] = sub(load(row + j + 16 * v), h);
-      vec_exp(e);
-      for (int v = 0; v < kExpVectors; ++v) {
-        store(row + j + 16 * v, e[v]);
-        sum = add(sum, e[v]);
-      }
-    }
-    for (; j < whole; j += 16) {
+    for (int64_t j = 0; j < whole; j += 16) {
       const f32x16 e = vec_exp(sub(load(row + j), h));
       store(row + j, e);
       sum = add(sum, e);

@@ -3,40 +3,22 @@
 
 // exp(x) for x <= 88.3, at most 1.5 ulp; below -87.3 it stays at the smallest normal, 1.2e-38.
 // x = n ln 2 + r with |r| <= ln 2 / 2, exp(r) by a degree-6 minimax polynomial (error 3e-9).
-template <int kCount>
-inline void vec_exp(f32x16 (&x)[kCount]) {
+inline f32x16 vec_exp(f32x16 x) {
   // Adding 1.5 * 2^23 + 127 rounds to an integer and leaves the biased exponent in the low bits.
   constexpr float kMagic = 12582912.0f + 127.0f;
-  constexpr float kCoefficients[6] = {1.0f,
-                                      0.4999999403953552f,
-                                      0.1666652113199234f,
-                                      0.04166838899254799f,
-                                      0.008368716575205326f,
-                                      0.001381459878757596f};
-  f32x16 shifted[kCount], p[kCount];
-#pragma GCC unroll 8
-  for (int j = 0; j < kCount; ++j) {
-    x[j] = max(x[j], broadcast(-87.336544f));
-    shifted[j] = fma(x[j], broadcast(1.44269504f), broadcast(kMagic));
-    const f32x16 n = sub(shifted[j], broadcast(kMagic));
-    x[j] = fma(n, broadcast(-0.693359375f), x[j]);  // ln 2, high part: exact products
-    x[j] = fma(n, broadcast(2.12194440e-4f), x[j]);  // and the rest
-    p[j] = broadcast(kCoefficients[5]);
-  }
-#pragma GCC unroll 5
-  for (int i = 4; i >= 0; --i) {
-#pragma GCC unroll 8
-    for (int j = 0; j < kCount; ++j) p[j] = fma(p[j], x[j], broadcast(kCoefficients[i]));
-  }
-#pragma GCC unroll 8
-  for (int j = 0; j < kCount; ++j)
-    x[j] = mul(fma(p[j], x[j], broadcast(1.0f)), shift_into_exponent(shifted[j]));
-}
-
-inline f32x16 vec_exp(f32x16 x) {
-  f32x16 one[1] = {x};
-  vec_exp(one);
-  return one[0];
+  x = max(x, broadcast(-87.336544f));
+  const f32x16 shifted = fma(x, broadcast(1.44269504f), broadcast(kMagic));
+  const f32x16 n = sub(shifted, broadcast(kMagic));
+  f32x16 r = fma(n, broadcast(-0.693359375f), x);  // ln 2, high part: exact products
+  r = fma(n, broadcast(2.12194440e-4f), r);  // and the rest
+  f32x16 p = broadcast(0.001381459878757596f);
+  p = fma(p, r, broadcast(0.008368716575205326f));
+  p = fma(p, r, broadcast(0.04166838899254799f));
+  p = fma(p, r, broadcast(0.1666652113199234f));
+  p = fma(p, r, broadcast(0.4999999403953552f));
+  p = fma(p, r, broadcast(1.0f));
+  p = fma(p, r, broadcast(1.0f));
+  return mul(p, shift_into_exponent(shifted));
 }
 
 // erf(x / sqrt 2), absolute error at most 2.1e-7, exactly 1 in magnitude beyond |x| = 5.4.
