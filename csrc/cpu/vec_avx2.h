@@ -4,8 +4,6 @@
 // 6 x 16: twelve accumulators, two weight vectors and a broadcast fill 15 of the 16 registers.
 constexpr int kTileRows = 6;
 constexpr int kTileVectors = 1;
-// Steps of k behind the micro-kernel's loop (linear.inl.h), about 100 cycles.
-constexpr int kTailSteps = 16;
 // Vectors that go in step through a chain of dependent operations (math.inl.h): 2 x 3 x 2 registers.
 constexpr int kMapVectors = 2;
 

@@ -4,8 +4,6 @@
 // step of k 14 loads stand against 24 fused multiply-adds, so the loads never bind.
 constexpr int kTileRows = 12;
 constexpr int kTileVectors = 2;
-// Steps of k behind the micro-kernel's loop (linear.inl.h): 100 to 200 cycles.
-constexpr int kTailSteps = 8;
 // Vectors that go in step through a chain of dependent operations (math.inl.h): 8 x 3 registers,
 // and 8 multiply-adds of 4 cycles keep two units busy.
 constexpr int kMapVectors = 8;

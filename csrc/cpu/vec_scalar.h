@@ -3,8 +3,6 @@
 
 constexpr int kTileRows = 4;
 constexpr int kTileVectors = 1;
-// Steps of k behind the micro-kernel's loop (linear.inl.h).
-constexpr int kTailSteps = 4;
 constexpr int kMapVectors = 1;
 
 struct f32x16 {

@@ -114,8 +114,10 @@ int64_t l2_cache_bytes() {
 BlockSizes block_sizes(int64_t l2_bytes) {
   // A panel of weights fetched from memory serves every tile of a block, which hides the fetch, and
   // the block's activations want L2 at the same time (MiniLM: 1.5 KiB a row of x, 6 KiB of hidden).
-  // 512 KiB (Zen 3): 96 and 48 rows reach 87.6 % of the ceiling on short sentences, 192 and 48 86.8,
-  // 192 and 96 85.8, 192 and 192 85.0 (one thread, interleaved). 1 MiB (Zen 5): 384 tokens no faster than 192, 128 cost 3 %; 96 hidden rows 2 %.
+  // 512 KiB (Zen 3): 96 to 192 tokens and 48 to 96 hidden rows are alike within the noise of two
+  // threads; on one, before blocks were of equal size, 96 and 48 rows reached 87.6 % of the ceiling
+  // on short sentences, 192 and 48 86.8, 192 and 96 85.8, 192 and 192 85.0.
+  // 1 MiB (Zen 5): 384 tokens no faster than 192, 128 cost 3 %; 96 hidden rows 2 %.
   constexpr int64_t kMebibyte = int64_t{1} << 20;
   if (l2_bytes > 0 && l2_bytes < kMebibyte) return {.chunk_tokens = 96, .ffn_rows = 48};
   return {.chunk_tokens = 192, .ffn_rows = 192};
