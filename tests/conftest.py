@@ -23,7 +23,8 @@ def isa(request):
     if request.param not in core.supported_isas():
         # Another machine's test run, or an emulator, covers it; no test can add the hardware.
         assert request.param != "scalar", "any CPU runs the scalar build"
-        pytest.skip(f"{request.param}: this CPU has only {', '.join(core.supported_isas())}")
+        has = ", ".join(core.supported_isas())
+        pytest.skip(f"needs a CPU that runs {request.param}; this one runs {has}")
     before = core.isa()
     core.select_isa(request.param)
     assert core.isa() == request.param

@@ -110,7 +110,10 @@ def test_standard_input_and_progress(inputs, tiny_folder):
             "line 1: 'nope' is missing",
         ),
         (["encode", "{}/x.jsonl", "-o", "{}/out.npy", "--column", "id"], "'id' is int"),
-        (["encode", "{}/x.csv", "-o", "{}/out.npy", "--column", "nope"], "no column 'nope'"),
+        (
+            ["encode", "{}/x.csv", "-o", "{}/out.npy", "--column", "nope"],
+            "column 'nope' is missing",
+        ),
         (["encode", "{}/x.txt", "-o", "{}/out.npy", "--batch-size", "0"], "batch_size must be"),
         (["encode", "{}/bad.txt", "-o", "{}/out.npy"], "not UTF-8"),
         (["evaluate", "{}/x.tsv"], "column 'score' is missing"),

@@ -41,6 +41,15 @@ def test_by_hand():
     assert (scores.num_queries, scores.num_documents) == (1, 4)
 
 
+def test_found_below_the_cut():
+    angles = {f"d{rank}": rank / 100 for rank in range(1, 13)}
+    documents = {name: [math.cos(angle), math.sin(angle)] for name, angle in angles.items()}
+    task = RetrievalTask({d: d for d in documents}, {"q": "q"}, {"q": {"d11": 1}})
+    scores = evaluate_retrieval(Vectors({"q": [1, 0]}, documents), task)
+    assert (scores.ndcg_at_10, scores.recall_at_10, scores.mrr_at_10) == (0, 0, 0)
+    assert scores.recall_at_100 == 1
+
+
 def test_against_the_definitions():
     rng = np.random.default_rng(3)
     num_documents, num_queries = 150, 20
@@ -72,13 +81,20 @@ def test_against_the_definitions():
     assert scores.mrr_at_10 == pytest.approx(np.mean(reciprocal))
 
 
-def write_folder(folder, corpus=None, queries=None, qrels="q1\td1\t1\n", at="qrels.tsv"):
+def write_folder(
+    folder,
+    corpus=None,
+    queries=None,
+    header="query-id\tcorpus-id\tscore\n",
+    qrels="q1\td1\t1\n",
+    at="qrels.tsv",
+):
     corpus = corpus or [{"_id": "d1", "title": "A", "text": "dog"}, {"_id": "d2", "text": "a sky"}]
     queries = queries or [{"_id": "q1", "text": "a dog"}]
     for name, rows in (("corpus", corpus), ("queries", queries)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / at).parent.mkdir(exist_ok=True)
-    (folder / at).write_text("query-id\tcorpus-id\tscore\n" + qrels)
+    (folder / at).write_text(header + qrels)
 
 
 @pytest.mark.parametrize("at", ["qrels.tsv", "qrels/test.tsv"])
@@ -96,6 +112,7 @@ def test_a_folder_is_read(tmp_path, at):
         ({"qrels": "q9\td1\t1\n"}, r"qrels.tsv, line 2: .* no query 'q9'"),
         ({"qrels": "q1\td1\thigh\n"}, r"qrels.tsv, line 2: .* a whole number"),
         ({"qrels": "q1\td1\n"}, r"qrels.tsv, line 2"),
+        ({"header": ""}, r"qrels.tsv: column 'query-id' is missing"),
         ({"corpus": [{"_id": "d1", "text": "x"}] * 2}, r"corpus.jsonl, line 2: the id 'd1'"),
         ({"corpus": [{"_id": 1, "text": "x"}]}, r"corpus.jsonl, line 1: wanted strings"),
         ({"queries": [["q1", "x"]]}, r"queries.jsonl, line 1: wanted a JSON object"),

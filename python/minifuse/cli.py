@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         result = evaluation.evaluate_pairs(
             _load(arguments), pairs.sentences1, pairs.sentences2, pairs.scores
         )
-    scores = result.as_dict()
+    scores = asdict(result)
     if arguments.json:
         print(json.dumps(scores))
         return 0

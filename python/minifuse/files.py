@@ -11,15 +11,15 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["open_writer", "read_objects", "read_texts"]
+__all__ = ["open_writer", "read_objects", "read_rows", "read_texts"]
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -43,35 +43,37 @@ def read_texts(path: str, column: str | None = None) -> Iterator[str]:
         raise ValueError(f"{path}: which column holds the text? pass --column NAME")
     if suffix == ".jsonl":
         yield from _jsonl(path, str(column))
-        return
-    with open(path, encoding="utf-8", newline="" if suffix in (".csv", ".tsv") else None) as file:
+    elif suffix in (".csv", ".tsv"):
+        for _, (text,) in read_rows(path, [str(column)]):
+            yield text
+    else:
+        with _utf8(path) as file:
+            yield from (line.rstrip("\n") for line in file)
+
+
+@contextlib.contextmanager
+def _utf8(path: str | Path, newline: str | None = None) -> Iterator[TextIO]:
+    with open(path, encoding="utf-8", newline=newline) as file:
         try:
-            if suffix in (".csv", ".tsv"):
-                yield from _csv(path, file, str(column), suffix == ".tsv")
-            else:
-                for line in file:
-                    yield line.rstrip("\n")
+            yield file
         except UnicodeDecodeError as error:
             raise ValueError(f"{path}: not UTF-8 ({error})") from error
 
 
-def read_objects(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_objects(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line numbers (from 1) and objects of a .jsonl; empty lines are passed over.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not UTF-8, or a line is not a JSON object (it is named).
     """
-    with open(path, encoding="utf-8") as file:
-        try:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, _object(path, number, line)
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: not UTF-8 ({error})") from error
+    with _utf8(path) as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield number, _object(path, number, line)
 
 
-def _object(path: str, number: int, line: str) -> dict[str, Any]:
+def _object(path: str | Path, number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
@@ -90,18 +92,31 @@ def _jsonl(path: str, column: str) -> Iterator[str]:
         yield text
 
 
-def _csv(path: str, file: Any, column: str, is_tsv: bool) -> Iterator[str]:
+def read_rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """Line numbers and the columns asked for of a .csv or .tsv with a header.
+
+    In a .tsv a quotation mark is a character like any other.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not UTF-8, a column is missing, or a line is too short (it is named).
+    """
     csv.field_size_limit(1 << 30)
-    if is_tsv:
-        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-    else:
-        rows = csv.DictReader(file)
-    if column not in (rows.fieldnames or []):
-        raise ValueError(f"{path}: no column {column!r}; the header has {rows.fieldnames}")
-    for row in rows:
-        if row[column] is None:
-            raise ValueError(f"{path}, line {rows.line_num}: fewer columns than the header")
-        yield row[column]
+    with _utf8(path, newline="") as file:
+        if Path(path).suffix.lower() == ".tsv":
+            rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        else:
+            rows = csv.DictReader(file)
+        for column in columns:
+            if column not in (rows.fieldnames or []):
+                raise ValueError(
+                    f"{path}: column {column!r} is missing; the header has {rows.fieldnames}"
+                )
+        for row in rows:
+            values = [row[column] for column in columns]
+            if None in values:
+                raise ValueError(f"{path}, line {rows.line_num}: fewer columns than the header")
+            yield rows.line_num, values
 
 
 class Writer(Protocol):

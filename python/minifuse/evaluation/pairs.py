@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minifuse import util
+from minifuse.files import read_rows
 
 __all__ = ["PairScores", "ScoredPairs", "evaluate_pairs", "read_scored_pairs"]
 
@@ -33,10 +33,6 @@ class PairScores:
     kendall: float
     num_pairs: int
 
-    def as_dict(self) -> dict[str, float]:
-        """As a plain dict."""
-        return asdict(self)
-
 
 def read_scored_pairs(path: str | Path) -> ScoredPairs:
     """A .tsv or .csv with a header and the columns score, sentence1, sentence2.
@@ -47,31 +43,14 @@ def read_scored_pairs(path: str | Path) -> ScoredPairs:
         FileNotFoundError: no such file.
         ValueError: a column is missing, or a score is no number (the line is named).
     """
-    path = Path(path)
-    is_tsv = path.suffix == ".tsv"
-    with path.open(encoding="utf-8", newline="") as file:
-        if is_tsv:
-            rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        else:
-            rows = csv.DictReader(file)
-        missing = {"score", "sentence1", "sentence2"} - set(rows.fieldnames or [])
-        if missing:
-            raise ValueError(
-                f"{path}: column {min(missing)!r} is missing; the header has {rows.fieldnames}"
-            )
-        pairs = ScoredPairs([], [], [])
-        for row in rows:
-            try:
-                score = float(row["score"])
-            except (TypeError, ValueError):
-                raise ValueError(
-                    f"{path}, line {rows.line_num}: score is {row['score']!r}, wanted a number"
-                ) from None
-            if row["sentence1"] is None or row["sentence2"] is None:
-                raise ValueError(f"{path}, line {rows.line_num}: fewer columns than the header")
-            pairs.scores.append(score)
-            pairs.sentences1.append(row["sentence1"])
-            pairs.sentences2.append(row["sentence2"])
+    pairs = ScoredPairs([], [], [])
+    for line, (score, first, second) in read_rows(path, ["score", "sentence1", "sentence2"]):
+        try:
+            pairs.scores.append(float(score))
+        except ValueError:
+            raise ValueError(f"{path}, line {line}: score is {score!r}, wanted a number") from None
+        pairs.sentences1.append(first)
+        pairs.sentences2.append(second)
     return pairs
 
 

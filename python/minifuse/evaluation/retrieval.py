@@ -10,16 +10,15 @@ counts it):
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minifuse import util
-from minifuse.files import read_objects
+from minifuse.files import read_objects, read_rows
 
 __all__ = ["RetrievalScores", "RetrievalTask", "evaluate_retrieval", "read_retrieval_task"]
 
@@ -53,17 +52,13 @@ class RetrievalScores:
     num_queries: int
     num_documents: int
 
-    def as_dict(self) -> dict[str, float]:
-        """As a plain dict."""
-        return asdict(self)
-
 
 def read_retrieval_task(folder: str | Path) -> RetrievalTask:
     """A folder as BEIR lays it out.
 
     ``corpus.jsonl`` (``_id``, ``text``, and where it is there ``title``, which goes before the
-    text), ``queries.jsonl`` (``_id``, ``text``), and ``qrels.tsv`` or ``qrels/test.tsv`` (a header,
-    then query-id, corpus-id, score). A judged document that the corpus lacks counts as not found.
+    text), ``queries.jsonl`` (``_id``, ``text``), and ``qrels.tsv`` or ``qrels/test.tsv`` (with a
+    header: query-id, corpus-id, score). A judged document that the corpus lacks is one not found.
 
     Raises:
         FileNotFoundError: the folder or one of the files is missing (it is named).
@@ -80,7 +75,7 @@ def read_retrieval_task(folder: str | Path) -> RetrievalTask:
 
 def _read_texts(path: Path) -> dict[str, str]:
     texts: dict[str, str] = {}
-    for number, row in read_objects(str(path)):
+    for number, row in read_objects(path):
         parts = [row.get(key) for key in ("_id", "text")] + [row.get("title", "")]
         if not all(isinstance(part, str) for part in parts):
             raise ValueError(f"{path}, line {number}: wanted strings under '_id' and 'text'")
@@ -97,20 +92,15 @@ def _read_relevance(folder: Path, queries: dict[str, str]) -> dict[str, dict[str
     if path is None:
         raise FileNotFoundError(f"{folder}: neither qrels.tsv nor qrels/test.tsv is there")
     relevance: dict[str, dict[str, int]] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        next(rows, None)  # the header
-        for row in rows:
-            where = f"{path}, line {rows.line_num}"
-            try:
-                query, document, grade = row[0], row[1], int(row[2])
-            except (IndexError, ValueError):
-                raise ValueError(
-                    f"{where}: {row}, wanted query-id, corpus-id and a whole number"
-                ) from None
-            if query not in queries:
-                raise ValueError(f"{where}: queries.jsonl has no query {query!r}")
-            relevance.setdefault(query, {})[document] = grade
+    for line, (query, document, grade) in read_rows(path, ["query-id", "corpus-id", "score"]):
+        if query not in queries:
+            raise ValueError(f"{path}, line {line}: queries.jsonl has no query {query!r}")
+        try:
+            relevance.setdefault(query, {})[document] = int(grade)
+        except ValueError:
+            raise ValueError(
+                f"{path}, line {line}: score is {grade!r}, wanted a whole number"
+            ) from None
     return relevance
 
 
@@ -125,7 +115,11 @@ def evaluate_retrieval(model: Any, task: RetrievalTask, **encode_arguments: Any)
     Raises:
         ValueError: no document, or no query with a relevant document.
     """
-    judged = [query for query in task.queries if _relevant(task, query)]
+    relevant = {
+        query: {document: grade for document, grade in grades.items() if grade > 0}
+        for query, grades in task.relevance.items()
+    }
+    judged = [query for query in task.queries if relevant.get(query)]
     if not task.corpus or not judged:
         raise ValueError(
             f"{len(task.corpus)} documents and {len(judged)} queries with a relevant one: "
@@ -139,14 +133,14 @@ def evaluate_retrieval(model: Any, task: RetrievalTask, **encode_arguments: Any)
     )
     rows = []
     for query, hits in zip(judged, found, strict=True):
-        relevant = _relevant(task, query)
-        grades = [relevant.get(documents[int(hit["corpus_id"])], 0) for hit in hits]
+        answers = relevant[query]
+        grades = [answers.get(documents[int(hit["corpus_id"])], 0) for hit in hits]
         first = next((rank for rank, grade in enumerate(grades[:_CUT], 1) if grade), None)
         rows.append(
             (
-                _dcg(grades[:_CUT]) / _dcg(sorted(relevant.values(), reverse=True)[:_CUT]),
-                np.count_nonzero(grades[:_CUT]) / len(relevant),
-                np.count_nonzero(grades) / len(relevant),
+                _dcg(grades[:_CUT]) / _dcg(sorted(answers.values(), reverse=True)[:_CUT]),
+                np.count_nonzero(grades[:_CUT]) / len(answers),
+                np.count_nonzero(grades) / len(answers),
                 1 / first if first else 0.0,
             )
         )
@@ -154,12 +148,6 @@ def evaluate_retrieval(model: Any, task: RetrievalTask, **encode_arguments: Any)
     return RetrievalScores(
         ndcg, recall, deep_recall, reciprocal_rank, len(judged), len(task.corpus)
     )
-
-
-def _relevant(task: RetrievalTask, query: str) -> dict[str, int]:
-    return {
-        document: grade for document, grade in task.relevance.get(query, {}).items() if grade > 0
-    }
 
 
 def _dcg(grades: Sequence[int]) -> float:
