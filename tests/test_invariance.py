@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import subprocess
@@ -11,7 +12,7 @@ import threading
 import numpy as np
 import pytest
 
-from minifuse import SentenceTransformer, sample_text
+from minifuse import SentenceTransformer, hardware, sample_text
 from minifuse.native import core
 
 
@@ -29,64 +30,69 @@ def texts():
     return [picked[i] for i in rng.permutation(len(picked))]
 
 
+@pytest.fixture(scope="module", params=hardware.DTYPES)
+def model(request, minilm_folder):
+    return SentenceTransformer(minilm_folder, dtype=request.param)
+
+
 @pytest.fixture(scope="module")
-def expected(minilm, texts):
-    return minilm.encode(texts)
+def expected(model, texts):
+    return model.encode(texts)
 
 
-def test_alone_as_in_a_batch(minilm, texts, expected):
+def test_alone_as_in_a_batch(model, texts, expected):
     for i in range(0, len(texts), 7):
-        same_bits(minilm.encode(texts[i]), expected[i])
+        same_bits(model.encode(texts[i]), expected[i])
 
 
-def test_any_order(minilm, texts, expected):
+def test_any_order(model, texts, expected):
     order = np.random.default_rng(1).permutation(len(texts))
-    same_bits(minilm.encode([texts[i] for i in order]), expected[order])
+    same_bits(model.encode([texts[i] for i in order]), expected[order])
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 1000])
-def test_any_batch_size(minilm, texts, expected, batch_size):
-    same_bits(minilm.encode(texts, batch_size=batch_size), expected)
+def test_any_batch_size(model, texts, expected, batch_size):
+    same_bits(model.encode(texts, batch_size=batch_size), expected)
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 3, 7])
-def test_any_number_of_threads(minilm, texts, expected, num_threads):
-    same_bits(minilm.encode(texts, num_threads=num_threads), expected)
+def test_any_number_of_threads(model, texts, expected, num_threads):
+    same_bits(model.encode(texts, num_threads=num_threads), expected)
     for i in (0, 50, texts.index("word " * 400)):  # one text: the latency schedule
-        same_bits(minilm.encode(texts[i], num_threads=num_threads), expected[i])
+        same_bits(model.encode(texts[i], num_threads=num_threads), expected[i])
 
 
-def test_instruction_sets(minilm_folder, texts, expected):
+def test_instruction_sets(model, minilm_folder, texts, expected):
     active = core.isa()
     try:
         for isa in core.supported_isas():
             core.select_isa(isa)
-            model = SentenceTransformer(minilm_folder)
-            assert model.isa == isa
+            other = SentenceTransformer(minilm_folder, dtype=model.dtype)
+            assert other.isa == core.isa_of(model.dtype)
             part = texts[:6] if isa == "scalar" else texts
-            same_bits(model.encode(part), expected[: len(part)])
+            same_bits(other.encode(part), expected[: len(part)])
     finally:
         core.select_isa(active)
 
 
-def test_forced_by_the_environment(minilm_folder, expected, texts):
+def test_forced_by_the_environment(model, minilm_folder, expected, texts):
     script = (
         "import sys, hashlib; from minifuse import SentenceTransformer, hardware\n"
-        "m = SentenceTransformer(sys.argv[1]); print(m.isa, hardware.describe()['isa']['float32'])\n"
-        "print(hashlib.sha256(m.encode(sys.argv[2:]).tobytes()).hexdigest())"
+        "m = SentenceTransformer(sys.argv[1], dtype=sys.argv[2])\n"
+        "print(m.isa, hardware.describe()['isa'][m.dtype])\n"
+        "print(hashlib.sha256(m.encode(sys.argv[3:]).tobytes()).hexdigest())"
     )
-    import hashlib
-
     wanted = hashlib.sha256(expected[:2].tobytes()).hexdigest()
     for isa in core.supported_isas():
         run = subprocess.run(
-            [sys.executable, "-c", script, str(minilm_folder), *texts[:2]],
+            [sys.executable, "-c", script, str(minilm_folder), model.dtype, *texts[:2]],
             env={**os.environ, "MINIFUSE_ISA": isa},
             capture_output=True,
             text=True,
             check=True,
         )
-        assert run.stdout.split() == [isa, isa, wanted]
+        name = isa if model.dtype == "int8" else isa.removesuffix("_vnni")
+        assert run.stdout.split() == [name, name, wanted]
 
 
 @pytest.mark.parametrize("isa", ["avx9000", "amx", "AVX2 "])
@@ -103,15 +109,15 @@ def test_an_unknown_instruction_set_raises_with_the_list(isa):
     assert "scalar" in run.stderr
 
 
-def test_eight_python_threads_at_once(minilm, texts, expected):
+def test_eight_python_threads_at_once(model, texts, expected):
     failures = []
 
     def work(seed):
         try:
             order = np.random.default_rng(seed).permutation(len(texts))[:40]
             for _ in range(3):
-                same_bits(minilm.encode([texts[i] for i in order]), expected[order])
-                same_bits(minilm.encode(texts[order[0]]), expected[order[0]])
+                same_bits(model.encode([texts[i] for i in order]), expected[order])
+                same_bits(model.encode(texts[order[0]]), expected[order[0]])
         except BaseException as error:
             failures.append(error)
 
@@ -128,17 +134,17 @@ def _child(model, texts, connection):
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_after_a_fork(minilm, texts, expected):
-    minilm.encode(texts[:4])  # the parent has worker threads now
+def test_after_a_fork(model, texts, expected):
+    model.encode(texts[:4])  # the parent has worker threads now
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(minilm, texts[:20], sender))
+    child = context.Process(target=_child, args=(model, texts[:20], sender))
     child.start()
     assert receiver.poll(60), "the child hangs"
     same_bits(receiver.recv(), expected[:20])
     child.join(20)
     assert child.exitcode == 0
-    same_bits(minilm.encode(texts[:20]), expected[:20])
+    same_bits(model.encode(texts[:20]), expected[:20])
 
 
 @pytest.mark.slow

@@ -217,8 +217,8 @@ def test_wrong_inputs(tiny, inputs, error, text):
     ("arguments", "text"),
     [
         ({"device": "cuda:1"}, "device is 'cuda:1'"),
-        ({"dtype": "int8"}, "dtype is 'int8'"),
-        ({"model_kwargs": {"torch_dtype": torch.float16}}, "dtype is 'torch.float16'"),
+        ({"dtype": "int4"}, "dtype is 'int4', wanted one of float32, bfloat16, int8, auto"),
+        ({"model_kwargs": {"torch_dtype": torch.float16}}, "dtype is 'float16'"),
         ({"model_kwargs": {"provider": "x"}}, r"model_kwargs\['provider'\]"),
         ({"backend": "onnx"}, "backend is 'onnx'"),
         ({"modules": []}, "modules"),

@@ -23,9 +23,10 @@ using IntArray = py::array_t<int32_t, py::array::c_style>;
 using ByteArray = py::array_t<uint8_t, py::array::c_style>;
 
 // The instruction set that the operations and new encoders use; select_isa() changes it.
-const Kernels& active_kernels();
+const InstructionSet& active_isa();
 
 Activation parse_activation(const std::string& name);
+WeightType parse_weight_type(const std::string& name);
 Pooling parse_pooling(const std::string& name);
 
 // Asks Python about pending signals (Ctrl-C) at most every 50 ms; true where one wants to raise. To

@@ -3,6 +3,7 @@
 
 #include "encoder/encoder.h"
 
+#include <algorithm>
 #include <map>
 
 #include "bindings/bindings.h"
@@ -15,6 +16,13 @@ Activation parse_activation(const std::string& name) {
   if (name == "gelu_new") return Activation::kGeluNew;
   if (name == "relu") return Activation::kRelu;
   fail("activation is '", name, "', wanted one of gelu, gelu_new, relu");
+}
+
+WeightType parse_weight_type(const std::string& name) {
+  if (name == "float32") return WeightType::kFloat32;
+  if (name == "bfloat16") return WeightType::kBfloat16;
+  if (name == "int8") return WeightType::kInt8;
+  fail("dtype is '", name, "', wanted one of float32, bfloat16, int8");
 }
 
 Pooling parse_pooling(const std::string& name) {
@@ -90,6 +98,19 @@ FloatArray hidden_states(const Encoder& encoder, const IntArray& ids, const IntA
   return result;
 }
 
+FloatArray input_maxima(const Encoder& encoder, const IntArray& ids, const IntArray& cu_seqlens,
+                        int num_threads) {
+  const Batch batch = borrow_batch(ids, cu_seqlens);
+  const Config& config = encoder.config();
+  FloatArray result({static_cast<py::ssize_t>(config.num_hidden_layers),
+                     static_cast<py::ssize_t>(3 * config.hidden_size + config.intermediate_size)});
+  std::fill_n(result.mutable_data(), result.size(), 0.0f);
+  Outputs outputs;
+  outputs.input_maxima = result.mutable_data();
+  run(encoder, batch, outputs, INT64_MAX, num_threads);
+  return result;
+}
+
 }  // namespace
 
 void register_encoder(py::module_& module) {
@@ -97,7 +118,7 @@ void register_encoder(py::module_& module) {
       .def(py::init([](int64_t vocab_size, int64_t max_position_embeddings, int64_t hidden_size,
                        int64_t num_hidden_layers, int64_t num_attention_heads,
                        int64_t intermediate_size, double layer_norm_eps,
-                       const std::string& activation) {
+                       const std::string& activation, const std::string& dtype) {
              const Config config{.vocab_size = vocab_size,
                                  .max_position_embeddings = max_position_embeddings,
                                  .hidden_size = hidden_size,
@@ -107,12 +128,14 @@ void register_encoder(py::module_& module) {
                                  .layer_norm_eps = static_cast<float>(layer_norm_eps),
                                  .activation = parse_activation(activation)};
              config.validate();
-             return std::make_unique<Encoder>(config, active_kernels());
+             return std::make_unique<Encoder>(config, active_isa(), parse_weight_type(dtype));
            }),
            py::kw_only(), py::arg("vocab_size"), py::arg("max_position_embeddings"),
            py::arg("hidden_size"), py::arg("num_hidden_layers"), py::arg("num_attention_heads"),
-           py::arg("intermediate_size"), py::arg("layer_norm_eps"), py::arg("activation"))
-      .def_property_readonly("isa", [](const Encoder& e) { return std::string(e.kernels().name); })
+           py::arg("intermediate_size"), py::arg("layer_norm_eps"), py::arg("activation"),
+           py::arg("dtype"))
+      .def_property_readonly("isa",
+                             [](const Encoder& e) { return std::string(e.linear_kernels().isa); })
       .def_property_readonly("hidden_size", [](const Encoder& e) { return e.config().hidden_size; })
       .def("expected_weights", [](Encoder& e) { return e.weights().expected(); })
       .def(
@@ -122,6 +145,13 @@ void register_encoder(py::module_& module) {
                             std::vector<int64_t>(array.shape(), array.shape() + array.ndim()));
           },
           py::arg("name"), py::arg("array").noconvert())
+      .def(
+          "set_input_maxima",
+          [](Encoder& e, const FloatArray& maxima) {
+            check(maxima.ndim() == 2, "input_maxima has ", maxima.ndim(), " dimensions, wanted 2");
+            e.weights().set_input_maxima(maxima.data(), maxima.shape(0), maxima.shape(1));
+          },
+          py::arg("maxima").noconvert())
       .def("finish_weights", [](Encoder& e) { e.weights().finish(); })
       .def("encode", &encode, py::arg("ids").noconvert(), py::arg("cu_seqlens").noconvert(),
            py::kw_only(), py::arg("poolings"), py::arg("pool_from"), py::arg("batch_size"),
@@ -130,6 +160,8 @@ void register_encoder(py::module_& module) {
            py::arg("cu_seqlens").noconvert(), py::kw_only(), py::arg("batch_size"),
            py::arg("num_threads"))
       .def("hidden_states", &hidden_states, py::arg("ids").noconvert(),
+           py::arg("cu_seqlens").noconvert(), py::kw_only(), py::arg("num_threads"))
+      .def("input_maxima", &input_maxima, py::arg("ids").noconvert(),
            py::arg("cu_seqlens").noconvert(), py::kw_only(), py::arg("num_threads"));
 }
 

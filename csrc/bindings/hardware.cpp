@@ -9,13 +9,13 @@
 namespace minifuse {
 namespace {
 
-std::atomic<const Kernels*> selected{nullptr};
+std::atomic<const InstructionSet*> selected{nullptr};
 
-// Flops per second of num_threads threads together, each in its own register-only loop.
-double measure_peak(int num_threads, double seconds) {
+// Operations per second of num_threads threads together, each in its own register-only loop.
+double measure_peak(const std::string& dtype, int num_threads, double seconds) {
   check(num_threads > 0, "num_threads is ", num_threads, ", wanted > 0");
   check(seconds > 0 && seconds <= 60, "seconds is ", seconds, ", wanted > 0 and <= 60");
-  const Kernels& kernels = active_kernels();
+  const LinearKernels& kernels = active_isa().linear(parse_weight_type(dtype));
   std::vector<double> rate(static_cast<size_t>(num_threads), 0.0);
   const py::gil_scoped_release release;
   ThreadPool::get().run(num_threads, [&](int member, int) {
@@ -30,7 +30,7 @@ double measure_peak(int num_threads, double seconds) {
     std::vector<double> rates;
     while (elapsed(start) < seconds) {
       const Clock::time_point begin = Clock::now();
-      const double flops = kernels.fma_loop(iterations, sink);
+      const double flops = kernels.peak_loop(iterations, sink);
       rates.push_back(flops / elapsed(begin));
     }
     std::nth_element(rates.begin(), rates.begin() + rates.size() / 2, rates.end());
@@ -43,19 +43,25 @@ double measure_peak(int num_threads, double seconds) {
 
 }  // namespace
 
-const Kernels& active_kernels() {
-  const Kernels* kernels = selected.load();
-  if (kernels == nullptr) {
-    kernels = &select_kernels();
-    selected.store(kernels);
+const InstructionSet& active_isa() {
+  const InstructionSet* isa = selected.load();
+  if (isa == nullptr) {
+    isa = &select_isa();
+    selected.store(isa);
   }
-  return *kernels;
+  return *isa;
 }
 
 void register_hardware(py::module_& module) {
-  module.def("isa", [] { return std::string(active_kernels().name); });
+  module.def("isa", [] { return std::string(active_isa().name); });
   module.def(
-      "select_isa", [](const std::string& name) { selected.store(&select_kernels(name)); },
+      "isa_of",
+      [](const std::string& dtype) {
+        return std::string(active_isa().linear(parse_weight_type(dtype)).isa);
+      },
+      py::arg("dtype"));
+  module.def(
+      "select_isa", [](const std::string& name) { selected.store(&select_isa(name)); },
       py::arg("name") = "");
   module.def("supported_isas", [] {
     std::vector<std::string> names;
@@ -65,7 +71,8 @@ void register_hardware(py::module_& module) {
   });
   module.def("cpu_features", &cpu_features);
   module.def("default_num_threads", &default_num_threads);
-  module.def("measure_peak", &measure_peak, py::arg("num_threads"), py::arg("seconds"));
+  module.def("measure_peak", &measure_peak, py::arg("dtype"), py::arg("num_threads"),
+             py::arg("seconds"));
   module.def("shutdown_threads", [] {
     const py::gil_scoped_release release;
     ThreadPool::get().shutdown();

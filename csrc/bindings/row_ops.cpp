@@ -12,33 +12,41 @@
 namespace minifuse {
 namespace {
 
-struct PackedMatrix {
-  PackedLinear linear;
-  const Kernels* kernels;
-};
-
-PackedMatrix pack_linear(const FloatArray& weight) {
+PackedLinear pack_linear(const FloatArray& weight, const std::string& dtype) {
   check(weight.ndim() == 2, "weight has ", weight.ndim(), " dimensions, wanted 2: [out, in]");
-  const Kernels& kernels = active_kernels();
-  PackedMatrix packed{{}, &kernels};
-  PackedLinear& linear = packed.linear;
-  linear.N = weight.shape(0);
-  linear.K = weight.shape(1);
-  linear.num_panels = (linear.N + kernels.panel_columns - 1) / kernels.panel_columns;
-  linear.weight = Buffer(linear.num_panels * linear.K * kernels.panel_columns);
+  PackedLinear packed(active_isa().linear(parse_weight_type(dtype)), weight.shape(0),
+                      weight.shape(1));
   const float* data = weight.data();
   const py::gil_scoped_release release;
-  // A float moved costs about as much as four flops.
-  share(linear.num_panels, 1, 4.0 * static_cast<double>(linear.N * linear.K),
-        [&](int64_t begin, int64_t end) {
-          kernels.pack_weight(data, linear.K, linear.N, linear.K, linear.weight.data(), begin, end);
-        });
+  // A float moved costs about as much as four flops; quantised, its scale is searched for.
+  const double cost = packed.kernels->weight_type == WeightType::kInt8 ? 100.0 : 4.0;
+  share(packed.num_panels, 1, cost * static_cast<double>(packed.N * packed.K),
+        [&](int64_t begin, int64_t end) { packed.pack(data, packed.K, begin, end); });
   return packed;
 }
 
-void check_packed(const PackedMatrix& weight) {
-  check(weight.kernels == &active_kernels(), "weight was packed for ", weight.kernels->name,
-        ", wanted ", active_kernels().name, ": pack it again");
+const char* dtype_name(const PackedLinear& packed) {
+  switch (packed.kernels->weight_type) {
+    case WeightType::kBfloat16:
+      return "bfloat16";
+    case WeightType::kInt8:
+      return "int8";
+    default:
+      return "float32";
+  }
+}
+
+void check_packed(const PackedLinear& weight) {
+  const LinearKernels& wanted = active_isa().linear(weight.kernels->weight_type);
+  check(weight.kernels == &wanted, "weight was packed for ", weight.kernels->isa, ", wanted ",
+        wanted.isa, ": pack it again");
+}
+
+// This thread's memory for a kernel's scratch; it grows and stays.
+void* scratch_of_thread(int64_t num_bytes) {
+  thread_local BufferOf<std::byte> scratch;
+  if (scratch.size() < num_bytes) scratch = BufferOf<std::byte>(num_bytes);
+  return scratch.data();
 }
 
 void check_vector(const char* name, const FloatArray& array, int64_t size) {
@@ -76,7 +84,7 @@ FloatArray layer_norm(const FloatArray& x, const FloatArray& gamma, const FloatA
                               .ldy = H,
                               .M = M,
                               .H = H};
-  const Kernels& kernels = active_kernels();
+  const Kernels& kernels = *active_isa().kernels;
   const py::gil_scoped_release release;
   share(M, 4, 16.0 * static_cast<double>(M * H), [&](int64_t begin, int64_t end) {
     LayerNormParams part = whole;
@@ -89,67 +97,60 @@ FloatArray layer_norm(const FloatArray& x, const FloatArray& gamma, const FloatA
   return y;
 }
 
-LinearParams linear_params(const FloatArray& x, const PackedMatrix& weight,
+LinearParams linear_params(const FloatArray& x, const PackedLinear& weight,
                            const std::optional<FloatArray>& bias, float* y, Activation activation) {
-  const PackedLinear& w = weight.linear;
-  return {.x = x.data(),
-          .ldx = w.K,
-          .packed_weight = w.weight.data(),
-          .bias = data_or_null(bias),
-          .y = y,
-          .ldy = w.N,
-          .M = x.shape(0),
-          .N = w.N,
-          .K = w.K,
-          .panel_begin = 0,
-          .panel_end = w.num_panels,
-          .activation = activation};
+  LinearParams params =
+      weight.params(x.data(), weight.K, y, weight.N, x.shape(0), activation, nullptr);
+  params.bias = data_or_null(bias);
+  return params;
 }
 
 double linear_flops(const LinearParams& p) { return 2.0 * static_cast<double>(p.M * p.N * p.K); }
 
-void check_linear(const FloatArray& x, const PackedMatrix& weight,
+void check_linear(const FloatArray& x, const PackedLinear& weight,
                   const std::optional<FloatArray>& bias) {
   check_packed(weight);
-  check_matrix("x", x, weight.linear.K);
-  if (bias) check_vector("bias", *bias, weight.linear.N);
+  check_matrix("x", x, weight.K);
+  if (bias) check_vector("bias", *bias, weight.N);
 }
 
-LinearParams rows_of(LinearParams p, int64_t begin, int64_t end) {
+// Rows [begin, end), with the scratch memory of the thread that is about to compute them.
+LinearParams rows_of(LinearParams p, const LinearKernels& kernels, int64_t begin, int64_t end) {
   p.x += begin * p.ldx;
   p.y += begin * p.ldy;
   p.M = end - begin;
+  p.scratch = scratch_of_thread(kernels.scratch_bytes(p.M, p.N, p.K));
   return p;
 }
 
-FloatArray linear(const FloatArray& x, const PackedMatrix& weight,
+FloatArray linear(const FloatArray& x, const PackedLinear& weight,
                   const std::optional<FloatArray>& bias, const std::string& activation) {
   check_linear(x, weight, bias);
-  FloatArray y({x.shape(0), static_cast<py::ssize_t>(weight.linear.N)});
+  FloatArray y({x.shape(0), static_cast<py::ssize_t>(weight.N)});
   const LinearParams p =
       linear_params(x, weight, bias, y.mutable_data(), parse_activation(activation));
-  const Kernels& kernels = active_kernels();
+  const LinearKernels& kernels = *weight.kernels;
   const py::gil_scoped_release release;
   if (p.M < 8 * kernels.tile_rows) {  // few rows: share the columns, so each panel is read once
     share(p.panel_end, 1, linear_flops(p), [&](int64_t begin, int64_t end) {
-      LinearParams part = p;
+      LinearParams part = rows_of(p, kernels, 0, p.M);
       part.panel_begin = begin;
       part.panel_end = end;
       kernels.linear(part);
     });
   } else {
     share(p.M, kernels.tile_rows, linear_flops(p),
-          [&](int64_t begin, int64_t end) { kernels.linear(rows_of(p, begin, end)); });
+          [&](int64_t begin, int64_t end) { kernels.linear(rows_of(p, kernels, begin, end)); });
   }
   return y;
 }
 
-FloatArray linear_residual_layer_norm(const FloatArray& x, const PackedMatrix& weight,
+FloatArray linear_residual_layer_norm(const FloatArray& x, const PackedLinear& weight,
                                       const std::optional<FloatArray>& bias,
                                       const FloatArray& residual, const FloatArray& gamma,
                                       const FloatArray& beta, double eps) {
   check_linear(x, weight, bias);
-  const int64_t N = weight.linear.N;
+  const int64_t N = weight.N;
   check_matrix("residual", residual, N);
   check(residual.shape(0) == x.shape(0), "residual has ", residual.shape(0), " rows, wanted ",
         x.shape(0));
@@ -168,40 +169,29 @@ FloatArray linear_residual_layer_norm(const FloatArray& x, const PackedMatrix& w
                              .ldy = N,
                              .M = p.M,
                              .H = N};
-  const Kernels& kernels = active_kernels();
+  const LinearKernels& kernels = *weight.kernels;
   const py::gil_scoped_release release;
   share(p.M, 4, linear_flops(p), [&](int64_t begin, int64_t end) {
     LayerNormParams part = norm;
     part.residual += begin * N;
-    kernels.linear_residual_layer_norm(rows_of(p, begin, end), part);
+    kernels.linear_residual_layer_norm(rows_of(p, kernels, begin, end), part);
   });
   return y;
 }
 
-FloatArray gelu_ffn(const FloatArray& x, const PackedMatrix& w1,
-                    const std::optional<FloatArray>& b1, const PackedMatrix& w2,
+FloatArray gelu_ffn(const FloatArray& x, const PackedLinear& w1,
+                    const std::optional<FloatArray>& b1, const PackedLinear& w2,
                     const std::optional<FloatArray>& b2) {
   check_linear(x, w1, b1);
   check_packed(w2);
-  check(w2.linear.K == w1.linear.N, "w2 has ", w2.linear.K, " inputs, wanted the ", w1.linear.N,
-        " outputs of w1");
-  if (b2) check_vector("b2", *b2, w2.linear.N);
-  FloatArray y({x.shape(0), static_cast<py::ssize_t>(w2.linear.N)});
-  const int64_t F = w1.linear.N, ldhidden = padded_stride(F);
+  check(w2.K == w1.N, "w2 has ", w2.K, " inputs, wanted the ", w1.N, " outputs of w1");
+  if (b2) check_vector("b2", *b2, w2.N);
+  FloatArray y({x.shape(0), static_cast<py::ssize_t>(w2.N)});
+  const int64_t F = w1.N, ldhidden = padded_stride(F);
   const LinearParams first = linear_params(x, w1, b1, nullptr, Activation::kGelu);
-  const LinearParams second{.x = nullptr,  // the hidden rows of a block
-                            .ldx = ldhidden,
-                            .packed_weight = w2.linear.weight.data(),
-                            .bias = data_or_null(b2),
-                            .y = y.mutable_data(),
-                            .ldy = w2.linear.N,
-                            .M = x.shape(0),
-                            .N = w2.linear.N,
-                            .K = F,
-                            .panel_begin = 0,
-                            .panel_end = w2.linear.num_panels,
-                            .activation = Activation::kNone};
-  const Kernels& kernels = active_kernels();
+  LinearParams second = w2.params(nullptr, ldhidden, y.mutable_data(), w2.N, x.shape(0),
+                                  Activation::kNone, nullptr);  // x: the hidden rows of a block
+  second.bias = data_or_null(b2);
   const py::gil_scoped_release release;
   share(first.M, 4, linear_flops(first) + linear_flops(second), [&](int64_t begin, int64_t end) {
     // The hidden rows of a block stay in L2 between the two matrices.
@@ -211,13 +201,13 @@ FloatArray gelu_ffn(const FloatArray& x, const PackedMatrix& w1,
     if (hidden.size() < floats) hidden = Buffer(floats);
     for (int64_t row = begin; row < end; row += kBlock) {
       const int64_t last = std::min(end, row + kBlock);
-      LinearParams one = rows_of(first, row, last);
+      LinearParams one = rows_of(first, *w1.kernels, row, last);
       one.y = hidden.data();
       one.ldy = ldhidden;
-      kernels.linear(one);
-      LinearParams two = rows_of(second, row, last);
+      w1.kernels->linear(one);
+      LinearParams two = rows_of(second, *w2.kernels, row, last);
       two.x = hidden.data();
-      kernels.linear(two);
+      w2.kernels->linear(two);
     }
   });
   return y;
@@ -229,14 +219,14 @@ FloatArray l2_normalize(const FloatArray& x) {
   FloatArray y({x.shape(0), x.shape(1)});
   float* out = y.mutable_data();
   std::copy_n(x.data(), M * H, out);
-  const Kernels& kernels = active_kernels();
+  const Kernels& kernels = *active_isa().kernels;
   const py::gil_scoped_release release;
   kernels.l2_normalize(out, H, M, H);
   return y;
 }
 
 FloatArray vector_math(const std::string& name, const FloatArray& x) {
-  const Kernels& kernels = active_kernels();
+  const Kernels& kernels = *active_isa().kernels;
   FloatArray y(std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim()));
   if (name == "exp") {
     kernels.exp(x.data(), y.mutable_data(), x.size());
@@ -251,16 +241,18 @@ FloatArray vector_math(const std::string& name, const FloatArray& x) {
 }  // namespace
 
 void register_row_ops(py::module_& module) {
-  py::class_<PackedMatrix>(module, "PackedLinear")
-      .def_property_readonly("out_features", [](const PackedMatrix& p) { return p.linear.N; })
-      .def_property_readonly("in_features", [](const PackedMatrix& p) { return p.linear.K; })
+  py::class_<PackedLinear>(module, "PackedLinear")
+      .def_property_readonly("out_features", [](const PackedLinear& p) { return p.N; })
+      .def_property_readonly("in_features", [](const PackedLinear& p) { return p.K; })
+      .def_property_readonly("dtype", [](const PackedLinear& p) { return dtype_name(p); })
       .def_property_readonly("isa",
-                             [](const PackedMatrix& p) { return std::string(p.kernels->name); })
-      .def("__repr__", [](const PackedMatrix& p) {
-        return "PackedLinear(in_features=" + std::to_string(p.linear.K) +
-               ", out_features=" + std::to_string(p.linear.N) + ", isa='" + p.kernels->name + "')";
+                             [](const PackedLinear& p) { return std::string(p.kernels->isa); })
+      .def("__repr__", [](const PackedLinear& p) {
+        return "PackedLinear(in_features=" + std::to_string(p.K) +
+               ", out_features=" + std::to_string(p.N) + ", dtype='" + dtype_name(p) + "', isa='" +
+               p.kernels->isa + "')";
       });
-  module.def("pack_linear", &pack_linear, py::arg("weight").noconvert());
+  module.def("pack_linear", &pack_linear, py::arg("weight").noconvert(), py::arg("dtype"));
   module.def("layer_norm", &layer_norm, py::arg("x").noconvert(), py::arg("gamma").noconvert(),
              py::arg("beta").noconvert(), py::arg("eps"), py::arg("residual").noconvert());
   module.def("linear", &linear, py::arg("x").noconvert(), py::arg("weight"),

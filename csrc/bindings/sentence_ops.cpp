@@ -88,7 +88,7 @@ FloatArray attention(const py::array& q, const py::array& k, const py::array& v,
   const HeadView qv = view_of(q, false), kv = view_of(k, false), vv = view_of(v, false);
   const HeadView ov = view_of(out, false);
   const uint8_t* keep = mask ? mask->data() : nullptr;
-  const Kernels& kernels = active_kernels();
+  const Kernels& kernels = *active_isa().kernels;
   const py::gil_scoped_release release;
   const double flops = 4.0 * static_cast<double>(batch * heads * seqlen_q * seqlen_k * D);
   // An item is one head of one sentence; a masked key is dropped, not added as minus infinity.
@@ -160,7 +160,7 @@ FloatArray attention_varlen(const py::array& q, const py::array& k, const py::ar
   const HeadView ov = view_of(out, true);
   const int32_t* offsets = cu_seqlens.data();
   const int64_t batch = cu_seqlens.size() - 1;
-  const Kernels& kernels = active_kernels();
+  const Kernels& kernels = *active_isa().kernels;
   const py::gil_scoped_release release;
 
   // Sentences differ, so the heads are shared out: every thread gets the same share of each.
@@ -192,7 +192,7 @@ FloatArray pool_rows(const float* x, int64_t batch, int64_t H, int64_t total_row
                      RangeOf range_of) {
   FloatArray y({static_cast<py::ssize_t>(batch), static_cast<py::ssize_t>(H)});
   float* out = y.mutable_data();
-  const Kernels& kernels = active_kernels();
+  const Kernels& kernels = *active_isa().kernels;
   const py::gil_scoped_release release;
   share(batch, 1, 4.0 * static_cast<double>(total_rows * H), [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {

@@ -1,5 +1,5 @@
-// The kernel table: one function pointer per fused operation. Each instruction set fills one
-// table (csrc/cpu/isa_*.cpp); everything above it calls through the table alone. Kernels are
+// The kernel tables: one function pointer per fused operation. Each instruction set fills one
+// (csrc/cpu/isa_*.cpp); everything above it calls through the table alone. Kernels are
 // single-threaded over the range they are given, and allocate nothing.
 #pragma once
 
@@ -7,18 +7,34 @@
 
 namespace minifuse {
 
-struct Kernels {
-  const char* name;
+// What one type of weights is multiplied with.
+struct LinearKernels {
+  const char* isa;  // the instruction set that runs
+  WeightType weight_type;
   int64_t tile_rows;      // MR: rows of the micro-kernel's register tile
   int64_t panel_columns;  // NR: columns of a weight panel
 
-  // weight [N, K] (rows ldw apart) -> packed [ceil(N / NR), K, NR], panels [begin, end).
-  void (*pack_weight)(const float* weight, int64_t ldw, int64_t N, int64_t K, float* packed,
-                      int64_t panel_begin, int64_t panel_end);
+  int64_t (*panel_bytes)(int64_t K);
+  // At most NR rows of a weight [num_rows, K] (float, bfloat16 bits or int8 codes; ldw apart) into
+  // the order of the micro-kernel; zeros stand for the rows that are missing.
+  void (*pack_panel)(const void* weight, int64_t ldw, int64_t num_rows, int64_t K, void* panel);
+
+  // What params.scratch must hold for M rows; 0: nothing.
+  int64_t (*scratch_bytes)(int64_t M, int64_t N, int64_t K);
   void (*linear)(const LinearParams& params);
   // y = LayerNorm(x W^T + bias + residual), block of rows by block of rows while they are in L2.
   // `norm` describes the second half; its x, y and M are taken from `linear`.
   void (*linear_residual_layer_norm)(const LinearParams& linear, const LayerNormParams& norm);
+
+  // Register-only multiply-adds of this type: the arithmetic ceiling. Returns the operations done, a
+  // multiplication and an addition being two.
+  double (*peak_loop)(int64_t iterations, float* sink);
+};
+
+// Everything else: float32 rows and sentences.
+struct Kernels {
+  LinearKernels float32, bfloat16, int8;
+
   void (*layer_norm)(const LayerNormParams& params);
   void (*attention)(const AttentionParams& params);
   void (*embed_layer_norm)(const EmbedParams& params);
@@ -30,9 +46,6 @@ struct Kernels {
   void (*exp)(const float* x, float* y, int64_t n);
   void (*erf)(const float* x, float* y, int64_t n);
   void (*activate)(const float* x, float* y, int64_t n, Activation activation);
-
-  // Register-only fused multiply-adds: the arithmetic ceiling. Returns the flops done.
-  double (*fma_loop)(int64_t iterations, float* sink);
 };
 
 }  // namespace minifuse

@@ -1,6 +1,6 @@
 // Plain aggregates that every layer of the native core shares: the parameters of each fused
 // operation, in the letters of the equations (M rows, N output columns, K inputs, H hidden_size).
-// All float pointers are float32; every stride counts floats, never bytes. Functions are static: an
+// All float pointers are float32; every stride counts elements, never bytes. Functions are static: an
 // inline one compiled into an instruction set's file could be the copy that the linker keeps.
 #pragma once
 
@@ -13,17 +13,31 @@ enum class Activation : int32_t { kNone, kGelu, kGeluNew, kRelu };
 
 enum class Pooling : int32_t { kMean, kCls, kMax, kMeanSqrtLen, kWeightedMean, kLastToken };
 
+// How the numbers of a weight are stored and multiplied.
+enum class WeightType : int32_t {
+  kFloat32,
+  kBfloat16,  // widened to float32 on the way into the registers, exactly
+  kInt8,  // a scale per output channel, against rows of x in 8 bits (int8.inl.h)
+};
+
 // y = activation(x W^T + bias), over the weight panels [panel_begin, panel_end).
 struct LinearParams {
   const float* x;  // [M, K], rows ldx apart
   int64_t ldx;
-  const float* packed_weight;  // [ceil(N / NR), K, NR]; columns past N hold zeros
+  const void* packed_weight;  // [ceil(N / NR), panel]: the kernel's own order; zeros past N
   const float* bias;  // [N], or null
   float* y;  // [M, N], rows ldy apart; never overlaps x
   int64_t ldy;
   int64_t M, N, K;
   int64_t panel_begin, panel_end;
   Activation activation;
+  // int8 only. w[n][k] = weight_scale[g][n] code[n][k] input_scale[k] for k in group g; N of the first
+  // two is padded to whole panels.
+  const float* weight_scale = nullptr;  // [int8_groups(K), N]
+  const float* weight_sum =
+      nullptr;  // [int8_groups(K), N], weight_scale sum over the group of code
+  const float* input_scale = nullptr;  // [K], or null: ones
+  void* scratch = nullptr;  // LinearKernels::scratch_bytes, 64-byte aligned
 };
 
 // y = LayerNorm(x + residual) * gamma + beta, row by row; y may be x or residual.
@@ -89,6 +103,11 @@ static constexpr int64_t padded_stride(int64_t width) {
 }
 
 inline constexpr int64_t kMaxHeadDim = 256;
+
+// Inputs that share a scale in int8 (int8.inl.h): a multiple of 16, and few enough for their products
+// to fit an int32 by far.
+inline constexpr int64_t kInt8Group = 192;
+static constexpr int64_t int8_groups(int64_t K) { return (K + kInt8Group - 1) / kInt8Group; }
 
 static constexpr int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;

@@ -24,6 +24,12 @@ extern const Kernels kKernels;
 namespace isa_avx512 {
 extern const Kernels kKernels;
 }
+namespace isa_avx2_vnni {
+extern const LinearKernels kInt8;
+}
+namespace isa_avx512_vnni {
+extern const LinearKernels kInt8;
+}
 #endif
 
 namespace {
@@ -83,6 +89,10 @@ const std::vector<Feature>& features() {
   return true;
 }
 
+[[maybe_unused]] bool has_avx512() {
+  return has({"avx512f", "avx512vl", "avx512bw", "avx512dq", "avx2", "fma"});
+}
+
 std::string supported_names() {
   std::string names;
   for (const InstructionSet& isa : instruction_sets())
@@ -92,12 +102,27 @@ std::string supported_names() {
 
 }  // namespace
 
+const LinearKernels& InstructionSet::linear(WeightType type) const {
+  switch (type) {
+    case WeightType::kBfloat16:
+      return kernels->bfloat16;
+    case WeightType::kInt8:
+      return int8 ? *int8 : kernels->int8;
+    default:
+      return kernels->float32;
+  }
+}
+
 const std::vector<InstructionSet>& instruction_sets() {
   static const std::vector<InstructionSet> table = {
 #if defined(__x86_64__)
-      {"avx512", "avx512f avx512vl avx512bw avx512dq avx2 fma",
-       [] { return has({"avx512f", "avx512vl", "avx512bw", "avx512dq", "avx2", "fma"}); },
+      {"avx512_vnni", "avx512_vnni avx512f avx512vl avx512bw avx512dq avx2 fma",
+       [] { return has({"avx512_vnni"}) && has_avx512(); }, &isa_avx512::kKernels,
+       &isa_avx512_vnni::kInt8},
+      {"avx512", "avx512f avx512vl avx512bw avx512dq avx2 fma", [] { return has_avx512(); },
        &isa_avx512::kKernels},
+      {"avx2_vnni", "avx_vnni avx2 fma", [] { return has({"avx_vnni", "avx2", "fma"}); },
+       &isa_avx2::kKernels, &isa_avx2_vnni::kInt8},
       {"avx2", "avx2 fma", [] { return has({"avx2", "fma"}); }, &isa_avx2::kKernels},
 #endif
       {"scalar", "", [] { return true; }, &isa_scalar::kKernels},
@@ -105,7 +130,7 @@ const std::vector<InstructionSet>& instruction_sets() {
   return table;
 }
 
-const Kernels& select_kernels(const std::string& name) {
+const InstructionSet& select_isa(const std::string& name) {
   std::string wanted = name;
   const char* variable = std::getenv("MINIFUSE_ISA");
   const bool from_environment = wanted.empty() && variable != nullptr && *variable != '\0';
@@ -115,7 +140,7 @@ const Kernels& select_kernels(const std::string& name) {
       check(isa.is_supported(), from_environment ? "MINIFUSE_ISA" : "isa", "=", wanted,
             ": this CPU lacks it (it needs ", isa.requires_text,
             "); supported here: ", supported_names());
-      return *isa.kernels;
+      return isa;
     }
   }
   fail(from_environment ? "MINIFUSE_ISA" : "isa", "=", wanted,

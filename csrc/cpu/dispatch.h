@@ -14,13 +14,17 @@ struct InstructionSet {
   const char* requires_text;  // the features it is compiled with
   bool (*is_supported)();
   const Kernels* kernels;
+  const LinearKernels* int8 = nullptr;  // better than the one in kernels; null: none is
+
+  // What it multiplies weights of this type with: named after what it needs, which may be less.
+  const LinearKernels& linear(WeightType type) const;
 };
 
 // Best first.
 const std::vector<InstructionSet>& instruction_sets();
 
-// The table by name, or, for an empty name, by MINIFUSE_ISA and then the best supported one.
-const Kernels& select_kernels(const std::string& name = "");
+// The one by that name, or, for an empty name, by MINIFUSE_ISA and then the best supported one.
+const InstructionSet& select_isa(const std::string& name = "");
 
 // The names of the CPU's features that matter here, as Linux spells them.
 std::vector<std::string> cpu_features();

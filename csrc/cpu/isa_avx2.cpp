@@ -12,6 +12,7 @@
 namespace minifuse::isa_avx2 {
 namespace {
 #include "cpu/vec_avx2.h"
+#include "cpu/dot_avx2.h"
 
 #include "cpu/kernels.inl.h"
 }  // namespace

@@ -12,6 +12,7 @@
 namespace minifuse::isa_avx512 {
 namespace {
 #include "cpu/vec_avx512.h"
+#include "cpu/dot_avx512.h"
 
 #include "cpu/kernels.inl.h"
 }  // namespace

@@ -10,6 +10,7 @@
 namespace minifuse::isa_scalar {
 namespace {
 #include "cpu/vec_scalar.h"
+#include "cpu/dot_scalar.h"
 
 #include "cpu/kernels.inl.h"
 }  // namespace

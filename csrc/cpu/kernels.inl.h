@@ -1,26 +1,18 @@
-// Everything an instruction set's file is made of, in order; the vec header comes before it.
+// Everything that an instruction set's table holds, on the vectors of its vec_*.h and the integer steps
+// of its dot_*.h. No include guards: each isa_*.cpp includes it once, in a namespace of its own.
 
-#define MINIFUSE_INLINE __attribute__((always_inline))
+#include "cpu/int8_kernels.inl.h"
 
-constexpr int64_t kPanelColumns = 16 * kTileVectors;
-static_assert(kTileRows <= kMaxTileRows && kPanelColumns <= kMaxPanelColumns);
-
-#include "cpu/math.inl.h"
-#include "cpu/pack.inl.h"
-#include "cpu/layernorm.inl.h"
-#include "cpu/linear.inl.h"
+#include "cpu/float_formats.inl.h"
 #include "cpu/attention.inl.h"
 #include "cpu/embed.inl.h"
 #include "cpu/pool.inl.h"
 
-constexpr Kernels filled_table(const char* name) {
+constexpr Kernels filled_table(const char* isa) {
   return {
-      .name = name,
-      .tile_rows = kTileRows,
-      .panel_columns = kPanelColumns,
-      .pack_weight = pack_weight,
-      .linear = linear,
-      .linear_residual_layer_norm = linear_residual_layer_norm,
+      .float32 = linear_kernels<Float32>(isa),
+      .bfloat16 = linear_kernels<Bfloat16>(isa),
+      .int8 = linear_kernels<Int8>(isa),
       .layer_norm = layer_norm,
       .attention = attention,
       .embed_layer_norm = embed_layer_norm,
@@ -29,12 +21,10 @@ constexpr Kernels filled_table(const char* name) {
       .exp = exp_array,
       .erf = erf_array,
       .activate = activate_array,
-      .fma_loop = fma_loop,
   };
 }
 
 constexpr bool is_complete(const Kernels& t) {
-  return t.pack_weight && t.linear && t.linear_residual_layer_norm && t.layer_norm && t.attention &&
-         t.embed_layer_norm && t.pool && t.l2_normalize && t.exp && t.erf && t.activate &&
-         t.fma_loop;
+  return t.layer_norm && t.attention && t.embed_layer_norm && t.pool && t.l2_normalize && t.exp &&
+         t.erf && t.activate;
 }

@@ -84,6 +84,18 @@ inline float reduce_max(f32x16 v) {
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
+// A panel's columns of one step of k from bfloat16 (float_formats.inl.h). The mask stays in memory: it
+// would be the seventeenth register of a 6 x 16 tile.
+alignas(32) constexpr uint32_t kOddHalves[8] = {0xFFFF0000, 0xFFFF0000, 0xFFFF0000, 0xFFFF0000,
+                                                0xFFFF0000, 0xFFFF0000, 0xFFFF0000, 0xFFFF0000};
+inline void widen_columns(const uint16_t* p, f32x16 (&column)[kTileVectors]) {
+  const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  __m256i odd;
+  __asm__("vpand %2, %1, %0"
+          : "=x"(odd)
+          : "x"(pairs), "m"(*reinterpret_cast<const __m256i*>(kOddHalves)));
+  column[0] = {_mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)), _mm256_castsi256_ps(odd)};
+}
 inline float scalar_sqrt(float x) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))); }
 
 inline void transpose_8x8(const float* const* rows, int64_t column, float* dst,

@@ -57,6 +57,13 @@ inline float reduce_max(f32x16 v) {
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
+// A panel's columns of one step of k from bfloat16 (float_formats.inl.h).
+inline void widen_columns(const uint16_t* p, f32x16 (&column)[kTileVectors]) {
+  const __m512i pairs = _mm512_loadu_si512(p);
+  const __m512i odd = _mm512_set1_epi32(static_cast<int>(0xFFFF0000));
+  column[0] = {_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16))};
+  column[1] = {_mm512_castsi512_ps(_mm512_and_si512(pairs, odd))};
+}
 inline float scalar_sqrt(float x) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))); }
 
 // Four rounds of pairwise exchange: 32-bit, 64-bit, then 128-bit quarters twice.

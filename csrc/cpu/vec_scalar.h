@@ -85,6 +85,15 @@ inline float reduce_max(f32x16 v) {
       v.lane[i] = v.lane[i] > v.lane[i + half] ? v.lane[i] : v.lane[i + half];
   return v.lane[0];
 }
+// A panel's columns of one step of k from bfloat16 (float_formats.inl.h).
+inline void widen_columns(const uint16_t* p, f32x16 (&column)[kTileVectors]) {
+  column[0] = map_lanes([&](int i) {
+    const uint32_t bits = static_cast<uint32_t>(p[i % 8 * 2 + i / 8]) << 16;
+    float r;
+    __builtin_memcpy(&r, &bits, 4);
+    return r;
+  });
+}
 inline float scalar_sqrt(float x) { return __builtin_sqrtf(x); }
 
 // dst[c * dst_stride + r] = rows[r][c] for a 16 x 16 block.

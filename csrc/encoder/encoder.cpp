@@ -19,6 +19,8 @@ struct Workspace {
   Buffer qkv;                   // [tokens, 3H]
   Buffer hidden;                // [tokens, F]: a team of one uses the first ffn_rows only
   Buffer scratch;               // [members, attention_scratch_floats]
+  BufferOf<std::byte> linear_scratch;  // [members, linear_scratch_bytes]
+  int64_t linear_scratch_bytes;
   std::vector<int32_t> positions;
 };
 
@@ -45,47 +47,29 @@ struct Encoder::Call {
   std::atomic<bool> is_stopped{false};
 };
 
-namespace {
-
-LinearParams linear_params(const PackedLinear& w, const float* x, int64_t ldx, float* y,
-                           int64_t ldy, int64_t M, Activation activation) {
-  return {.x = x,
-          .ldx = ldx,
-          .packed_weight = w.weight.data(),
-          .bias = w.bias.data(),
-          .y = y,
-          .ldy = ldy,
-          .M = M,
-          .N = w.N,
-          .K = w.K,
-          .panel_begin = 0,
-          .panel_end = w.num_panels,
-          .activation = activation};
-}
-
-}  // namespace
-
-Encoder::Encoder(const Config& config, const Kernels& kernels)
+Encoder::Encoder(const Config& config, const InstructionSet& isa, WeightType weight_type)
     : config_(config),
       blocks_(block_sizes(l2_cache_bytes())),
-      kernels_(kernels),
-      weights_(config, kernels) {}
+      kernels_(*isa.kernels),
+      linear_kernels_(isa.linear(weight_type)),
+      weights_(config, linear_kernels_) {}
 
 Encoder::~Encoder() = default;
 
 void Encoder::layer(const LayerWeights& w, const int32_t* cu_seqlens, const Chunk& chunk,
-                    Workspace& ws, const Team& team) const {
+                    Workspace& ws, const Team& team, float* input_maxima) const {
   const int64_t H = config_.hidden_size, A = config_.num_attention_heads, D = config_.head_dim();
   const int64_t M = cu_seqlens[chunk.last] - cu_seqlens[chunk.first];
   float *x = ws.x.data(), *y = ws.y.data(), *qkv = ws.qkv.data(), *context = ws.context.data();
   float* hidden = ws.hidden.data();
+  std::byte* scratch = ws.linear_scratch.data() + team.member * ws.linear_scratch_bytes;
 
   // Columns shared out; y [M, N] = activation(x W^T + b).
   const auto linear = [&](LinearParams params) {
     const int64_t num_panels = params.panel_end;
     params.panel_begin = team.begin(num_panels);
     params.panel_end = team.end(num_panels);
-    kernels_.linear(params);
+    linear_kernels_.linear(params);
     team.meet();
   };
   // y [M, H] = LayerNorm(x W^T + b + residual): fused for one, columns then rows for a team.
@@ -102,7 +86,7 @@ void Encoder::layer(const LayerWeights& w, const int32_t* cu_seqlens, const Chun
                          .ldy = params.ldy,
                          .M = params.M,
                          .H = H};
-    if (team.is_alone()) return kernels_.linear_residual_layer_norm(params, norm);
+    if (team.is_alone()) return linear_kernels_.linear_residual_layer_norm(params, norm);
     linear(params);
     const int64_t begin = team.begin(params.M);
     norm.x = norm.y = params.y + begin * params.ldy;
@@ -112,8 +96,13 @@ void Encoder::layer(const LayerWeights& w, const int32_t* cu_seqlens, const Chun
     team.meet();
   };
 
+  const auto saw = [&](const float* rows, int64_t ldx, int64_t num_rows, int64_t K, int64_t from) {
+    if (input_maxima && team.member == 0) raise_maxima(rows, ldx, num_rows, K, input_maxima + from);
+  };
+
   // Q, K, V = X Wq + bq, X Wk + bk, X Wv + bv
-  linear(linear_params(w.qkv, x, ws.ldx, qkv, ws.ldqkv, M, Activation::kNone));
+  saw(x, ws.ldx, M, H, 0);
+  linear(w.qkv.params(x, ws.ldx, qkv, ws.ldqkv, M, Activation::kNone, scratch));
 
   // per sentence, per head:  O = softmax(Q K^T / sqrt(D)) V
   const int64_t num_sentences = chunk.last - chunk.first;
@@ -149,19 +138,30 @@ void Encoder::layer(const LayerWeights& w, const int32_t* cu_seqlens, const Chun
   team.meet();
 
   // Y = LayerNorm(X + O Wo + bo)
-  linear_residual_layer_norm(linear_params(w.out, context, ws.ldx, y, ws.ldx, M, Activation::kNone),
-                             x, w.attention_gamma, w.attention_beta);
+  saw(context, ws.ldx, M, H, H);
+  linear_residual_layer_norm(
+      w.out.params(context, ws.ldx, y, ws.ldx, M, Activation::kNone, scratch), x, w.attention_gamma,
+      w.attention_beta);
 
   // X = LayerNorm(Y + GELU(Y W1 + b1) W2 + b2), rows block by block while GELU(...) is in L2
-  const int64_t block = team.is_alone() ? block_of(M, blocks_.ffn_rows, kernels_.tile_rows) : M;
+  saw(y, ws.ldx, M, H, 2 * H);
+  const int64_t block =
+      team.is_alone() ? block_of(M, blocks_.ffn_rows, linear_kernels_.tile_rows) : M;
   for (int64_t row = 0; row < M; row += block) {
     const int64_t rows = std::min(block, M - row);
     const float* y_rows = y + row * ws.ldx;
-    linear(linear_params(w.ffn1, y_rows, ws.ldx, hidden, ws.ldhidden, rows, config_.activation));
-    linear_residual_layer_norm(linear_params(w.ffn2, hidden, ws.ldhidden, x + row * ws.ldx, ws.ldx,
-                                             rows, Activation::kNone),
+    linear(w.ffn1.params(y_rows, ws.ldx, hidden, ws.ldhidden, rows, config_.activation, scratch));
+    saw(hidden, ws.ldhidden, rows, config_.intermediate_size, 3 * H);
+    linear_residual_layer_norm(w.ffn2.params(hidden, ws.ldhidden, x + row * ws.ldx, ws.ldx, rows,
+                                             Activation::kNone, scratch),
                                y_rows, w.output_gamma, w.output_beta);
   }
+}
+
+void Encoder::raise_maxima(const float* x, int64_t ldx, int64_t M, int64_t K, float* maxima) const {
+  const std::lock_guard<std::mutex> lock(maxima_mutex_);
+  for (int64_t row = 0; row < M; ++row)
+    for (int64_t k = 0; k < K; ++k) maxima[k] = std::max(maxima[k], std::fabs(x[row * ldx + k]));
 }
 
 void Encoder::encode_chunk(Call& call, const Chunk& chunk, Workspace& ws, const Team& team) const {
@@ -204,7 +204,11 @@ void Encoder::encode_chunk(Call& call, const Chunk& chunk, Workspace& ws, const 
     if (team.is_caller && call.should_stop && call.should_stop()) call.is_stopped = true;
     team.meet();
     if (call.is_stopped) return;
-    layer(weights_.layers[static_cast<size_t>(index)], batch.cu_seqlens, chunk, ws, team);
+    float* input_maxima = outputs.input_maxima
+                              ? outputs.input_maxima + index * (3 * H + config_.intermediate_size)
+                              : nullptr;
+    layer(weights_.layers[static_cast<size_t>(index)], batch.cu_seqlens, chunk, ws, team,
+          input_maxima);
   }
   if (outputs.hidden_states) copy_rows(outputs.hidden_states + num_layers * batch.total_tokens * H);
   if (outputs.token_embeddings) copy_rows(outputs.token_embeddings);
@@ -305,19 +309,26 @@ bool Encoder::encode(const Batch& batch, const Outputs& outputs, int64_t max_sen
 
 std::unique_ptr<Workspace> Encoder::borrow_workspace(int64_t tokens, int64_t max_seqlen,
                                                      int64_t members) const {
-  const int64_t most_rows = round_up(blocks_.ffn_rows, kernels_.tile_rows);
+  const int64_t most_rows = round_up(blocks_.ffn_rows, linear_kernels_.tile_rows);
   const int64_t hidden_rows = members == 1 ? std::min(tokens, most_rows) : tokens;
   const int64_t scratch_floats =
       round_up(attention_scratch_floats(max_seqlen, config_.head_dim()), 16);
+  const int64_t H = config_.hidden_size, F = config_.intermediate_size;
+  const int64_t linear_scratch_bytes =
+      round_up(std::max(linear_kernels_.scratch_bytes(tokens, H, H),
+                        linear_kernels_.scratch_bytes(hidden_rows, H, F)),
+               64);
   std::unique_ptr<Workspace> ws;
   {
     const std::lock_guard<std::mutex> lock(workspace_mutex_);
     for (auto it = free_workspaces_.begin(); it != free_workspaces_.end(); ++it) {
       if ((*it)->tokens >= tokens && (*it)->hidden_rows >= hidden_rows &&
-          (*it)->scratch.size() >= members * scratch_floats) {
+          (*it)->scratch.size() >= members * scratch_floats &&
+          (*it)->linear_scratch.size() >= members * linear_scratch_bytes) {
         ws = std::move(*it);
         free_workspaces_.erase(it);
         ws->scratch_floats = scratch_floats;
+        ws->linear_scratch_bytes = linear_scratch_bytes;
         return ws;
       }
     }
@@ -337,6 +348,8 @@ std::unique_ptr<Workspace> Encoder::borrow_workspace(int64_t tokens, int64_t max
   ws->qkv = Buffer(tokens * ws->ldqkv);
   ws->hidden = Buffer(hidden_rows * ws->ldhidden);
   ws->scratch = Buffer(members * scratch_floats);
+  ws->linear_scratch_bytes = linear_scratch_bytes;
+  ws->linear_scratch = BufferOf<std::byte>(members * linear_scratch_bytes);
   ws->positions.resize(static_cast<size_t>(tokens));
   return ws;
 }

@@ -6,6 +6,7 @@
 #include <mutex>
 #include <vector>
 
+#include "cpu/dispatch.h"
 #include "encoder/config.h"
 #include "encoder/schedule.h"
 #include "encoder/weights.h"
@@ -27,6 +28,9 @@ struct Outputs {
   int64_t pool_from = 0;  // rows of a sentence before this one stay out of the pooling
   float* token_embeddings = nullptr;  // [total_tokens, H], the last layer
   float* hidden_states = nullptr;  // [num_hidden_layers + 1, total_tokens, H]
+  // [num_hidden_layers, 3 H + F]: the largest magnitude that each input channel of each matrix takes
+  // (qkv, out, ffn1, ffn2). Raised, never lowered: set it to zeros before the first call.
+  float* input_maxima = nullptr;
 };
 
 struct Workspace;
@@ -34,12 +38,13 @@ struct Team;
 
 class Encoder {
  public:
-  Encoder(const Config& config, const Kernels& kernels);
+  Encoder(const Config& config, const InstructionSet& isa, WeightType weight_type);
   ~Encoder();
 
   Weights& weights() { return weights_; }
   const Config& config() const { return config_; }
-  const Kernels& kernels() const { return kernels_; }
+  // What its matrices are multiplied with.
+  const LinearKernels& linear_kernels() const { return linear_kernels_; }
 
   // Throws std::invalid_argument where the batch is not well formed. Returns false where
   // should_stop, asked now and then on the calling thread, said true. Safe from several threads.
@@ -52,7 +57,8 @@ class Encoder {
   void check_batch(const Batch& batch, const Outputs& outputs) const;
   void encode_chunk(Call& call, const Chunk& chunk, Workspace& ws, const Team& team) const;
   void layer(const LayerWeights& w, const int32_t* cu_seqlens, const Chunk& chunk, Workspace& ws,
-             const Team& team) const;
+             const Team& team, float* input_maxima) const;
+  void raise_maxima(const float* x, int64_t ldx, int64_t M, int64_t K, float* maxima) const;
   void pool_chunk(const Batch& batch, const Outputs& outputs, const Chunk& chunk,
                   const Workspace& ws, const Team& team) const;
 
@@ -64,7 +70,9 @@ class Encoder {
   Config config_;
   BlockSizes blocks_;
   const Kernels& kernels_;
+  const LinearKernels& linear_kernels_;
   Weights weights_;
+  mutable std::mutex maxima_mutex_;
   mutable std::mutex workspace_mutex_;
   mutable std::vector<std::unique_ptr<Workspace>> free_workspaces_;
 };

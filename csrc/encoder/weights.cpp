@@ -3,7 +3,10 @@
 
 #include "encoder/weights.h"
 
+#include <algorithm>
 #include <cstring>
+
+#include "encoder/quantize.h"
 
 namespace minifuse {
 namespace {
@@ -27,18 +30,78 @@ std::string layer_prefix(int64_t layer) { return "encoder.layer." + std::to_stri
 
 }  // namespace
 
-PackedLinear PackedLinear::pack(const Kernels& kernels, const float* weight, int64_t ldw, int64_t N,
-                                int64_t K) {
-  PackedLinear packed;
-  packed.N = N;
-  packed.K = K;
-  packed.num_panels = (N + kernels.panel_columns - 1) / kernels.panel_columns;
-  packed.weight = Buffer(packed.num_panels * K * kernels.panel_columns);
-  kernels.pack_weight(weight, ldw, N, K, packed.weight.data(), 0, packed.num_panels);
-  return packed;
+PackedLinear::PackedLinear(const LinearKernels& kernels, int64_t N, int64_t K)
+    : kernels(&kernels),
+      N(N),
+      K(K),
+      num_panels((N + kernels.panel_columns - 1) / kernels.panel_columns),
+      weight(num_panels * kernels.panel_bytes(K)) {
+  if (kernels.weight_type != WeightType::kInt8) return;
+  weight_scale = Buffer(int8_groups(K) * num_panels * kernels.panel_columns);
+  weight_sum = Buffer(weight_scale.size());
 }
 
-Weights::Weights(const Config& config, const Kernels& kernels)
+void PackedLinear::smooth(const float* weight, int64_t ldw, const float* max_input) {
+  input_scale = Buffer(K);
+  smoothing_scales(weight, ldw, N, K, max_input, input_scale.data());
+}
+
+void PackedLinear::pack(const float* source, int64_t ldw, int64_t begin, int64_t end) {
+  const int64_t columns = kernels->panel_columns;
+  std::vector<uint16_t> halves;
+  std::vector<int8_t> codes;
+  for (int64_t panel = begin; panel < end; ++panel) {
+    const int64_t first = panel * columns, rows = std::min(columns, N - first);
+    const float* from = source + first * ldw;
+    const void* rounded = from;
+    int64_t stride = ldw;
+    if (kernels->weight_type == WeightType::kBfloat16) {
+      halves.resize(static_cast<size_t>(rows * K));
+      for (int64_t i = 0; i < rows; ++i) to_bfloat16(from + i * ldw, K, halves.data() + i * K);
+      rounded = halves.data();
+      stride = K;
+    } else if (kernels->weight_type == WeightType::kInt8) {
+      codes.resize(static_cast<size_t>(rows * K));
+      for (int64_t group = 0; group < int8_groups(K); ++group) {
+        const int64_t k = group * kInt8Group, at = group * num_panels * columns + first;
+        for (int64_t i = 0; i < columns; ++i) {
+          weight_scale.data()[at + i] = 0.0f;
+          weight_sum.data()[at + i] = 0.0f;
+          if (i < rows)
+            quantize_channel(from + i * ldw + k,
+                             input_scale.data() ? input_scale.data() + k : nullptr,
+                             std::min(kInt8Group, K - k), codes.data() + i * K + k,
+                             weight_scale.data() + at + i, weight_sum.data() + at + i);
+        }
+      }
+      rounded = codes.data();
+      stride = K;
+    }
+    kernels->pack_panel(rounded, stride, rows, K, weight.data() + panel * kernels->panel_bytes(K));
+  }
+}
+
+LinearParams PackedLinear::params(const float* x, int64_t ldx, float* y, int64_t ldy, int64_t M,
+                                  Activation activation, void* scratch) const {
+  return {.x = x,
+          .ldx = ldx,
+          .packed_weight = weight.data(),
+          .bias = bias.data(),
+          .y = y,
+          .ldy = ldy,
+          .M = M,
+          .N = N,
+          .K = K,
+          .panel_begin = 0,
+          .panel_end = num_panels,
+          .activation = activation,
+          .weight_scale = weight_scale.data(),
+          .weight_sum = weight_sum.data(),
+          .input_scale = input_scale.data(),
+          .scratch = scratch};
+}
+
+Weights::Weights(const Config& config, const LinearKernels& kernels)
     : config_(config), kernels_(kernels) {
   config.validate();
   const int64_t H = config.hidden_size, F = config.intermediate_size;
@@ -63,6 +126,26 @@ Weights::Weights(const Config& config, const Kernels& kernels)
     }
   }
   layers.resize(static_cast<size_t>(config.num_hidden_layers));
+}
+
+void Weights::set_input_maxima(const float* maxima, int64_t num_layers, int64_t width) {
+  const int64_t wanted = 3 * config_.hidden_size + config_.intermediate_size;
+  check(num_layers == config_.num_hidden_layers && width == wanted, "input_maxima has shape [",
+        num_layers, ", ", width, "], wanted [", config_.num_hidden_layers, ", ", wanted, "]");
+  input_maxima_.assign(maxima, maxima + num_layers * width);
+}
+
+// `maxima_from`: where in a layer's row of maxima this matrix's inputs begin.
+void Weights::pack(PackedLinear& linear, const float* weight, int64_t N, int64_t K, int64_t layer,
+                   int64_t maxima_from) const {
+  Buffer bias = std::move(linear.bias);
+  linear = PackedLinear(kernels_, N, K);
+  linear.bias = std::move(bias);
+  if (!input_maxima_.empty() && kernels_.weight_type == WeightType::kInt8)
+    linear.smooth(weight, K,
+                  input_maxima_.data() +
+                      layer * (3 * config_.hidden_size + config_.intermediate_size) + maxima_from);
+  linear.pack(weight, K, 0, linear.num_panels);
 }
 
 void Weights::set(const std::string& name, const float* data, const std::vector<int64_t>& shape) {
@@ -97,17 +180,12 @@ void Weights::set(const std::string& name, const float* data, const std::vector<
     const int64_t index = std::stoll(name.substr(prefix.size(), dot - prefix.size()));
     const std::string rest = name.substr(dot + 1);
     LayerWeights& layer = layers[static_cast<size_t>(index)];
-    const auto packed = [&](PackedLinear& linear) {
-      Buffer bias = std::move(linear.bias);
-      linear = PackedLinear::pack(kernels_, data, shape[1], shape[0], shape[1]);
-      linear.bias = std::move(bias);
-    };
     if (rest == "attention.output.dense.weight")
-      packed(layer.out);
+      pack(layer.out, data, shape[0], shape[1], index, H);
     else if (rest == "intermediate.dense.weight")
-      packed(layer.ffn1);
+      pack(layer.ffn1, data, shape[0], shape[1], index, 2 * H);
     else if (rest == "output.dense.weight")
-      packed(layer.ffn2);
+      pack(layer.ffn2, data, shape[0], shape[1], index, 3 * H);
     else if (rest == "attention.output.dense.bias")
       layer.out.bias = copy_of(data, num_floats);
     else if (rest == "intermediate.dense.bias")
@@ -146,7 +224,7 @@ void Weights::pack_layer_if_ready(int64_t index) {
     staged_.erase(name + ".bias");
   }
   LayerWeights& layer = layers[static_cast<size_t>(index)];
-  layer.qkv = PackedLinear::pack(kernels_, joined.data(), H, 3 * H, H);
+  pack(layer.qkv, joined.data(), 3 * H, H, index, 0);
   layer.qkv.bias = std::move(bias);
 }
 

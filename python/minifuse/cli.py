@@ -8,7 +8,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"minifuse {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, run: Any, text: str, with_model: bool = True) -> argparse.ArgumentParser:
+    def command(
+        name: str, run: Any, text: str, with_model: bool = True, with_dtype: bool = False
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(run=run)
         if with_model:
@@ -34,9 +36,16 @@ def _parser() -> argparse.ArgumentParser:
                 "-m", "--model", default=DEFAULT_MODEL, help="folder or name (%(default)s)"
             )
             sub.add_argument("--threads", type=int, help="at most this many threads")
+        if with_dtype:
+            sub.add_argument(
+                "--dtype",
+                choices=("float32", "bfloat16", "int8", "auto"),
+                default="float32",
+                help="of the weights (%(default)s); auto: the fastest here",
+            )
         return sub
 
-    sub = command("encode", _encode, "Embed texts; any size in constant memory.")
+    sub = command("encode", _encode, "Embed texts; any size in constant memory.", with_dtype=True)
     sub.add_argument("inputs", nargs="*", default=["-"], help="files of lines, .jsonl, .csv, .tsv")
     sub.add_argument("-o", "--output", required=True, help=".npy, .jsonl or .parquet")
     sub.add_argument("--column", help="the column or key that holds the text")
@@ -47,11 +56,18 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--truncation", choices=("cut", "error"), default="cut")
     sub.add_argument("--no-progress", action="store_true")
 
-    sub = command("similarity", _similarity, "The similarity of every text with every other.")
+    sub = command(
+        "similarity", _similarity, "The similarity of every text with every other.", with_dtype=True
+    )
     sub.add_argument("texts", nargs="*", help="texts; none: lines of the standard input")
     sub.add_argument("--json", action="store_true")
 
-    sub = command("evaluate", _evaluate, "Judge a model by human scores of pairs, or by retrieval.")
+    sub = command(
+        "evaluate",
+        _evaluate,
+        "Judge a model by human scores of pairs, or by retrieval; float32 beside another dtype.",
+        with_dtype=True,
+    )
     sub.add_argument(
         "path",
         help=".tsv or .csv with columns score, sentence1, sentence2; or a retrieval folder in "
@@ -77,7 +93,9 @@ def _parser() -> argparse.ArgumentParser:
 def _load(arguments: argparse.Namespace) -> Any:
     from minifuse import SentenceTransformer
 
-    return SentenceTransformer(arguments.model, num_threads=arguments.threads)
+    return SentenceTransformer(
+        arguments.model, num_threads=arguments.threads, dtype=arguments.dtype
+    )
 
 
 def _windows(texts: Iterable[str], size: int) -> Iterator[list[str]]:
@@ -139,24 +157,44 @@ def _similarity(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from minifuse import evaluation
+    from minifuse import SentenceTransformer, evaluation
 
-    result: evaluation.PairScores | evaluation.RetrievalScores
+    judge: Callable[[Any], evaluation.PairScores | evaluation.RetrievalScores]
     if Path(arguments.path).is_dir():
         task = evaluation.read_retrieval_task(arguments.path)
-        result = evaluation.evaluate_retrieval(_load(arguments), task)
+
+        def judge(model: Any) -> evaluation.RetrievalScores:
+            return evaluation.evaluate_retrieval(model, task)
     else:
         pairs = evaluation.read_scored_pairs(arguments.path)
-        result = evaluation.evaluate_pairs(
-            _load(arguments), pairs.sentences1, pairs.sentences2, pairs.scores
-        )
-    scores = asdict(result)
+
+        def judge(model: Any) -> evaluation.PairScores:
+            return evaluation.evaluate_pairs(
+                model, pairs.sentences1, pairs.sentences2, pairs.scores
+            )
+
+    model = _load(arguments)
+    results = {model.dtype: asdict(judge(model))}
+    if model.dtype != "float32":
+        reference = SentenceTransformer(arguments.model, num_threads=arguments.threads)
+        results["float32"] = asdict(judge(reference))
     if arguments.json:
-        print(json.dumps(scores))
+        print(json.dumps(results if len(results) > 1 else results["float32"]))
         return 0
+    scores = results[model.dtype]
     width = max(map(len, scores))
+    if len(results) > 1:
+        print(f"{'':{width}s}  {model.dtype:>8s}  {'float32':>8s}  difference")
     for name, value in scores.items():
-        print(f"{name:{width}s}  {value if isinstance(value, int) else format(value, '.4f')}")
+        line = f"{name:{width}s}  "
+        if len(results) == 1:
+            line += str(value) if isinstance(value, int) else f"{value:.4f}"
+        elif isinstance(value, int):
+            line += f"{value:8d}  {results['float32'][name]:8d}"
+        else:
+            other = results["float32"][name]
+            line += f"{value:8.4f}  {other:8.4f}  {value - other:+10.4f}"
+        print(line)
     return 0
 
 

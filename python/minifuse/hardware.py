@@ -7,7 +7,10 @@ from typing import Any
 
 from minifuse.native import core
 
-__all__ = ["describe", "peak"]
+__all__ = ["DTYPES", "describe", "peak"]
+
+# What weights can be stored and multiplied as.
+DTYPES = ("float32", "bfloat16", "int8")
 
 
 def _cpu_name() -> str:
@@ -35,7 +38,7 @@ def describe() -> dict[str, Any]:
     """
     return {
         "cpu": _cpu_name(),
-        "isa": {"float32": core.isa()},
+        "isa": {dtype: core.isa_of(dtype) for dtype in DTYPES},
         "supported_isas": core.supported_isas(),
         "features": core.cpu_features(),
         "num_threads": core.default_num_threads(),
@@ -44,15 +47,15 @@ def describe() -> dict[str, Any]:
 
 
 def peak(num_threads: int | None = None, seconds: float = 0.5) -> dict[str, float]:
-    """The measured arithmetic ceiling: multiply-adds that never leave the registers.
+    """The measured arithmetic ceilings: multiply-adds that never leave the registers.
 
     Args:
         num_threads: threads that run at once; the default number if None.
-        seconds: how long to measure.
+        seconds: how long to measure each.
 
     Returns:
-        dtype -> floating-point operations a second, all threads together, the median of many short
-        loops per thread.
+        dtype -> operations a second (a multiplication and an addition are two), all threads
+        together, the median of many short loops per thread.
     """
     threads = core.default_num_threads() if num_threads is None else num_threads
-    return {"float32": core.measure_peak(threads, seconds)}
+    return {dtype: core.measure_peak(dtype, threads, seconds) for dtype in DTYPES}

@@ -220,7 +220,7 @@ def _read_dense(path: Path) -> DenseModule:
         raise ValueError(f"{path}: 'linear.weight' has shape {weight.shape}, wanted {wanted}")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"{path}: 'linear.bias' has shape {bias.shape}, wanted {weight.shape[:1]}")
-    return DenseModule(core.pack_linear(weight), bias, activation)
+    return DenseModule(core.pack_linear(weight, "float32"), bias, activation)
 
 
 def _weights_path(folder: Path) -> Path:
@@ -323,8 +323,18 @@ def iterate_weights(
                 yield ours, file.read(name)
 
 
-def load_encoder(folder: ModelFolder) -> core.Encoder:
+def load_encoder(
+    folder: ModelFolder,
+    dtype: str = "float32",
+    input_maxima: npt.NDArray[np.float32] | None = None,
+) -> core.Encoder:
     """The native encoder, its weights packed; each tensor is read, packed and dropped.
+
+    Args:
+        folder: what read_model_folder gave.
+        dtype: "float32", "bfloat16" or "int8".
+        input_maxima: [num_hidden_layers, 3 hidden_size + intermediate_size], as
+            Encoder.input_maxima gives it: int8 matrices are smoothed by it.
 
     Raises:
         FileNotFoundError: model.safetensors is missing.
@@ -343,7 +353,10 @@ def load_encoder(folder: ModelFolder) -> core.Encoder:
         intermediate_size=config.intermediate_size,
         layer_norm_eps=config.layer_norm_eps,
         activation=config.activation,
+        dtype=dtype,
     )
+    if input_maxima is not None:
+        encoder.set_input_maxima(input_maxima)
     path = _weights_path(folder.transformer_path)
     for name, array in iterate_weights(folder, set(encoder.expected_weights())):
         if array.size and np.isnan(array.min()):

@@ -31,22 +31,29 @@ __all__ = [
 PackedLinear = core.PackedLinear
 
 
-def pack_linear(weight: Any) -> core.PackedLinear:
+def pack_linear(weight: Any, dtype: str = "float32") -> core.PackedLinear:
     """Reorder a weight once into the kernels' panels; the result is accepted wherever a weight is.
 
     Args:
         weight: [out_features, in_features] float32, as torch.nn.Linear stores it.
+        dtype: "float32"; "bfloat16", rounded to nearest even, multiplied in float32; or "int8", a
+            scale per output channel, against rows of x that are quantised one by one to 8 bits with
+            a zero point, the sums exact in int32.
 
     Returns:
-        An opaque matrix with in_features and out_features; it keeps no reference to weight.
+        An opaque matrix with in_features, out_features, dtype and isa; it keeps no reference to
+        weight.
+
+    Raises:
+        ValueError: another dtype, or int8 with more than 65,536 inputs.
     """
-    return core.pack_linear(native.as_float32("weight", weight, 2))
+    return core.pack_linear(native.as_float32("weight", weight, 2), dtype)
 
 
 def _packed(name: str, weight: Any) -> core.PackedLinear:
     if isinstance(weight, core.PackedLinear):
         return weight
-    return core.pack_linear(native.as_float32(name, weight, 2))
+    return core.pack_linear(native.as_float32(name, weight, 2), "float32")
 
 
 def _optional(name: str, value: Any, ndim: int = 1) -> native.FloatArray | None:

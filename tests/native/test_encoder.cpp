@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t kHidden = 48;
 
-std::unique_ptr<Encoder> random_encoder(const Kernels& kernels) {
+std::unique_ptr<Encoder> random_encoder(const InstructionSet& isa, WeightType type) {
   const Config config{.vocab_size = 50,
                       .max_position_embeddings = 40,
                       .hidden_size = kHidden,
@@ -22,7 +22,7 @@ std::unique_ptr<Encoder> random_encoder(const Kernels& kernels) {
                       .intermediate_size = 70,
                       .layer_norm_eps = 1e-12f,
                       .activation = Activation::kGelu};
-  auto encoder = std::make_unique<Encoder>(config, kernels);
+  auto encoder = std::make_unique<Encoder>(config, isa, type);
   uint32_t seed = 1;
   for (const auto& [name, wanted] : encoder->weights().expected()) {
     std::vector<int64_t> shape = wanted;
@@ -67,8 +67,9 @@ std::vector<float> encode(const Encoder& encoder, const Batch& batch, int64_t ba
   return pooled;
 }
 
-void test_invariance(const InstructionSet& isa, const std::vector<float>*& first_bits) {
-  const std::unique_ptr<Encoder> encoder = random_encoder(*isa.kernels);
+// first_bits: the embeddings of the first instruction set with this type, which the others must equal.
+void test_invariance(const InstructionSet& isa, WeightType type, std::vector<float>& first_bits) {
+  const std::unique_ptr<Encoder> encoder = random_encoder(isa, type);
   const Sentences all = random_sentences({5, 0, 40, 1, 17, 23, 12, 13, 2, 39, 7, 31}, 3);
   const Batch batch = all.batch();
   const std::vector<float> expected = encode(*encoder, batch, 32, 1);
@@ -92,13 +93,13 @@ void test_invariance(const InstructionSet& isa, const std::vector<float>*& first
     });
   for (std::thread& caller : callers) caller.join();
 
-  static const std::vector<float> kept = expected;
-  if (first_bits == nullptr) first_bits = &kept;
-  EXPECT(same_bits(expected, *first_bits), "%s differs from the first set", isa.name);
+  if (first_bits.empty()) first_bits = expected;
+  EXPECT(same_bits(expected, first_bits), "%s, type %d differs from the first set", isa.name,
+         static_cast<int>(type));
 }
 
 void test_stop_and_states(const InstructionSet& isa) {
-  const std::unique_ptr<Encoder> encoder = random_encoder(*isa.kernels);
+  const std::unique_ptr<Encoder> encoder = random_encoder(isa, WeightType::kFloat32);
   const Sentences sentences = random_sentences({9, 30, 4}, 5);
   const Batch batch = sentences.batch();
   std::vector<float> states(static_cast<size_t>(3 * batch.total_tokens * kHidden));
@@ -114,7 +115,8 @@ void test_stop_and_states(const InstructionSet& isa) {
 }
 
 void test_refusals() {
-  const std::unique_ptr<Encoder> encoder = random_encoder(select_kernels("scalar"));
+  const std::unique_ptr<Encoder> encoder =
+      random_encoder(select_isa("scalar"), WeightType::kFloat32);
   const auto refused = [&](const char* text, std::vector<int32_t> ids,
                            std::vector<int32_t> offsets) {
     const Sentences sentences{std::move(ids), std::move(offsets)};
@@ -131,7 +133,7 @@ void test_refusals() {
   refused("ids[0] is -1", {-1, 5}, {0, 2});
   refused("max_position_embeddings=40", std::vector<int32_t>(41, 1), {0, 41});
 
-  const Kernels& kernels = select_kernels("scalar");
+  const LinearKernels& kernels = select_isa("scalar").kernels->float32;
   Config config{.vocab_size = 5,
                 .max_position_embeddings = 5,
                 .hidden_size = 10,
@@ -156,9 +158,10 @@ void test_refusals() {
 }  // namespace
 
 int main() {
-  const std::vector<float>* first_bits = nullptr;
+  std::vector<float> first_bits[3];
   for (const InstructionSet* isa : runnable_sets()) {
-    test_invariance(*isa, first_bits);
+    for (const WeightType type : {WeightType::kFloat32, WeightType::kBfloat16, WeightType::kInt8})
+      test_invariance(*isa, type, first_bits[static_cast<int>(type)]);
     test_stop_and_states(*isa);
     std::printf("%s: the encoder keeps its bits\n", isa->name);
   }

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "encoder/weights.h"
 #include "expect.h"
 
 using namespace minifuse;
@@ -10,69 +11,55 @@ using namespace minifuse::test;
 
 namespace {
 
-const Kernels& scalar() { return select_kernels("scalar"); }
+const InstructionSet& scalar() { return select_isa("scalar"); }
 
-std::vector<float> packed(const Kernels& k, const std::vector<float>& weight, int64_t N,
-                          int64_t K) {
-  const int64_t panels = (N + k.panel_columns - 1) / k.panel_columns;
-  std::vector<float> out(static_cast<size_t>(panels * K * k.panel_columns));
-  k.pack_weight(weight.data(), K, N, K, out.data(), 0, panels);
-  return out;
-}
-
-std::vector<float> linear(const Kernels& k, int64_t M, int64_t N, int64_t K, Activation activation,
-                          bool with_norm) {
+std::vector<float> linear(const InstructionSet& isa, WeightType type, int64_t M, int64_t N,
+                          int64_t K, Activation activation, bool with_norm) {
   const auto x = random_floats(M * K, 1), w = random_floats(N * K, 2), b = random_floats(N, 3);
   const auto residual = random_floats(M * N, 4), gamma = random_floats(N, 5);
-  const std::vector<float> panels = packed(k, w, N, K);
+  PackedLinear packed(isa.linear(type), N, K);
+  if (type == WeightType::kInt8 && K % 2 == 1)
+    packed.smooth(w.data(), K, random_floats(K, 6).data());
+  packed.pack(w.data(), K, 0, packed.num_panels);
+  BufferOf<std::byte> scratch(packed.scratch_bytes(M));
   std::vector<float> y(static_cast<size_t>(M * N));
-  const LinearParams params{.x = x.data(),
-                            .ldx = K,
-                            .packed_weight = panels.data(),
-                            .bias = b.data(),
-                            .y = y.data(),
-                            .ldy = N,
-                            .M = M,
-                            .N = N,
-                            .K = K,
-                            .panel_begin = 0,
-                            .panel_end = (N + k.panel_columns - 1) / k.panel_columns,
-                            .activation = activation};
+  LinearParams params = packed.params(x.data(), K, y.data(), N, M, activation, scratch.data());
+  params.bias = b.data();
   if (with_norm) {
-    k.linear_residual_layer_norm(params, {.x = y.data(),
-                                          .ldx = N,
-                                          .residual = residual.data(),
-                                          .ldr = N,
-                                          .gamma = gamma.data(),
-                                          .beta = b.data(),
-                                          .eps = 1e-5f,
-                                          .y = y.data(),
-                                          .ldy = N,
-                                          .M = M,
-                                          .H = N});
+    packed.kernels->linear_residual_layer_norm(params, {.x = y.data(),
+                                                        .ldx = N,
+                                                        .residual = residual.data(),
+                                                        .ldr = N,
+                                                        .gamma = gamma.data(),
+                                                        .beta = b.data(),
+                                                        .eps = 1e-5f,
+                                                        .y = y.data(),
+                                                        .ldy = N,
+                                                        .M = M,
+                                                        .H = N});
   } else {
-    k.linear(params);
+    packed.kernels->linear(params);
   }
   return y;
 }
 
-void test_linear(const InstructionSet& isa) {
-  const Kernels& k = *isa.kernels;
+void test_linear(const InstructionSet& isa, WeightType type) {
+  const int t = static_cast<int>(type);
   for (const int64_t N : {1, 7, 15, 16, 17, 31, 32, 33, 47, 64, 65})
     for (const int64_t K : {1, 2, 3, 5, 13, 31})
       for (int64_t M = 0; M <= 2 * kMaxTileRows + 1; M += M < 14 ? 1 : 5)
-        EXPECT(same_bits(linear(k, M, N, K, Activation::kNone, false),
-                         linear(scalar(), M, N, K, Activation::kNone, false)),
-               "%s M=%d N=%d K=%d", isa.name, int(M), int(N), int(K));
+        EXPECT(same_bits(linear(isa, type, M, N, K, Activation::kNone, false),
+                         linear(scalar(), type, M, N, K, Activation::kNone, false)),
+               "%s type %d M=%d N=%d K=%d", isa.name, t, int(M), int(N), int(K));
   for (const Activation activation : {Activation::kGelu, Activation::kGeluNew, Activation::kRelu})
-    EXPECT(same_bits(linear(k, 13, 49, 11, activation, false),
-                     linear(scalar(), 13, 49, 11, activation, false)),
-           "%s activation %d", isa.name, int(activation));
+    EXPECT(same_bits(linear(isa, type, 13, 49, 11, activation, false),
+                     linear(scalar(), type, 13, 49, 11, activation, false)),
+           "%s type %d activation %d", isa.name, t, int(activation));
   for (const int64_t N : {1, 16, 37, 100})
     for (const int64_t M : {0, 1, 4, 5, 29})
-      EXPECT(same_bits(linear(k, M, N, 17, Activation::kNone, true),
-                       linear(scalar(), M, N, 17, Activation::kNone, true)),
-             "%s with LayerNorm M=%d N=%d", isa.name, int(M), int(N));
+      EXPECT(same_bits(linear(isa, type, M, N, 17, Activation::kNone, true),
+                       linear(scalar(), type, M, N, 17, Activation::kNone, true)),
+             "%s type %d with LayerNorm M=%d N=%d", isa.name, t, int(M), int(N));
 }
 
 std::vector<float> attention(const Kernels& k, int64_t sq, int64_t sk, int64_t D,
@@ -107,13 +94,13 @@ std::vector<float> attention(const Kernels& k, int64_t sq, int64_t sk, int64_t D
 }
 
 void test_attention(const InstructionSet& isa) {
-  const Kernels& k = *isa.kernels;
+  const Kernels &k = *isa.kernels, &reference = *scalar().kernels;
   for (const int64_t D : {1, 5, 16, 26, 32, 48, 64, 128, 256})
     for (const int64_t sk : {1, 3, 15, 16, 17, 32, 33, 70})
       for (const int64_t sq : {1, 2, 6, 7, 12, 13, 25})
-        EXPECT(same_bits(attention(k, sq, sk, D, {}), attention(scalar(), sq, sk, D, {})),
+        EXPECT(same_bits(attention(k, sq, sk, D, {}), attention(reference, sq, sk, D, {})),
                "%s sq=%d sk=%d D=%d", isa.name, int(sq), int(sk), int(D));
-  EXPECT(same_bits(attention(k, 9, 3, 32, {1, 4, 8}), attention(scalar(), 9, 3, 32, {1, 4, 8})),
+  EXPECT(same_bits(attention(k, 9, 3, 32, {1, 4, 8}), attention(reference, 9, 3, 32, {1, 4, 8})),
          "%s with key_index", isa.name);
 }
 
@@ -159,8 +146,8 @@ std::vector<float> rows_of(const Kernels& k, int64_t M, int64_t H) {
 void test_rows(const InstructionSet& isa) {
   for (const int64_t H : {1, 3, 15, 16, 17, 33, 64, 100})
     for (const int64_t M : {0, 1, 3, 4, 5, 9})
-      EXPECT(same_bits(rows_of(*isa.kernels, M, H), rows_of(scalar(), M, H)), "%s M=%d H=%d",
-             isa.name, int(M), int(H));
+      EXPECT(same_bits(rows_of(*isa.kernels, M, H), rows_of(*scalar().kernels, M, H)),
+             "%s M=%d H=%d", isa.name, int(M), int(H));
 }
 
 void test_vector_math(const InstructionSet& isa) {
@@ -169,7 +156,7 @@ void test_vector_math(const InstructionSet& isa) {
     std::vector<float> ours(x.size()), theirs(x.size());
     for (const auto& f : {&Kernels::exp, &Kernels::erf}) {
       (isa.kernels->*f)(x.data(), ours.data(), n);
-      (scalar().*f)(x.data(), theirs.data(), n);
+      (scalar().kernels->*f)(x.data(), theirs.data(), n);
       EXPECT(same_bits(ours, theirs), "%s n=%d", isa.name, int(n));
     }
     for (int64_t i = 0; i < n; ++i)
@@ -183,12 +170,13 @@ void test_vector_math(const InstructionSet& isa) {
 
 int main() {
   for (const InstructionSet* isa : runnable_sets()) {
-    test_linear(*isa);
+    for (const WeightType type : {WeightType::kFloat32, WeightType::kBfloat16, WeightType::kInt8})
+      test_linear(*isa, type);
     test_attention(*isa);
     test_rows(*isa);
     test_vector_math(*isa);
     std::printf("%s: kernels as the scalar build's\n", isa->name);
   }
-  expect_invalid("is not known", [] { select_kernels("sse2"); });
+  expect_invalid("is not known", [] { select_isa("sse2"); });
   return 0;
 }

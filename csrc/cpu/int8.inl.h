@@ -1,0 +1,168 @@
+// Weights in 8 bits with a scale per output channel, rows of x in 8 bits with a scale and a zero
+// point each, both for every group g of kInt8Group inputs apart:
+//
+//   y = b + sum_g scale[m][g] weight_scale[g][n] (sum_{k in g} (q[m][k] - zero[m][g]) w[n][k])
+//
+//   v = x[m][k] input_scale[k]         smoothing (SmoothQuant, Xiao et al. 2023): the weights were
+//                                      divided by it, so that no channel of x fills the range alone
+//   scale = (max - min) / 255          over the row's group and 0: never over a batch
+//   q = clamp(round(v / scale) + zero, 0, 255),   zero = round(-min / scale)
+//
+//   panel p:   k = 0:  w[pNR][0..3] w[pNR+1][0..3] ... w[pNR+NR-1][0..3]     64 bytes a vector
+//              k = 4:  w[pNR][4..7] ...
+//
+// The dot_*.h header says what four steps of k are: i32x16, weights64, dot(). A group's sum of q w is
+// exact in int32 and, below 2^24, in float32 too, so every instruction set gives the same integers and,
+// with the same float32 arithmetic behind them, the same bits.
+
+struct Int8 {
+  static constexpr WeightType kWeightType = WeightType::kInt8;
+  static constexpr int kPanelLines = kPanelColumns * 4 / 64;
+  static_assert(255 * 127 * kInt8Group < 1 << 24);
+
+  // A group of a row comes back as v = scale code + offset, offset = -scale zero.
+  struct Scale {
+    float scale, offset;
+  };
+  struct Rows {
+    const uint8_t* codes;  // [rows, stride]
+    int64_t stride;
+    const Scale* scales;  // [rows, groups]
+    int64_t groups;
+    Rows from(int64_t row) const {
+      return {codes + row * stride, stride, scales + row * groups, groups};
+    }
+  };
+
+  // An odd number of cache lines (types.h).
+  static int64_t row_stride(int64_t K) { return ((K + 63) / 64 | 1) * 64; }
+  static int64_t scratch_bytes(int64_t M, int64_t N, int64_t K) {
+    const int64_t block = rows_per_block(M, K, N), rows = round_up(M < block ? M : block, 16);
+    return rows * (row_stride(K) + int8_groups(K) * int64_t{sizeof(Scale)});
+  }
+  static int64_t panel_bytes(int64_t K) { return round_up(K, 4) * kPanelColumns; }
+
+  // One group of a row. A NaN or an infinity anywhere makes the scale NaN and so the whole row of y, as
+  // it would in float32.
+  static Scale quantize(const float* x, const float* input_scale, int64_t K, uint8_t* codes) {
+    const auto value = [&](int64_t k) {
+      const f32x16 v = load_upto(x + k, K - k);
+      return input_scale ? mul(v, load_upto(input_scale + k, K - k)) : v;
+    };
+    f32x16 low = zero(), high = zero(), poison = zero();
+    for (int64_t k = 0; k < K; k += 16) {
+      const f32x16 v = value(k);
+      low = min(v, low);
+      high = max(v, high);
+      poison = fma(v, zero(), poison);
+    }
+    const float lowest = -reduce_max(sub(zero(), low));
+    const float range = reduce_max(high) - lowest;
+    // Below: so small that its inverse overflows, and as good as zero beside any bias.
+    const bool is_flat = !(range > 1e-30f && range <= 3.402823466e+38f);
+    const float inverse = is_flat ? 0.0f : 255.0f / range;
+    constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+    const float zero_point = (kRound - lowest * inverse) - kRound;
+    const f32x16 factor = broadcast(inverse), shift = broadcast(zero_point);
+    for (int64_t k = 0; k < K; k += 16)
+      store_codes(codes + k, min(max(fma(value(k), factor, shift), zero()), broadcast(255.0f)));
+    const float scale = (range <= 1e-30f ? 0.0f : range / 255.0f) + reduce_add(poison);
+    return {scale, -(scale * zero_point)};
+  }
+
+  static Rows rows(const LinearParams& p, int64_t row, int64_t rows) {
+    const int64_t stride = row_stride(p.K), groups = int8_groups(p.K);
+    uint8_t* codes = static_cast<uint8_t*>(p.scratch);
+    Scale* scales = reinterpret_cast<Scale*>(codes + round_up(rows, 16) * stride);
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t g = 0; g < groups; ++g) {
+        const int64_t k = g * kInt8Group, left = p.K - k;
+        scales[i * groups + g] =
+            quantize(p.x + (row + i) * p.ldx + k, p.input_scale ? p.input_scale + k : nullptr,
+                     left < kInt8Group ? left : kInt8Group, codes + i * stride + k);
+      }
+    return {codes, stride, scales, groups};
+  }
+
+  // Adds the products of the codes [begin, end) to acc.
+  template <int kRows, int kAheadLines>
+  MINIFUSE_INLINE inline static void multiply(const Rows& rows, const int8_t* columns,
+                                              int64_t begin, int64_t end,
+                                              i32x16 (&acc)[kRows][kTileVectors], Ahead& ahead) {
+    constexpr int kGroups = (kRows + 2) / 3;
+    const uint8_t* base[kGroups];
+    unrolled<kGroups>(
+        [&](auto g) MINIFUSE_INLINE { base[g.value] = rows.codes + 3 * g.value * rows.stride; });
+    columns += begin * kPanelColumns;
+    for (int64_t k = begin; k < end; k += 4) {
+      unrolled<kAheadLines>(
+          [&](auto l) MINIFUSE_INLINE { __builtin_prefetch(ahead.line + 64 * l.value, 0, 2); });
+      ahead.line += ahead.step;
+      __asm__ volatile("" ::: "memory");  // as in multiply_tile
+      weights64 column[kTileVectors];
+      unrolled<kTileVectors>(
+          [&](auto j) MINIFUSE_INLINE { column[j.value] = load_weights(columns + 64 * j.value); });
+      columns += kPanelColumns * 4;
+      unrolled<kRows>([&](auto i) MINIFUSE_INLINE {
+        const i32x16 x = broadcast_codes(base[i.value / 3] + (i.value % 3) * rows.stride + k);
+        unrolled<kTileVectors>(
+            [&](auto j) MINIFUSE_INLINE { dot(acc[i.value][j.value], x, column[j.value]); });
+      });
+    }
+  }
+
+  template <int kRows, int kAheadLines>
+  __attribute__((noinline)) static void tile(const LinearParams& p, Rows rows, const char* weight,
+                                             int64_t panel, int64_t first, Ahead ahead) {
+    const int64_t column = panel * kPanelColumns, padded_columns = round_up(p.N, kPanelColumns);
+    const float* bias = p.bias ? p.bias + column : nullptr;
+    float* y = p.y + first * p.ldy + column;
+    for (int64_t g = 0; g < rows.groups; ++g) {
+      const int64_t begin = g * kInt8Group;
+      i32x16 acc[kRows][kTileVectors];
+      over_tile<kRows, kTileVectors>([&](auto i, auto j)
+                                         MINIFUSE_INLINE { acc[i.value][j.value] = zero_sums(); });
+      multiply<kRows, kAheadLines>(rows, reinterpret_cast<const int8_t*>(weight), begin,
+                                   p.K - begin < kInt8Group ? p.K : begin + kInt8Group, acc, ahead);
+      store_tile<kRows>(y, p.ldy, panel_width(p, panel), [&](auto j, int64_t left) MINIFUSE_INLINE {
+        const int64_t at = g * padded_columns + column + 16 * j.value;
+        const f32x16 weight_scale = load(p.weight_scale + at);
+        const f32x16 weight_sum = load(p.weight_sum + at);
+        const f32x16 b = load_bias(bias ? bias + 16 * j.value : nullptr, left);
+        return [=, &acc, &rows](auto i) MINIFUSE_INLINE {
+          const Scale row = rows.scales[i.value * rows.groups + g];
+          const f32x16 before = g == 0 ? b : load_upto(y + i.value * p.ldy + 16 * j.value, left);
+          return fma(to_float(acc[i.value][j.value]), mul(broadcast(row.scale), weight_scale),
+                     fma(broadcast(row.offset), weight_sum, before));
+        };
+      });
+    }
+  }
+
+  static void pack_panel(const void* weight, int64_t ldw, int64_t num_rows, int64_t K,
+                         void* panel) {
+    const int8_t* w = static_cast<const int8_t*>(weight);
+    int8_t* out = static_cast<int8_t*>(panel);
+    for (int64_t first = 0; first < K; first += 4)
+      for (int64_t c = 0; c < kPanelColumns; ++c)
+        for (int64_t k = first; k < first + 4; ++k)
+          *out++ = c < num_rows && k < K ? w[c * ldw + k] : int8_t{0};
+  }
+
+  static double peak_loop(int64_t iterations, float* sink) {
+    constexpr int kAccumulators = kTileRows * kTileVectors;
+    alignas(64) const int8_t codes[64] = {};
+    alignas(64) const uint8_t values[64] = {};
+    i32x16 acc[kAccumulators];
+    unrolled<kAccumulators>([&](auto i) MINIFUSE_INLINE { acc[i.value] = zero_sums(); });
+    const weights64 weights = load_weights(codes);
+    const i32x16 x = broadcast_codes(values);
+    for (int64_t it = 0; it < iterations; ++it)
+      unrolled<kAccumulators>([&](auto i) MINIFUSE_INLINE { dot(acc[i.value], x, weights); });
+    f32x16 total = load(sink);
+    unrolled<kAccumulators>([&](auto i)
+                                MINIFUSE_INLINE { total = add(total, to_float(acc[i.value])); });
+    store(sink, total);
+    return 2.0 * 64 * kAccumulators * static_cast<double>(iterations);
+  }
+};

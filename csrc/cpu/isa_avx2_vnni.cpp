@@ -1,0 +1,22 @@
+// AVX-VNNI (256 bits): int8 only, the rest as AVX2.
+//
+// Code compiled for an instruction set must not run on a lower machine, so nothing leaves this file
+// but one constant table: all else is in an anonymous namespace, no standard header but <cstddef>
+// and <cstdint> (through types.h) is included, and nothing is initialised at load.
+// tests/test_symbols.py reads the object.
+
+#include <immintrin.h>
+
+#include "common/kernels.h"
+
+namespace minifuse::isa_avx2_vnni {
+namespace {
+#include "cpu/vec_avx2.h"
+#include "cpu/dot_avx2_vnni.h"
+
+#include "cpu/int8_kernels.inl.h"
+}  // namespace
+
+extern constinit const LinearKernels kInt8 = linear_kernels<Int8>("avx2_vnni");
+
+}  // namespace minifuse::isa_avx2_vnni

@@ -1,0 +1,112 @@
+#include "encoder/quantize.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+namespace minifuse {
+namespace {
+
+// To the nearest integer, ties to even, for |x| < 2^22; compilers vectorise it where rint is a call.
+inline float round_to_integer(float x) {
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23
+  return (x + kRound) - kRound;
+}
+
+// The codes that stand for w[k] / scale, as floats: rounded, and where a pair of one sign exceeds
+// kMaxPairCode in sum, either taken back by half of the excess. K is even.
+void round_codes(const float* w, int64_t K, float scale, float* codes) {
+  const float inverse = 1.0f / scale;
+  constexpr float kMost = kMaxWeightCode, kMostOfPair = kMaxPairCode;
+  for (int64_t k = 0; k < K; k += 2) {
+    const float a = std::min(std::max(round_to_integer(w[k] * inverse), -kMost), kMost);
+    const float b = std::min(std::max(round_to_integer(w[k + 1] * inverse), -kMost), kMost);
+    const float sum = a + b;
+    // Signed; zero for a pair of two signs, which one code alone cannot bring beyond the limit.
+    const float excess = sum - std::min(std::max(sum, -kMostOfPair), kMostOfPair);
+    const float half = round_to_integer(0.5f * excess);
+    codes[k] = a - half;
+    codes[k + 1] = b - (excess - half);
+  }
+}
+
+// Eight sums, so that the compiler may add in vectors.
+float squared_error(const float* w, const float* codes, int64_t K, float scale) {
+  float sum[8] = {};
+  int64_t k = 0;
+  for (; k + 8 <= K; k += 8)
+    for (int i = 0; i < 8; ++i) {
+      const float error = w[k + i] - scale * codes[k + i];
+      sum[i] += error * error;
+    }
+  float total = 0.0f;
+  for (; k < K; ++k) total += (w[k] - scale * codes[k]) * (w[k] - scale * codes[k]);
+  for (const float one : sum) total += one;
+  return total;
+}
+
+}  // namespace
+
+void to_bfloat16(const float* x, int64_t n, uint16_t* bits) {
+  for (int64_t i = 0; i < n; ++i) {
+    uint32_t word;
+    std::memcpy(&word, x + i, 4);
+    const bool is_nan = (word & 0x7FFFFFFFu) > 0x7F800000u;
+    const uint32_t rounded = word + 0x7FFFu + ((word >> 16) & 1u);
+    bits[i] = static_cast<uint16_t>((is_nan ? word | 0x400000u : rounded) >> 16);
+  }
+}
+
+void smoothing_scales(const float* weight, int64_t ldw, int64_t N, int64_t K,
+                      const float* max_input, float* input_scale) {
+  std::vector<float> max_weight(static_cast<size_t>(K), 0.0f);
+  for (int64_t n = 0; n < N; ++n)
+    for (int64_t k = 0; k < K; ++k)
+      max_weight[static_cast<size_t>(k)] =
+          std::max(max_weight[static_cast<size_t>(k)], std::fabs(weight[n * ldw + k]));
+  for (int64_t k = 0; k < K; ++k) {
+    const float inverse = std::sqrt(max_weight[static_cast<size_t>(k)] / max_input[k]);
+    input_scale[k] = std::isnormal(inverse) ? inverse : 1.0f;
+  }
+}
+
+void quantize_channel(const float* w, const float* input_scale, int64_t K, int8_t* codes,
+                      float* scale, float* sum) {
+  const int64_t even = (K + 1) / 2 * 2;
+  std::vector<float> smoothed(static_cast<size_t>(even), 0.0f), rounded(smoothed), best(smoothed);
+  float highest = 0.0f, poison = 0.0f;
+  for (int64_t k = 0; k < K; ++k) {
+    const float one = input_scale ? w[k] / input_scale[k] : w[k];
+    smoothed[static_cast<size_t>(k)] = one;
+    highest = std::max(highest, std::fabs(one));
+    poison += one * 0.0f;
+  }
+  *sum = 0.0f;
+  *scale = highest / kMaxWeightCode + poison;
+  if (!std::isnormal(*scale)) {  // zeros; or not finite, and then the scale carries it on
+    std::fill(codes, codes + K, int8_t{0});
+    return;
+  }
+  // The largest magnitude becomes the code `most`: above 127 it is clipped, below, fewer pairs are, and
+  // at 64 none is.
+  float least = INFINITY;
+  for (const float most : {132.0f, 120.0f, 108.0f, 98.0f, 90.0f, 83.0f, 77.0f, 70.0f, 64.0f}) {
+    const float candidate = highest / most;
+    round_codes(smoothed.data(), even, candidate, rounded.data());
+    const float error = squared_error(smoothed.data(), rounded.data(), even, candidate);
+    if (error < least) {
+      least = error;
+      *scale = candidate;
+      rounded.swap(best);
+    }
+  }
+  float total = 0.0f;
+  for (int64_t k = 0; k < K; ++k) {
+    codes[k] = static_cast<int8_t>(best[static_cast<size_t>(k)]);
+    total += best[static_cast<size_t>(k)];
+  }
+  *sum = *scale * total;
+}
+
+}  // namespace minifuse
