@@ -121,7 +121,12 @@ const std::vector<InstructionSet>& instruction_sets() {
        &isa_avx512_vnni::kInt8},
       {"avx512", "avx512f avx512vl avx512bw avx512dq avx2 fma", [] { return has_avx512(); },
        &isa_avx512::kKernels},
+#if defined(MINIFUSE_EVEX_VNNI)
+      {"avx2_vnni", "avx512_vnni avx512vl avx2 fma",
+       [] { return has({"avx512_vnni", "avx512vl", "avx2", "fma"}); },
+#else
       {"avx2_vnni", "avx_vnni avx2 fma", [] { return has({"avx_vnni", "avx2", "fma"}); },
+#endif
        &isa_avx2::kKernels, &isa_avx2_vnni::kInt8},
       {"avx2", "avx2 fma", [] { return has({"avx2", "fma"}); }, &isa_avx2::kKernels},
 #endif
