@@ -44,7 +44,7 @@ test-slow: $(VENV)/.installed $(VENV)/.test-tools
 	$(BIN)/python -m pytest -m "slow or not slow"
 
 bench: $(VENV)/.installed $(VENV)/.bench-tools
-	$(BIN)/minifuse bench $(WORKLOADS) --model $(MODEL) --json benchmarks/results/encode.json
+	$(BIN)/minifuse bench --peers $(WORKLOADS) --model $(MODEL) --json benchmarks/results/encode.json
 	$(BIN)/minifuse bench --ops --json benchmarks/results/ops.json
 	$(BIN)/python benchmarks/bench_roofline.py --json benchmarks/results/roofline.json
 	$(BIN)/python benchmarks/render_tables.py

@@ -33,7 +33,7 @@ PEERS = {
 def _where(machine: dict[str, Any]) -> str:
     versions = machine["versions"]
     peers = ", ".join(f"{PEERS[k]} {versions[k]}" for k in PEERS if k in versions)
-    isa = machine["isa"]["float32"]
+    isa = "/".join(dict.fromkeys(machine["isa"].values()))
     return (
         f"{machine['cpu']} ({isa}), {machine['num_threads']} threads, {machine['date']}; "
         f"minifuse {versions['minifuse']}, {peers}."
@@ -43,20 +43,22 @@ def _where(machine: dict[str, Any]) -> str:
 def encode_table(result: dict[str, Any]) -> str:
     """tokens/s on each workload, milliseconds for a query, cosines: a row an engine."""
     rows: dict[str, dict[str, Any]] = {}
-    columns = {"engine": "engine"}
+    columns = {"engine": "engine", "dtype": "dtype"}
     for name, workload in result["workloads"].items():
         columns[name] = f"{name}, tokens/s"
         columns[f"{name} ratio"] = "minifuse is"
         for row in workload["rows"]:
-            one = rows.setdefault(row["engine"], {"engine": row["engine"]})
+            key = f"{row['engine']}, {row['dtype']}"
+            one = rows.setdefault(key, {"engine": row["engine"], "dtype": row["dtype"]})
             one[name] = f"{row['tokens_per_second']:,.0f}"
             one[f"{name} ratio"] = f"{row['ours_over_theirs']:.2f}x"
-            one["cosine"] = f"{min(row['cosine_min'], 1):.7f}"
+            one["cosine"] = f"{min(row['cosine_min'], 1):.6f}"
     columns |= {"p50": f"one query ({result['query']['num_tokens']} tokens), ms"}
     columns |= {"query ratio": "minifuse takes", "cosine": "cosine min"}
     for row in result["query"]["rows"]:
-        rows[row["engine"]]["p50"] = f"{row['p50_ms']:.2f}"
-        rows[row["engine"]]["query ratio"] = f"{row['ours_over_theirs_time']:.2f}x"
+        one = rows[f"{row['engine']}, {row['dtype']}"]
+        one["p50"] = f"{row['p50_ms']:.2f}"
+        one["query ratio"] = f"{row['ours_over_theirs_time']:.2f}x"
     return format_table(list(rows.values()), columns) + "\n\n" + _where(result["machine"])
 
 
@@ -65,14 +67,16 @@ def encoder_table(result: dict[str, Any]) -> str:
     rows = [
         {
             "workload": name,
+            "dtype": dtype,
             "tokens": f"{share['tokens_per_second']:,.0f}",
             "rate": f"{share['gflops']:.0f}",
             "peak": f"{share['peak_gflops']:.0f}",
             "share": f"{share['share_of_peak']:.1%}",
         }
-        for name, share in result["encoder"].items()
+        for name, shares in result["encoder"].items()
+        for dtype, share in shares.items()
     ]
-    columns = {"workload": "workload", "tokens": "tokens/s", "rate": "GFLOP/s",
+    columns = {"workload": "workload", "dtype": "dtype", "tokens": "tokens/s", "rate": "GFLOP/s",
                "peak": "measured ceiling", "share": "share"}  # fmt: skip
     return format_table(rows, columns) + "\n\n" + _where(result["machine"])
 

@@ -111,6 +111,33 @@ FloatArray input_maxima(const Encoder& encoder, const IntArray& ids, const IntAr
   return result;
 }
 
+// Stage -> its share of the encoder's time, all threads together.
+std::map<std::string, double> profile(const Encoder& encoder, const IntArray& ids,
+                                      const IntArray& cu_seqlens, int64_t batch_size,
+                                      int num_threads) {
+  const Batch batch = borrow_batch(ids, cu_seqlens);
+  const size_t width = static_cast<size_t>(encoder.config().hidden_size);
+  std::vector<float> pooled(static_cast<size_t>(batch.batch) * width);
+  StageTicks ticks{};
+  Outputs outputs;
+  outputs.pooled = pooled.data();
+  outputs.poolings = {Pooling::kMean};
+  outputs.ticks = &ticks;
+  run(encoder, batch, outputs, batch_size, num_threads);
+  std::map<std::string, double> shares = {{"embedding", ticks.embedding},
+                                          {"matrices", ticks.matrices},
+                                          {"quantization", ticks.quantization},
+                                          {"activation", ticks.activation},
+                                          {"attention", ticks.attention},
+                                          {"layer_norm", ticks.layer_norm},
+                                          {"pooling", ticks.pooling}};
+  double total = 0;
+  for (const auto& [stage, count] : shares) total += count;
+  if (total > 0)
+    for (auto& [stage, count] : shares) count /= total;
+  return shares;
+}
+
 }  // namespace
 
 void register_encoder(py::module_& module) {
@@ -161,6 +188,8 @@ void register_encoder(py::module_& module) {
            py::arg("num_threads"))
       .def("hidden_states", &hidden_states, py::arg("ids").noconvert(),
            py::arg("cu_seqlens").noconvert(), py::kw_only(), py::arg("num_threads"))
+      .def("profile", &profile, py::arg("ids").noconvert(), py::arg("cu_seqlens").noconvert(),
+           py::kw_only(), py::arg("batch_size"), py::arg("num_threads"))
       .def("input_maxima", &input_maxima, py::arg("ids").noconvert(),
            py::arg("cu_seqlens").noconvert(), py::kw_only(), py::arg("num_threads"));
 }

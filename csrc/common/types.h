@@ -13,6 +13,18 @@ enum class Activation : int32_t { kNone, kGelu, kGeluNew, kRelu };
 
 enum class Pooling : int32_t { kMean, kCls, kMax, kMeanSqrtLen, kWeightedMean, kLastToken };
 
+// Where the time goes, in ticks of the processor's counter: filled only where somebody asks.
+struct StageTicks {
+  uint64_t embedding, matrices, quantization, activation, attention, layer_norm, pooling;
+};
+static inline uint64_t ticks_now() {
+#if defined(__x86_64__)
+  return __builtin_ia32_rdtsc();
+#else
+  return 0;
+#endif
+}
+
 // How the numbers of a weight are stored and multiplied.
 enum class WeightType : int32_t {
   kFloat32,
@@ -38,6 +50,7 @@ struct LinearParams {
       nullptr;  // [int8_groups(K), N], weight_scale sum over the group of code
   const float* input_scale = nullptr;  // [K], or null: ones
   void* scratch = nullptr;  // LinearKernels::scratch_bytes, 64-byte aligned
+  StageTicks* ticks = nullptr;  // or null; of its stages, those inside a linear kernel
 };
 
 // y = LayerNorm(x + residual) * gamma + beta, row by row; y may be x or residual.

@@ -77,6 +77,18 @@ inline int64_t rows_per_block(int64_t M, int64_t K, int64_t N) {
   return block_of(M, most, kTileRows);
 }
 
+// f(), its ticks added to one of p's stages where they are asked for.
+template <typename F>
+MINIFUSE_INLINE inline auto timed(const LinearParams& p, uint64_t StageTicks::* stage, F f) {
+  if (!p.ticks) return f();
+  struct Stopwatch {
+    uint64_t& total;
+    uint64_t start = ticks_now();
+    ~Stopwatch() { total += ticks_now() - start; }
+  } const stopwatch{p.ticks->*stage};
+  return f();
+}
+
 // Rows [row, row + rows) of y, all panels asked for. Tiles of nearly equal height: 13 rows are
 // 7 + 6, because a tile of one row waits for the latency of its multiply-adds.
 //
@@ -88,7 +100,8 @@ void linear_block(const LinearParams& p, int64_t row, int64_t rows) {
   constexpr int kAll = Format::kPanelLines, kHalf = kAll > 1 ? kAll / 2 : 1;
   const int64_t num_tiles = (rows + kTileRows - 1) / kTileRows;
   const int64_t panel_bytes = Format::panel_bytes(p.K);
-  const typename Format::Rows x = Format::rows(p, row, rows);
+  const typename Format::Rows x =
+      timed(p, &StageTicks::quantization, [&] { return Format::rows(p, row, rows); });
   for (int64_t panel = p.panel_begin; panel < p.panel_end; ++panel) {
     const char* weight = static_cast<const char*>(p.packed_weight) + panel * panel_bytes;
     // One tile of `height` rows from `first` on, which also fetches its part of the next panel.
@@ -116,7 +129,7 @@ void linear_block(const LinearParams& p, int64_t row, int64_t rows) {
       if (p.activation != Activation::kNone &&
           (tile % kActivatedTiles == kActivatedTiles - 1 || tile == num_tiles - 1)) {
         const int64_t end = first + height;
-        activate_rows(p, panel, activated, end);
+        timed(p, &StageTicks::activation, [&] { activate_rows(p, panel, activated, end); });
         activated = end;
       }
     }
@@ -141,7 +154,7 @@ void linear_residual_layer_norm(const LinearParams& p, const LayerNormParams& no
     block_norm.ldx = block_norm.ldy = p.ldy;
     if (norm.residual) block_norm.residual = norm.residual + row * norm.ldr;
     block_norm.M = rows;
-    layer_norm(block_norm);
+    timed(p, &StageTicks::layer_norm, [&] { layer_norm(block_norm); });
   }
 }
 

@@ -21,6 +21,11 @@ struct Workspace {
   Buffer scratch;               // [members, attention_scratch_floats]
   BufferOf<std::byte> linear_scratch;  // [members, linear_scratch_bytes]
   int64_t linear_scratch_bytes;
+  bool is_timed = false;
+  StageTicks ticks{};
+
+  // For this member to add to; of a team only the first does.
+  StageTicks* ticks_of(int member) { return is_timed && member == 0 ? &ticks : nullptr; }
   std::vector<int32_t> positions;
 };
 
@@ -47,6 +52,18 @@ struct Encoder::Call {
   std::atomic<bool> is_stopped{false};
 };
 
+namespace {
+
+// f(), its ticks added to a stage where they are asked for.
+template <typename F>
+void timed(StageTicks* ticks, uint64_t StageTicks::* stage, F f) {
+  const uint64_t start = ticks_now();
+  f();
+  if (ticks) ticks->*stage += ticks_now() - start;
+}
+
+}  // namespace
+
 Encoder::Encoder(const Config& config, const InstructionSet& isa, WeightType weight_type)
     : config_(config),
       blocks_(block_sizes(l2_cache_bytes())),
@@ -64,17 +81,29 @@ void Encoder::layer(const LayerWeights& w, const int32_t* cu_seqlens, const Chun
   float* hidden = ws.hidden.data();
   std::byte* scratch = ws.linear_scratch.data() + team.member * ws.linear_scratch_bytes;
 
+  StageTicks* ticks = ws.ticks_of(team.member);
+  // The ticks of f() that are not of a stage inside it go to the matrices.
+  const auto timed_matrix = [&](const auto& f) {
+    if (!ticks) return f();
+    const auto inside = [&] { return ticks->quantization + ticks->activation + ticks->layer_norm; };
+    const uint64_t start = ticks_now(), before = inside();
+    f();
+    ticks->matrices += ticks_now() - start - (inside() - before);
+  };
+
   // Columns shared out; y [M, N] = activation(x W^T + b).
   const auto linear = [&](LinearParams params) {
+    params.ticks = ticks;
     const int64_t num_panels = params.panel_end;
     params.panel_begin = team.begin(num_panels);
     params.panel_end = team.end(num_panels);
-    linear_kernels_.linear(params);
+    timed_matrix([&] { linear_kernels_.linear(params); });
     team.meet();
   };
   // y [M, H] = LayerNorm(x W^T + b + residual): fused for one, columns then rows for a team.
-  const auto linear_residual_layer_norm = [&](const LinearParams& params, const float* residual,
+  const auto linear_residual_layer_norm = [&](LinearParams params, const float* residual,
                                               const Buffer& gamma, const Buffer& beta) {
+    params.ticks = ticks;
     LayerNormParams norm{.x = params.y,
                          .ldx = params.ldy,
                          .residual = residual,
@@ -86,13 +115,14 @@ void Encoder::layer(const LayerWeights& w, const int32_t* cu_seqlens, const Chun
                          .ldy = params.ldy,
                          .M = params.M,
                          .H = H};
-    if (team.is_alone()) return linear_kernels_.linear_residual_layer_norm(params, norm);
+    if (team.is_alone())
+      return timed_matrix([&] { linear_kernels_.linear_residual_layer_norm(params, norm); });
     linear(params);
     const int64_t begin = team.begin(params.M);
     norm.x = norm.y = params.y + begin * params.ldy;
     norm.residual = residual + begin * ws.ldx;
     norm.M = team.end(params.M) - begin;
-    kernels_.layer_norm(norm);
+    timed(ticks, &StageTicks::layer_norm, [&] { kernels_.layer_norm(norm); });
     team.meet();
   };
 
@@ -107,6 +137,7 @@ void Encoder::layer(const LayerWeights& w, const int32_t* cu_seqlens, const Chun
   // per sentence, per head:  O = softmax(Q K^T / sqrt(D)) V
   const int64_t num_sentences = chunk.last - chunk.first;
   const int64_t item_end = team.end(num_sentences * A);
+  const uint64_t attention_start = ticks_now();
   for (int64_t item = team.begin(num_sentences * A); item < item_end;) {
     const int64_t sentence = chunk.first + item / A, head = item % A;
     const int64_t heads = std::min(A - head, item_end - item);
@@ -135,6 +166,7 @@ void Encoder::layer(const LayerWeights& w, const int32_t* cu_seqlens, const Chun
                         .scratch = ws.scratch.data() + team.member * ws.scratch_floats});
     item += heads;
   }
+  if (ticks) ticks->attention += ticks_now() - attention_start;
   team.meet();
 
   // Y = LayerNorm(X + O Wo + bo)
@@ -159,7 +191,7 @@ void Encoder::layer(const LayerWeights& w, const int32_t* cu_seqlens, const Chun
 }
 
 void Encoder::raise_maxima(const float* x, int64_t ldx, int64_t M, int64_t K, float* maxima) const {
-  const std::lock_guard<std::mutex> lock(maxima_mutex_);
+  const std::lock_guard<std::mutex> lock(outputs_mutex_);
   for (int64_t row = 0; row < M; ++row)
     for (int64_t k = 0; k < K; ++k) maxima[k] = std::max(maxima[k], std::fabs(x[row * ldx + k]));
 }
@@ -180,17 +212,20 @@ void Encoder::encode_chunk(Call& call, const Chunk& chunk, Workspace& ws, const 
     for (int64_t row = std::max(begin, row_begin); row < std::min(end, row_end); ++row)
       ws.positions[static_cast<size_t>(row)] = static_cast<int32_t>(row - begin);
   }
-  kernels_.embed_layer_norm({.ids = batch.ids + first_token + row_begin,
-                             .positions = ws.positions.data() + row_begin,
-                             .word = weights_.word_embeddings.data(),
-                             .position = weights_.position_embeddings.data(),
-                             .gamma = weights_.embedding_gamma.data(),
-                             .beta = weights_.embedding_beta.data(),
-                             .eps = config_.layer_norm_eps,
-                             .y = x + row_begin * ws.ldx,
-                             .ldy = ws.ldx,
-                             .M = row_end - row_begin,
-                             .H = H});
+  StageTicks* ticks = ws.ticks_of(team.member);
+  timed(ticks, &StageTicks::embedding, [&] {
+    kernels_.embed_layer_norm({.ids = batch.ids + first_token + row_begin,
+                               .positions = ws.positions.data() + row_begin,
+                               .word = weights_.word_embeddings.data(),
+                               .position = weights_.position_embeddings.data(),
+                               .gamma = weights_.embedding_gamma.data(),
+                               .beta = weights_.embedding_beta.data(),
+                               .eps = config_.layer_norm_eps,
+                               .y = x + row_begin * ws.ldx,
+                               .ldy = ws.ldx,
+                               .M = row_end - row_begin,
+                               .H = H});
+  });
 
   const auto copy_rows = [&](float* destination) {
     for (int64_t row = row_begin; row < row_end; ++row)
@@ -213,7 +248,7 @@ void Encoder::encode_chunk(Call& call, const Chunk& chunk, Workspace& ws, const 
   if (outputs.hidden_states) copy_rows(outputs.hidden_states + num_layers * batch.total_tokens * H);
   if (outputs.token_embeddings) copy_rows(outputs.token_embeddings);
   team.meet();
-  pool_chunk(batch, outputs, chunk, ws, team);
+  timed(ticks, &StageTicks::pooling, [&] { pool_chunk(batch, outputs, chunk, ws, team); });
   team.meet();
 }
 
@@ -279,6 +314,7 @@ bool Encoder::encode(const Batch& batch, const Outputs& outputs, int64_t max_sen
   bool ran;
   if (schedule.is_latency) {
     std::unique_ptr<Workspace> ws = borrow_workspace(tokens, max_seqlen, num_threads);
+    ws->is_timed = outputs.ticks != nullptr;
     SpinBarrier barrier;
     ran = ThreadPool::get().run(
         num_threads,
@@ -290,16 +326,19 @@ bool Encoder::encode(const Batch& batch, const Outputs& outputs, int64_t max_sen
           }
         },
         should_stop);
+    add_ticks(outputs, *ws);
     return_workspace(std::move(ws));
   } else {
     ran = ThreadPool::get().run(
         num_threads,
         [&](int member, int) {
           std::unique_ptr<Workspace> ws = borrow_workspace(tokens, max_seqlen, 1);
+          ws->is_timed = outputs.ticks != nullptr;
           const Team team{0, 1, member == 0, nullptr};
           for (int64_t i = call.next_chunk++; i < num_chunks && !call.is_stopped;
                i = call.next_chunk++)
             encode_chunk(call, schedule.chunks[static_cast<size_t>(i)], *ws, team);
+          add_ticks(outputs, *ws);
           return_workspace(std::move(ws));
         },
         should_stop);
@@ -352,6 +391,17 @@ std::unique_ptr<Workspace> Encoder::borrow_workspace(int64_t tokens, int64_t max
   ws->linear_scratch = BufferOf<std::byte>(members * linear_scratch_bytes);
   ws->positions.resize(static_cast<size_t>(tokens));
   return ws;
+}
+
+void Encoder::add_ticks(const Outputs& outputs, Workspace& ws) const {
+  if (!outputs.ticks) return;
+  const std::lock_guard<std::mutex> lock(outputs_mutex_);
+  for (uint64_t StageTicks::* stage :
+       {&StageTicks::embedding, &StageTicks::matrices, &StageTicks::quantization,
+        &StageTicks::activation, &StageTicks::attention, &StageTicks::layer_norm,
+        &StageTicks::pooling})
+    outputs.ticks->*stage += ws.ticks.*stage;
+  ws.ticks = {};
 }
 
 void Encoder::return_workspace(std::unique_ptr<Workspace> workspace) const {

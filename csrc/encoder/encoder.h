@@ -31,6 +31,7 @@ struct Outputs {
   // [num_hidden_layers, 3 H + F]: the largest magnitude that each input channel of each matrix takes
   // (qkv, out, ffn1, ffn2). Raised, never lowered: set it to zeros before the first call.
   float* input_maxima = nullptr;
+  StageTicks* ticks = nullptr;  // all threads' together
 };
 
 struct Workspace;
@@ -58,6 +59,7 @@ class Encoder {
   void encode_chunk(Call& call, const Chunk& chunk, Workspace& ws, const Team& team) const;
   void layer(const LayerWeights& w, const int32_t* cu_seqlens, const Chunk& chunk, Workspace& ws,
              const Team& team, float* input_maxima) const;
+  void add_ticks(const Outputs& outputs, Workspace& ws) const;
   void raise_maxima(const float* x, int64_t ldx, int64_t M, int64_t K, float* maxima) const;
   void pool_chunk(const Batch& batch, const Outputs& outputs, const Chunk& chunk,
                   const Workspace& ws, const Team& team) const;
@@ -72,7 +74,7 @@ class Encoder {
   const Kernels& kernels_;
   const LinearKernels& linear_kernels_;
   Weights weights_;
-  mutable std::mutex maxima_mutex_;
+  mutable std::mutex outputs_mutex_;  // what several threads add to: maxima and ticks
   mutable std::mutex workspace_mutex_;
   mutable std::vector<std::unique_ptr<Workspace>> free_workspaces_;
 };

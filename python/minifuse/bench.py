@@ -22,9 +22,10 @@ from minifuse.engines import Engine, installed_engines
 from minifuse.op_cases import OP_TOKENS, op_cases
 from minifuse.sentence_transformer import SentenceTransformer
 
-__all__ = ["bench_encode", "bench_ops", "format_table", "machine"]
+__all__ = ["bench_encode", "bench_ops", "bench_profile", "format_table", "machine"]
 
 _FLOPS_PER_TOKEN_TERM = 2
+_REFEREE = "sentence-transformers, float32"
 
 
 def machine() -> dict[str, Any]:
@@ -85,37 +86,49 @@ def bench_encode(
     query: str,
     num_threads: int,
     rounds: int = 5,
+    dtypes: Sequence[str] = ("float32",),
 ) -> dict[str, Any]:
-    """Every installed engine on every workload and on one query.
+    """Every installed engine, in each of the dtypes, on every workload and on one query.
 
     Returns:
-        ``machine``, ``absent`` (engine -> why), ``workloads`` (name -> rows with engine, tokens/s,
-        ratio = ours / theirs in speed, cosine min and mean against the reference engine), ``query``
-        (rows with milliseconds p50 and p99 of the best burst), ``encoder`` (share of the measured
-        ceiling).
+        ``machine``, ``absent`` (engine and dtype -> why), ``workloads`` (name -> rows with engine,
+        dtype, tokens/s, ratio = ours / theirs in speed at the same dtype, cosine min and mean
+        against the reference engine), ``query`` (rows with milliseconds p50 and p99 of the best
+        burst), ``encoder`` (workload -> dtype -> share of the measured ceiling).
     """
-    engines, absent = installed_engines(model_name, num_threads)
-    model = SentenceTransformer(model_name, num_threads=num_threads)
+    engines, absent = installed_engines(model_name, num_threads, dtypes)
+    labels = [f"{engine.name}, {engine.dtype}" for engine in engines]
+    models = {
+        dtype: SentenceTransformer(model_name, num_threads=num_threads, dtype=dtype)
+        for dtype in dtypes
+    }
+    model = next(iter(models.values()))
     result: dict[str, Any] = {"machine": machine(), "absent": absent, "workloads": {}}
     result["encoder"] = {
-        name: encoder_share(model, texts, num_threads, rounds) for name, texts in workloads.items()
+        name: {
+            dtype: encoder_share(one, texts, num_threads, rounds) for dtype, one in models.items()
+        }
+        for name, texts in workloads.items()
     }
     for name, texts in workloads.items():
         num_tokens = int(model._tokenize(list(texts)).seqlens.sum())
-        vectors = {engine.name: engine.encode(texts) for engine in engines}
-        # PyTorch is the referee where it is installed.
-        referee = vectors.get("sentence-transformers", vectors["minifuse"])
-        times = _interleaved({e.name: partial(e.encode, texts) for e in engines}, rounds)
-        ours = float(np.median(times["minifuse"]))
+        vectors = [engine.encode(texts) for engine in engines]
+        # PyTorch in float32 is the referee where it is installed.
+        referee = vectors[labels.index(_REFEREE) if _REFEREE in labels else 0]
+        runs: dict[str, Callable[[], Any]] = {
+            label: partial(engine.encode, texts)
+            for label, engine in zip(labels, engines, strict=True)
+        }
+        seconds = {k: float(np.median(v)) for k, v in _interleaved(runs, rounds).items()}
         rows = []
-        for engine in engines:
-            seconds = float(np.median(times[engine.name]))
-            cosines = (vectors[engine.name] * referee).sum(1)
+        for label, engine, theirs in zip(labels, engines, vectors, strict=True):
+            cosines = (theirs * referee).sum(1)
             rows.append(
                 {
                     "engine": engine.name,
-                    "tokens_per_second": num_tokens / seconds,
-                    "ours_over_theirs": seconds / ours,
+                    "dtype": engine.dtype,
+                    "tokens_per_second": num_tokens / seconds[label],
+                    "ours_over_theirs": seconds[label] / seconds[f"minifuse, {engine.dtype}"],
                     "cosine_min": float(cosines.min()),
                     "cosine_mean": float(cosines.mean()),
                 }
@@ -146,12 +159,64 @@ def encoder_share(
             num_threads=num_threads,
         )
 
-    share = share_of_peak(run, encoder_flops(model, tokens.seqlens), num_threads, max(rounds, 5))
+    flops = encoder_flops(model, tokens.seqlens)
+    share = share_of_peak(run, flops, num_threads, max(rounds, 5), model.dtype)
     return {"tokens_per_second": float(tokens.seqlens.sum()) / share["seconds"]} | share
 
 
+# The encoder's stages as bench_profile names them.
+_STAGES = {
+    "matrices": "matrix products",
+    "attention": "attention",
+    "activation": "GELU",
+    "layer_norm": "LayerNorm",
+    "quantization": "quantisation",
+    "embedding": "embedding",
+    "pooling": "pooling",
+}
+
+
+def bench_profile(
+    model: SentenceTransformer, texts: Sequence[str], num_threads: int, rounds: int = 5
+) -> list[dict[str, Any]]:
+    """Where a whole encode spends its time: medians over rounds.
+
+    Tokenising, sorting and the encoder are timed apart; what encode takes beyond them is Python's.
+    The encoder's stages are counted by its threads in ticks of the processor's counter.
+
+    Returns:
+        Rows with ``stage``, ``share`` of the encode and ``us_per_token``, the last one the whole.
+    """
+    listed = list(texts)
+    arguments = {"batch_size": 32, "num_threads": num_threads}
+    seconds: dict[str, list[float]] = {"encode": [], "tokens": [], "encoder": []}
+    shares: dict[str, list[float]] = {stage: [] for stage in _STAGES}
+    model.encode(listed, num_threads=num_threads)
+    for _ in range(rounds):
+        seconds["encode"].append(time_once(lambda: model.encode(listed, num_threads=num_threads)))
+        start = time.perf_counter()
+        tokens, _ = model._tokenize(listed).sorted_by_length()
+        middle = time.perf_counter()
+        profile = model._encoder.profile(tokens.ids, tokens.cu_seqlens(), **arguments)
+        seconds["tokens"].append(middle - start)
+        seconds["encoder"].append(time.perf_counter() - middle)
+        for stage, share in profile.items():
+            shares[stage].append(share)
+    whole, tokenising, encoder = (float(np.median(v)) for v in seconds.values())
+    parts = {"tokenisation": tokenising}
+    parts |= {name: encoder * float(np.median(shares[s])) for s, name in _STAGES.items()}
+    # Threads that wait for the last one, and Python; noise of the medians can make it negative.
+    parts["Python and the rest"] = whole - sum(parts.values())
+    per_token = 1e6 / max(1, len(tokens.ids))
+    rows = [
+        {"stage": name, "share": f"{one / whole:.1%}", "us_per_token": one * per_token}
+        for name, one in parts.items()
+    ]
+    return [*rows, {"stage": "encode", "share": "100%", "us_per_token": whole * per_token}]
+
+
 def share_of_peak(
-    run: Callable[[], Any], flops: float, num_threads: int, rounds: int
+    run: Callable[[], Any], flops: float, num_threads: int, rounds: int, dtype: str = "float32"
 ) -> dict[str, float]:
     """The rate of run against the arithmetic ceiling, measured between its calls; medians.
 
@@ -161,7 +226,7 @@ def share_of_peak(
     run()
     seconds, peaks = [], []
     for _ in range(rounds):
-        peaks.append(hardware.peak(num_threads, 0.1)["float32"])
+        peaks.append(hardware.peak(num_threads, 0.1, dtype)[dtype])
         seconds.append(time_once(run))
     median, peak = float(np.median(seconds)), float(np.median(peaks))
     return {
@@ -176,7 +241,7 @@ def _bench_query(
     model: SentenceTransformer, engines: Sequence[Engine], query: str, bursts: int = 5
 ) -> dict[str, Any]:
     """Engines in turn, bursts of 200 warm calls each; an engine's best burst by its median."""
-    best: dict[str, tuple[float, float]] = {}
+    best: dict[tuple[str, str], tuple[float, float]] = {}
     for _ in range(bursts):
         for engine in engines:
             for _ in range(20):
@@ -187,19 +252,20 @@ def _bench_query(
                 engine.encode_one(query)
                 times.append(time.perf_counter() - start)
             p50, p99 = np.percentile(times, [50, 99])
-            if engine.name not in best or p50 < best[engine.name][0]:
-                best[engine.name] = (float(p50), float(p99))
-    ours = best["minifuse"][0]
+            key = (engine.name, engine.dtype)
+            if key not in best or p50 < best[key][0]:
+                best[key] = (float(p50), float(p99))
     return {
         "num_tokens": len(model._tokenize([query]).ids),
         "rows": [
             {
                 "engine": name,
+                "dtype": dtype,
                 "p50_ms": p50 * 1e3,
                 "p99_ms": p99 * 1e3,
-                "ours_over_theirs_time": ours / p50,
+                "ours_over_theirs_time": best["minifuse", dtype][0] / p50,
             }
-            for name, (p50, p99) in best.items()
+            for (name, dtype), (p50, p99) in best.items()
         ],
     }
 
@@ -231,7 +297,7 @@ def bench_ops(num_threads: int, rounds: int = 30) -> list[dict[str, Any]]:
                 )
             medians = {k: float(np.median(v)) / repeat * 1e6 for k, v in times.items()}
             unpacked = medians.get("unpacked")
-            peak = hardware.peak(num_threads, 0.1)["float32"]
+            peak = hardware.peak(num_threads, 0.1, "float32")["float32"]
             rows.append(
                 {
                     "op": case.name,

@@ -81,7 +81,13 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("bench", _bench, "Compare with the peers that are installed, interleaved.")
     sub.add_argument("files", nargs="*", help="NAME=FILE or FILE[:LINES] workloads; none: our own")
+    sub.add_argument(
+        "--peers", action="store_true", help="in float32, bfloat16 and int8; float32 only without"
+    )
     sub.add_argument("--ops", action="store_true", help="each op against PyTorch instead")
+    sub.add_argument(
+        "--profile", action="store_true", help="where our own time goes, stage by stage, instead"
+    )
     sub.add_argument("--rounds", type=int, default=7)
     sub.add_argument("--json", metavar="FILE", help="write every figure")
 
@@ -268,28 +274,34 @@ def _bench(arguments: argparse.Namespace) -> int:
         if arguments.json:
             bench.write_json(arguments.json, {"machine": bench.machine(), "rows": rows})
         return 0
+    if arguments.profile:
+        return _bench_profile(arguments, threads)
     query = "how do i reset the password of my account"
+    dtypes = hardware.DTYPES if arguments.peers else ("float32",)
     result = bench.bench_encode(
-        arguments.model, _workloads(arguments.files), query, threads, arguments.rounds
+        arguments.model, _workloads(arguments.files), query, threads, arguments.rounds, dtypes
     )
     for name, workload in result["workloads"].items():
         print(f"\n{name}: {workload['num_texts']} texts, {workload['num_tokens']} tokens")
         columns = {
             "engine": "engine",
+            "dtype": "dtype",
             "tokens_per_second": "tokens/s",
             "ours_over_theirs": "ours / theirs",
             "cosine_min": "cosine min",
             "cosine_mean": "mean",
         }
         print(bench.format_table(workload["rows"], columns))
-        share = result["encoder"][name]
-        print(
-            f"encoder alone: {share['tokens_per_second']:,.0f} tokens/s, {share['gflops']:.0f} of "
-            f"{share['peak_gflops']:.0f} GFLOP/s = {share['share_of_peak']:.1%} of the ceiling"
-        )
+        for dtype, share in result["encoder"][name].items():
+            print(
+                f"encoder alone, {dtype}: {share['tokens_per_second']:,.0f} tokens/s, "
+                f"{share['gflops']:.0f} of {share['peak_gflops']:.0f} GFLOP/s = "
+                f"{share['share_of_peak']:.1%} of the ceiling"
+            )
     print(f"\none query of {result['query']['num_tokens']} tokens")
     columns = {
         "engine": "engine",
+        "dtype": "dtype",
         "p50_ms": "p50 ms",
         "p99_ms": "p99 ms",
         "ours_over_theirs_time": "our time / theirs",
@@ -299,6 +311,23 @@ def _bench(arguments: argparse.Namespace) -> int:
         print(f"{name}: {reason}")
     if arguments.json:
         bench.write_json(arguments.json, result)
+    return 0
+
+
+def _bench_profile(arguments: argparse.Namespace, threads: int) -> int:
+    from minifuse import SentenceTransformer, bench, hardware
+
+    columns = {"stage": "stage", "share": "share", "us_per_token": "us a token"}
+    tables: dict[str, Any] = {}
+    for dtype in hardware.DTYPES:
+        model = SentenceTransformer(arguments.model, dtype=dtype, num_threads=threads)
+        for name, texts in _workloads(arguments.files).items():
+            rows = bench.bench_profile(model, texts, threads, arguments.rounds)
+            tables[f"{name}, {dtype}"] = rows
+            print(f"\n{name}, {dtype} ({model.isa}): {len(texts)} texts, {threads} threads")
+            print(bench.format_table(rows, columns))
+    if arguments.json:
+        bench.write_json(arguments.json, {"machine": bench.machine(), "profiles": tables})
     return 0
 
 

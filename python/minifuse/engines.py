@@ -1,10 +1,11 @@
 """The engines that `minifuse bench` compares: ours and every peer that is installed.
 
-Each peer runs at its best float32 setting: ONNX Runtime on the graph its own optimiser fuses,
-OpenVINO with its throughput hint (its latency hint for one query), CTranslate2 converted. Texts are
-tokenised by the `tokenizers` package, sorted by length and padded to the longest of a batch of 32;
-mean pooling and normalisation are NumPy's. What a peer needs to
-convert is kept in minifuse's cache.
+Each peer runs at its best published setting: ONNX Runtime on the graph that its own optimiser
+fuses, in int8 dynamically quantised as it recommends for the CPU; OpenVINO with its throughput hint
+(its latency hint for one query), in int8 statically quantised by NNCF; CTranslate2 converted. Texts
+are tokenised by the `tokenizers` package, sorted by length and padded to the longest of a batch of
+32; mean pooling and normalisation are NumPy's. What a peer needs to convert is kept in minifuse's
+cache.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from minifuse import sample_text
+from minifuse.hardware import describe
 from minifuse.resolve import cache_folder, resolve_model
 from minifuse.sentence_transformer import SentenceTransformer
 from minifuse.tokenization import TextTokenizer, TokenBatch
@@ -35,7 +38,9 @@ class Engine(ABC):
     """Texts to normalised embeddings [n, dim]; `packages` must be importable."""
 
     name = ""
-    packages: tuple[str, ...] = ()
+    # dtype -> what must be importable for it
+    packages: ClassVar[dict[str, tuple[str, ...]]] = {}
+    dtype = "float32"
 
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> FloatArray:
@@ -50,9 +55,10 @@ class MinifuseEngine(Engine):
     """This package."""
 
     name = "minifuse"
+    packages: ClassVar = {"float32": (), "bfloat16": (), "int8": ()}
 
-    def __init__(self, model: Path, num_threads: int) -> None:
-        self._model = SentenceTransformer(model, num_threads=num_threads)
+    def __init__(self, model: Path, num_threads: int, dtype: str) -> None:
+        self._model = SentenceTransformer(model, num_threads=num_threads, dtype=dtype)
 
     def encode(self, texts: Sequence[str]) -> FloatArray:
         """Embed many texts."""
@@ -67,26 +73,29 @@ class SentenceTransformersEngine(Engine):
     """sentence-transformers on PyTorch."""
 
     name = "sentence-transformers"
-    packages = ("torch", "sentence_transformers")
+    packages = dict.fromkeys(("float32", "bfloat16"), ("torch", "sentence_transformers"))
 
-    def __init__(self, model: Path, num_threads: int) -> None:
+    def __init__(self, model: Path, num_threads: int, dtype: str) -> None:
         import sentence_transformers
         import torch
 
         torch.set_num_threads(num_threads)
-        self._model = sentence_transformers.SentenceTransformer(str(model), device="cpu")
+        self._model = sentence_transformers.SentenceTransformer(
+            str(model), device="cpu", model_kwargs={"dtype": getattr(torch, dtype)}
+        )
 
     def encode(self, texts: Sequence[str]) -> FloatArray:
         """Embed many texts."""
-        return np.asarray(
-            self._model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
-        )
+        return self._encode(list(texts))
 
     def encode_one(self, text: str) -> FloatArray:
         """Embed one query."""
-        return np.asarray(
-            self._model.encode(text, normalize_embeddings=True, show_progress_bar=False)
-        )
+        return self._encode(text)
+
+    def _encode(self, texts: Any) -> FloatArray:
+        vectors = self._model.encode(texts, show_progress_bar=False, convert_to_tensor=True)
+        vectors = vectors.float()  # a norm in bfloat16 is off by a thousandth
+        return np.asarray((vectors / vectors.norm(dim=-1, keepdim=True)).numpy())
 
 
 class _PaddedEngine(Engine):
@@ -191,9 +200,11 @@ class OnnxRuntimeEngine(_BatchEngine):
     """ONNX Runtime on the fused graph."""
 
     name = "onnxruntime"
-    packages = ("onnxruntime", "onnx", "torch", "transformers")
+    packages = dict.fromkeys(
+        ("float32", "int8"), ("onnxruntime", "onnx", "onnxscript", "torch", "transformers")
+    )
 
-    def __init__(self, model: Path, num_threads: int) -> None:
+    def __init__(self, model: Path, num_threads: int, dtype: str) -> None:
         super().__init__(model)
         import onnxruntime
 
@@ -201,9 +212,17 @@ class OnnxRuntimeEngine(_BatchEngine):
         options.intra_op_num_threads = num_threads
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = 3
-        folder = _converted(model, "onnx-fused", lambda made: self._fuse(model, made))
+        graph = _converted(model, "onnx-fused", lambda made: self._fuse(model, made)) / "fused.onnx"
+        if dtype == "int8":
+            fused = graph
+            has_vnni = {"avx_vnni", "avx512_vnni"} & set(describe()["features"])
+            name = "onnx-qint8" if has_vnni else "onnx-quint8"
+            graph = _converted(
+                model, name, lambda made: self._quantize(fused, made, bool(has_vnni))
+            )
+            graph /= "int8.onnx"
         self._session = onnxruntime.InferenceSession(
-            str(folder / "fused.onnx"), options, providers=["CPUExecutionProvider"]
+            str(graph), options, providers=["CPUExecutionProvider"]
         )
         self._inputs = {i.name for i in self._session.get_inputs()}
 
@@ -221,6 +240,21 @@ class OnnxRuntimeEngine(_BatchEngine):
         )
         fused.save_model_to_file(str(folder / "fused.onnx"))
 
+    @staticmethod
+    def _quantize(fused: Path, folder: Path, signed: bool) -> None:
+        import onnx
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        # Signed weights need VNNI: without it the products of the fused pair saturate.
+        kind = QuantType.QInt8 if signed else QuantType.QUInt8
+        quantize_dynamic(
+            str(fused),
+            str(folder / "int8.onnx"),
+            weight_type=kind,
+            # What its shape inference does not know, the fused operators' outputs, is float.
+            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+        )
+
     def _run(self, ids: Any, mask: Any) -> Any:
         feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         return self._session.run(None, {k: v for k, v in feed.items() if k in self._inputs})[0]
@@ -230,14 +264,23 @@ class OpenVinoEngine(_PaddedEngine):
     """OpenVINO: asynchronous streams for many texts, the latency hint for one."""
 
     name = "openvino"
-    packages = ("openvino", "torch", "transformers", "onnx")
+    packages: ClassVar = {
+        "float32": ("openvino", "torch", "transformers", "onnx", "onnxscript"),
+        "bfloat16": ("openvino", "torch", "transformers", "onnx", "onnxscript"),
+        "int8": ("openvino", "nncf", "torch", "transformers", "onnx", "onnxscript"),
+    }
 
-    def __init__(self, model: Path, num_threads: int) -> None:
+    def __init__(self, model: Path, num_threads: int, dtype: str) -> None:
         super().__init__(model)
         import openvino
 
-        folder = _converted(model, "onnx", lambda made: _export_onnx(model, made))
-        graph = openvino.Core().read_model(str(folder / "model.onnx"))
+        path = _converted(model, "onnx", lambda made: _export_onnx(model, made)) / "model.onnx"
+        if dtype == "int8":
+            onnx = path
+            path = _converted(model, "openvino-int8", lambda made: self._quantize(onnx, made))
+            path /= "int8.xml"
+        graph = openvino.Core().read_model(str(path))
+        precision = "bf16" if dtype == "bfloat16" else "f32"
 
         def compiled(hint: str) -> Any:
             return openvino.Core().compile_model(
@@ -246,13 +289,27 @@ class OpenVinoEngine(_PaddedEngine):
                 {
                     "PERFORMANCE_HINT": hint,
                     "INFERENCE_NUM_THREADS": num_threads,
-                    "INFERENCE_PRECISION_HINT": "f32",
+                    "INFERENCE_PRECISION_HINT": precision,
                 },
             )
 
         self._openvino = openvino
         self._throughput = compiled("THROUGHPUT")
         self._latency = compiled("LATENCY").create_infer_request()
+
+    def _quantize(self, onnx: Path, folder: Path) -> None:
+        import nncf
+        import openvino
+
+        samples = [
+            self._feed(ids, mask) for _, ids, mask in self._batches(sample_text.sentences(300))
+        ]
+        quantized = nncf.quantize(
+            openvino.Core().read_model(str(onnx)),
+            nncf.Dataset(samples),
+            model_type=nncf.ModelType.TRANSFORMER,
+        )
+        openvino.save_model(quantized, str(folder / "int8.xml"))
 
     @staticmethod
     def _feed(ids: Any, mask: Any) -> dict[str, Any]:
@@ -287,9 +344,9 @@ class CTranslate2Engine(_BatchEngine):
     """CTranslate2's Encoder."""
 
     name = "ctranslate2"
-    packages = ("ctranslate2", "transformers", "torch")
+    packages = dict.fromkeys(("float32", "int8"), ("ctranslate2", "transformers", "torch"))
 
-    def __init__(self, model: Path, num_threads: int) -> None:
+    def __init__(self, model: Path, num_threads: int, dtype: str) -> None:
         super().__init__(model)
         import ctranslate2
 
@@ -300,7 +357,7 @@ class CTranslate2Engine(_BatchEngine):
         folder = _converted(model, "ctranslate2", convert)
         self._ctranslate2 = ctranslate2
         self._encoder = ctranslate2.Encoder(
-            str(folder / "model"), device="cpu", intra_threads=num_threads, compute_type="float32"
+            str(folder / "model"), device="cpu", intra_threads=num_threads, compute_type=dtype
         )
 
     def _run(self, ids: Any, mask: Any) -> Any:
@@ -318,21 +375,30 @@ ENGINES: tuple[Any, ...] = (
 )
 
 
-def installed_engines(model_name: str, num_threads: int) -> tuple[list[Engine], dict[str, str]]:
-    """Every engine that runs here, ours first, and why the others do not."""
+def installed_engines(
+    model_name: str, num_threads: int, dtypes: Sequence[str] = ("float32",)
+) -> tuple[list[Engine], dict[str, str]]:
+    """Every engine that runs here in each of the dtypes, ours first, and why the others do not."""
     model = resolve_model(model_name)
     engines: list[Engine] = []
     absent: dict[str, str] = {}
-    for kind in ENGINES:
-        missing = [p for p in kind.packages if importlib.util.find_spec(p) is None]
-        if missing:
-            absent[kind.name] = f"not installed: {', '.join(missing)}"
-            continue
-        try:
-            with contextlib.redirect_stdout(None):
-                engines.append(kind(model, num_threads))
-        except Exception as error:  # a peer that fails is named, and the others still run
-            if kind is MinifuseEngine:
-                raise
-            absent[kind.name] = f"{type(error).__name__}: {str(error)[:300]}"
+    for dtype in dtypes:
+        for kind in ENGINES:
+            if dtype not in kind.packages:
+                continue
+            label = f"{kind.name}, {dtype}"
+            missing = [p for p in kind.packages[dtype] if importlib.util.find_spec(p) is None]
+            if missing:
+                absent[label] = f"not installed: {', '.join(missing)}"
+                continue
+            try:
+                with contextlib.redirect_stdout(None):
+                    engine = kind(model, num_threads, dtype)
+            except Exception as error:  # a peer that fails is named, and the others still run
+                if kind is MinifuseEngine:
+                    raise
+                absent[label] = f"{type(error).__name__}: {str(error)[:300]}"
+                continue
+            engine.dtype = dtype
+            engines.append(engine)
     return engines, absent

@@ -46,16 +46,20 @@ def describe() -> dict[str, Any]:
     }
 
 
-def peak(num_threads: int | None = None, seconds: float = 0.5) -> dict[str, float]:
+def peak(
+    num_threads: int | None = None, seconds: float = 0.5, dtype: str | None = None
+) -> dict[str, float]:
     """The measured arithmetic ceilings: multiply-adds that never leave the registers.
 
     Args:
         num_threads: threads that run at once; the default number if None.
         seconds: how long to measure each.
+        dtype: only this one; all if None.
 
     Returns:
         dtype -> operations a second (a multiplication and an addition are two), all threads
         together, the median of many short loops per thread.
     """
     threads = core.default_num_threads() if num_threads is None else num_threads
-    return {dtype: core.measure_peak(dtype, threads, seconds) for dtype in DTYPES}
+    wanted = DTYPES if dtype is None else (dtype,)
+    return {one: core.measure_peak(one, threads, seconds) for one in wanted}
