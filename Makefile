@@ -45,6 +45,7 @@ test-slow: $(VENV)/.installed $(VENV)/.test-tools
 
 bench: $(VENV)/.installed $(VENV)/.bench-tools
 	$(BIN)/minifuse bench --peers $(WORKLOADS) --model $(MODEL) --json benchmarks/results/encode.json
+	$(BIN)/minifuse bench --profile $(WORKLOADS) --model $(MODEL) --json benchmarks/results/profile.json
 	$(BIN)/minifuse bench --ops --json benchmarks/results/ops.json
 	$(BIN)/python benchmarks/bench_roofline.py --json benchmarks/results/roofline.json
 	$(BIN)/python benchmarks/render_tables.py

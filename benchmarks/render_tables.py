@@ -103,10 +103,24 @@ def ops_table(result: dict[str, Any]) -> str:
     return format_table(rows, columns) + "\n\n" + _where(result["machine"])
 
 
+def profile_table(result: dict[str, Any]) -> str:
+    """Shares of a whole encode, a column for each workload and dtype."""
+    rows: dict[str, dict[str, Any]] = {}
+    for name, profile in result["profiles"].items():
+        for row in profile[:-1]:
+            rows.setdefault(row["stage"], {"stage": row["stage"]})[name] = row["share"]
+        whole = rows.setdefault("encode, us a token", {"stage": "encode, us a token"})
+        whole[name] = f"{profile[-1]['us_per_token']:.0f}"
+    whole = rows.pop("encode, us a token")
+    columns = {"stage": "stage"} | {name: name for name in result["profiles"]}
+    return format_table([*rows.values(), whole], columns) + "\n\n" + _where(result["machine"])
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "encode": ("encode.json", encode_table),
     "encoder": ("encode.json", encoder_table),
     "ops": ("ops.json", ops_table),
+    "profile": ("profile.json", profile_table),
 }
 
 

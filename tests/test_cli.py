@@ -164,6 +164,37 @@ def test_evaluate(run, tmp_path):
     assert "spearman" in run("evaluate", tmp_path / "p.tsv").out
 
 
+def test_evaluate_prints_float32_beside_another_dtype(run, tmp_path):
+    (tmp_path / "p.tsv").write_text(
+        "score\tsentence1\tsentence2\n5\ta cat\ta cat\n1\ta cat\tthe sky\n2\tred\tblue sky\n"
+    )
+    scores = json.loads(run("evaluate", tmp_path / "p.tsv", "--dtype", "int8", "--json").out)
+    assert list(scores) == ["int8", "float32"]
+    assert scores["int8"].keys() == scores["float32"].keys()
+    table = run("evaluate", tmp_path / "p.tsv", "--dtype", "bfloat16").out.splitlines()
+    assert table[0].split() == ["bfloat16", "float32", "difference"]
+    assert len(table) == 5
+
+
+def test_profile_accounts_for_the_whole_encode(run, tmp_path):
+    (tmp_path / "lines.txt").write_text("the sky is blue\na red car\n" * 40)
+    path = tmp_path / "profile.json"
+    out = run(
+        "bench", "--profile", f"x={tmp_path}/lines.txt", "--rounds", "2", "--json", path
+    ).out  # fmt: skip
+    profiles = json.loads(path.read_text())["profiles"]
+    assert list(profiles) == ["x, float32", "x, bfloat16", "x, int8"]
+    for name, rows in profiles.items():
+        assert name.split(", ")[1] in out
+        *parts, whole = rows
+        assert whole["stage"] == "encode"
+        total = sum(row["us_per_token"] for row in parts)
+        np.testing.assert_allclose(total, whole["us_per_token"], rtol=1e-6)
+        times = {row["stage"]: row["us_per_token"] for row in parts}
+        assert times["matrix products"] > 0
+        assert (times["quantisation"] > 0.01) == (name == "x, int8")
+
+
 def test_evaluate_retrieval(run, tmp_path):
     rows = {
         "corpus.jsonl": '{"_id": "d1", "text": "a lazy dog"}\n{"_id": "d2", "text": "the sky"}\n',

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "encoder/quantize.h"
+#include "encoder/schedule.h"
 
 namespace minifuse {
 namespace {
@@ -145,7 +146,13 @@ void Weights::pack(PackedLinear& linear, const float* weight, int64_t N, int64_t
     linear.smooth(weight, K,
                   input_maxima_.data() +
                       layer * (3 * config_.hidden_size + config_.intermediate_size) + maxima_from);
-  linear.pack(weight, K, 0, linear.num_panels);
+  if (kernels_.weight_type != WeightType::kInt8)
+    return linear.pack(weight, K, 0, linear.num_panels);
+  // The search for scales is worth several threads.
+  ThreadPool::get().run(default_num_threads(), [&](int member, int size) {
+    linear.pack(weight, K, linear.num_panels * member / size,
+                linear.num_panels * (member + 1) / size);
+  });
 }
 
 void Weights::set(const std::string& name, const float* data, const std::vector<int64_t>& shape) {

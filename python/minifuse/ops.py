@@ -45,7 +45,7 @@ def pack_linear(weight: Any, dtype: str = "float32") -> core.PackedLinear:
         weight.
 
     Raises:
-        ValueError: another dtype, or int8 with more than 65,536 inputs.
+        ValueError: another dtype.
     """
     return core.pack_linear(native.as_float32("weight", weight, 2), dtype)
 

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "emulate_vnni.h"
 #include "encoder/weights.h"
 #include "expect.h"
 
@@ -166,6 +167,26 @@ void test_vector_math(const InstructionSet& isa) {
   }
 }
 
+// VNNI where the CPU has all but vpdpbusd.
+void test_emulated_vnni() {
+#if defined(__x86_64__) && defined(__linux__)
+  for (const char* base : {"avx2", "avx512"}) {
+    const InstructionSet* vnni = nullptr;
+    bool has_base = false;
+    for (const InstructionSet& isa : instruction_sets()) {
+      if (isa.name == std::string(base) + "_vnni") vnni = &isa;
+      if (isa.name == std::string(base)) has_base = isa.is_supported();
+    }
+    if (vnni->is_supported() || !has_base) continue;
+    install_vpdpbusd();
+    num_emulated = 0;
+    test_linear(*vnni, WeightType::kInt8);
+    EXPECT(num_emulated > 0, "not one vpdpbusd ran");
+    std::printf("%s: int8 as the scalar build's, vpdpbusd emulated\n", vnni->name);
+  }
+#endif
+}
+
 }  // namespace
 
 int main() {
@@ -177,6 +198,7 @@ int main() {
     test_vector_math(*isa);
     std::printf("%s: kernels as the scalar build's\n", isa->name);
   }
+  test_emulated_vnni();
   expect_invalid("is not known", [] { select_isa("sse2"); });
   return 0;
 }
