@@ -1,6 +1,6 @@
-// Operations on independent rows, on NumPy arrays: linear layers and what is fused to them, LayerNorm,
-// L2 normalisation. One function each: check, borrow, release, share the rows out. Shapes and dtypes
-// are in python/minifuse/ops.py, which also turns tensors into arrays.
+// Operations on independent rows, on NumPy arrays: linear layers and what is fused to them,
+// LayerNorm, L2 normalisation. One function each: check, borrow, release, share the rows out.
+// Shapes and dtypes are in python/minifuse/ops.py, which also turns tensors into arrays.
 
 #include <algorithm>
 #include <optional>

@@ -1,5 +1,5 @@
-// Owned memory for plain numbers: 64-byte aligned, and on huge pages from 2 MiB up, because a pass over 42 MB of
-// weights touches ten thousand ordinary pages and only twenty huge ones.
+// Owned memory for plain numbers: 64-byte aligned, and on huge pages from 2 MiB up, because a pass
+// over 42 MB of weights touches ten thousand ordinary pages and only twenty huge ones.
 #pragma once
 
 #include <cstdint>

@@ -26,8 +26,8 @@ struct LinearKernels {
   // `norm` describes the second half; its x, y and M are taken from `linear`.
   void (*linear_residual_layer_norm)(const LinearParams& linear, const LayerNormParams& norm);
 
-  // Register-only multiply-adds of this type: the arithmetic ceiling. Returns the operations done, a
-  // multiplication and an addition being two.
+  // Register-only multiply-adds of this type: the arithmetic ceiling. Returns the operations done,
+  // a multiplication and an addition being two.
   double (*peak_loop)(int64_t iterations, float* sink);
 };
 

@@ -1,7 +1,7 @@
 // Plain aggregates that every layer of the native core shares: the parameters of each fused
 // operation, in the letters of the equations (M rows, N output columns, K inputs, H hidden_size).
-// All float pointers are float32; every stride counts elements, never bytes. Functions are static: an
-// inline one compiled into an instruction set's file could be the copy that the linker keeps.
+// All float pointers are float32; every stride counts elements, never bytes. Functions are static:
+// an inline one compiled into an instruction set's file could be the copy that the linker keeps.
 #pragma once
 
 #include <cstddef>
@@ -43,8 +43,8 @@ struct LinearParams {
   int64_t M, N, K;
   int64_t panel_begin, panel_end;
   Activation activation;
-  // int8 only. w[n][k] = weight_scale[g][n] code[n][k] input_scale[k] for k in group g; N of the first
-  // two is padded to whole panels.
+  // int8 only. w[n][k] = weight_scale[g][n] code[n][k] input_scale[k] for k in group g; N of the
+  // first two is padded to whole panels.
   const float* weight_scale = nullptr;  // [int8_groups(K), N]
   const float* weight_sum =
       nullptr;  // [int8_groups(K), N], weight_scale sum over the group of code
@@ -117,8 +117,8 @@ static constexpr int64_t padded_stride(int64_t width) {
 
 inline constexpr int64_t kMaxHeadDim = 256;
 
-// Inputs that share a scale in int8 (int8.inl.h): a multiple of 16, and few enough for their products
-// to fit an int32 by far.
+// Inputs that share a scale in int8 (int8.inl.h): a multiple of 16, and few enough for their
+// products to fit an int32 by far.
 inline constexpr int64_t kInt8Group = 192;
 static constexpr int64_t int8_groups(int64_t K) { return (K + kInt8Group - 1) / kInt8Group; }
 
@@ -126,9 +126,9 @@ static constexpr int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-// Items in a block where `total` of them go in blocks of equal size, rounded up to `multiple`, at most
-// `most` each (a multiple too): a small remainder would fetch a matrix for itself. At 97 rows of a
-// limit of 48 a layer takes 7 % less time than with 48 + 48 + 1, at 145 5 % (Zen 3).
+// Items in a block where `total` of them go in blocks of equal size, rounded up to `multiple`, at
+// most `most` each (a multiple too): a small remainder would fetch a matrix for itself. At 97 rows
+// of a limit of 48 a layer takes 7 % less time than with 48 + 48 + 1, at 145 5 % (Zen 3).
 static constexpr int64_t block_of(int64_t total, int64_t most, int64_t multiple) {
   const int64_t num_blocks = (total + most - 1) / most;
   return num_blocks <= 1 ? total : round_up((total + num_blocks - 1) / num_blocks, multiple);

@@ -1,5 +1,5 @@
-// Which instruction set runs: the best one that the CPU has and the operating system enables, or the
-// one that MINIFUSE_ISA names. An unknown or unsupported name throws, with the list.
+// Which instruction set runs: the best one that the CPU has and the operating system enables, or
+// the one that MINIFUSE_ISA names. An unknown or unsupported name throws, with the list.
 #pragma once
 
 #include <string>

@@ -1,6 +1,7 @@
-// A step of int8.inl.h without dot-product instructions. vpmaddubsw adds the products of two codes in
-// 16 bits, which the weights' codes never overflow (quantize.h), vpmaddwd by ones adds two of these.
-// On Zen 3 32 multiply-adds take these three instructions where codes widened to 16 bits take four.
+// A step of int8.inl.h without dot-product instructions. vpmaddubsw adds the products of two codes
+// in 16 bits, which the weights' codes never overflow (quantize.h), vpmaddwd by ones adds two of
+// these. On Zen 3 32 multiply-adds take these three instructions where codes widened to 16 bits
+// take four.
 
 struct i32x16 {
   __m256i lo, hi;

@@ -11,9 +11,9 @@
 //   panel p:   k = 0:  w[pNR][0..3] w[pNR+1][0..3] ... w[pNR+NR-1][0..3]     64 bytes a vector
 //              k = 4:  w[pNR][4..7] ...
 //
-// The dot_*.h header says what four steps of k are: i32x16, weights64, dot(). A group's sum of q w is
-// exact in int32 and, below 2^24, in float32 too, so every instruction set gives the same integers and,
-// with the same float32 arithmetic behind them, the same bits.
+// The dot_*.h header says what four steps of k are: i32x16, weights64, dot(). A group's sum of q w
+// is exact in int32 and, below 2^24, in float32 too, so every instruction set gives the same
+// integers and, with the same float32 arithmetic behind them, the same bits.
 
 struct Int8 {
   static constexpr WeightType kWeightType = WeightType::kInt8;
@@ -42,8 +42,8 @@ struct Int8 {
   }
   static int64_t panel_bytes(int64_t K) { return round_up(K, 4) * kPanelColumns; }
 
-  // One group of a row. A NaN or an infinity anywhere makes the scale NaN and so the whole row of y, as
-  // it would in float32.
+  // One group of a row. A NaN or an infinity anywhere makes the scale NaN and so the whole row of
+  // y, as it would in float32.
   static Scale quantize(const float* x, const float* input_scale, int64_t K, uint8_t* codes) {
     const auto value = [&](int64_t k) {
       const f32x16 v = load_upto(x + k, K - k);

@@ -1,5 +1,5 @@
-// The linear layers in int8 and what they stand on: all that an instruction set adds which is better at
-// integers only. The vec_*.h and dot_*.h headers come before it.
+// The linear layers in int8 and what they stand on: all that an instruction set adds which is
+// better at integers only. The vec_*.h and dot_*.h headers come before it.
 
 #define MINIFUSE_INLINE __attribute__((always_inline))
 

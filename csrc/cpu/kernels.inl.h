@@ -1,5 +1,6 @@
-// Everything that an instruction set's table holds, on the vectors of its vec_*.h and the integer steps
-// of its dot_*.h. No include guards: each isa_*.cpp includes it once, in a namespace of its own.
+// Everything that an instruction set's table holds, on the vectors of its vec_*.h and the integer
+// steps of its dot_*.h. No include guards: each isa_*.cpp includes it once, in a namespace of its
+// own.
 
 #include "cpu/int8_kernels.inl.h"
 

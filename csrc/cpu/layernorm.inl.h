@@ -1,9 +1,9 @@
 // y = (x + residual - mean) / sqrt(var + eps) * gamma + beta over rows of H columns.
 //
 // Two passes over a row that stays in L1 (1.5 KiB at H = 384): the first sums, the second sums the
-// differences d = x - mean and their squares. The sum of d, zero but for rounding, corrects both the
-// mean and the variance (Chan, Golub and LeVeque 1983); it is subtracted apart, because added to a
-// mean of 100 deviations it would be rounded away. Sums run over 16 lanes, lane i taking the
+// differences d = x - mean and their squares. The sum of d, zero but for rounding, corrects both
+// the mean and the variance (Chan, Golub and LeVeque 1983); it is subtracted apart, because added
+// to a mean of 100 deviations it would be rounded away. Sums run over 16 lanes, lane i taking the
 // columns i, i + 16, ..., joined by the fixed tree of reduce_add.
 //
 // Four rows go together: one row alone is a chain of dependent additions.

@@ -1,10 +1,11 @@
-// y = activation(x W^T + b), and y = LayerNorm(x W^T + b + residual), on packed weights of any format.
+// y = activation(x W^T + b), and y = LayerNorm(x W^T + b + residual), on packed weights of any
+// format.
 //
 //   x [M, K] row-major    packed [panels, panel]    y [M, N] row-major
 //
-// K is never split, so that each y[m][n] is one sum in one order: at K = 1,536 a float32 panel of 32
-// columns is 192 KiB and streams from L2 at NR floats per MR * NR / 16 multiply-adds, 10.7 bytes a
-// cycle at two multiply-adds a cycle.
+// K is never split, so that each y[m][n] is one sum in one order: at K = 1,536 a float32 panel of
+// 32 columns is 192 KiB and streams from L2 at NR floats per MR * NR / 16 multiply-adds, 10.7 bytes
+// a cycle at two multiply-adds a cycle.
 //
 // Loops: block of rows (fits L2 with its output) > panel (fetched from L3 once a block) > tile.
 //
@@ -21,7 +22,8 @@ inline int64_t panel_width(const LinearParams& p, int64_t panel) {
   return left < kPanelColumns ? left : kPanelColumns;
 }
 
-// y's tile from value(j), which gives f(i): 16 columns of row i and vector j, `left` of them existing.
+// y's tile from value(j), which gives f(i): 16 columns of row i and vector j, `left` of them
+// existing.
 template <int kRows, typename F>
 MINIFUSE_INLINE inline void store_tile(float* y, int64_t ldy, int64_t columns, F value) {
   unrolled<kTileVectors>([&](auto j) MINIFUSE_INLINE {
@@ -68,9 +70,9 @@ void activate_rows(const LinearParams& p, int64_t panel, int64_t begin, int64_t 
   for (; i < rows; ++i) activate_array(y + i * ldy, y + i * ldy, columns, activation);
 }
 
-// Rows in a block: x and y of a block take about 1.5 MiB. A panel serves every tile of the block, so
-// more rows fetch the weights less often, and x and y stream well from beyond L2: half the size cost
-// 3 % of an encode, twice the size gained nothing (Zen 5, 1 MiB L2).
+// Rows in a block: x and y of a block take about 1.5 MiB. A panel serves every tile of the block,
+// so more rows fetch the weights less often, and x and y stream well from beyond L2: half the size
+// cost 3 % of an encode, twice the size gained nothing (Zen 5, 1 MiB L2).
 inline int64_t rows_per_block(int64_t M, int64_t K, int64_t N) {
   constexpr int64_t kBlockFloats = 1536 * 1024 / sizeof(float);
   const int64_t most = kBlockFloats / (K + N) < 48 ? 48 : kBlockFloats / (K + N);

@@ -26,7 +26,8 @@ inline f32x16 vec_exp(f32x16 x) {
 // coefficient exceeds 0.27, so nothing cancels and no division is needed (in x^2 it would).
 //
 // Horner's rule is one chain of 14 multiply-adds of 4 cycles each, so several vectors go in step:
-// one at a time cost 23 cycles a vector on Zen 5, where the scheduler holds too few of them at once.
+// one at a time cost 23 cycles a vector on Zen 5, where the scheduler holds too few of them at
+// once.
 template <int kCount>
 inline void vec_erf_over_sqrt2(const f32x16 (&x)[kCount], f32x16 (&erf)[kCount]) {
   constexpr float kBound = 5.4f;

@@ -1,8 +1,9 @@
-// The micro-kernel: acc [MR, NR] += a [MR, K] b [K, NR] in float32, b being a panel of weights, K^T or V.
+// The micro-kernel: acc [MR, NR] += a [MR, K] b [K, NR] in float32, b being a panel of weights, K^T
+// or V.
 //
-// It holds an MR x NR tile in registers and adds one outer product per k: MR broadcasts of a against
-// NR / 16 vectors of b. Each sum is one chain of fused multiply-adds over ascending k whatever the
-// tile's height, so a row's bits do not depend on the rows beside it.
+// It holds an MR x NR tile in registers and adds one outer product per k: MR broadcasts of a
+// against NR / 16 vectors of b. Each sum is one chain of fused multiply-adds over ascending k
+// whatever the tile's height, so a row's bits do not depend on the rows beside it.
 
 template <int kValue>
 struct Int {
@@ -33,8 +34,8 @@ MINIFUSE_INLINE inline void clear(f32x16 (&acc)[kRows][kVectors]) {
                                  MINIFUSE_INLINE { acc[i.value][j.value] = zero(); });
 }
 
-// Lines to fetch into L2 while a tile is computed: kAheadLines every four steps of k, from `line` on,
-// which then moves by `step` bytes (0 stays in place). L1 has no room: it holds this panel.
+// Lines to fetch into L2 while a tile is computed: kAheadLines every four steps of k, from `line`
+// on, which then moves by `step` bytes (0 stays in place). L1 has no room: it holds this panel.
 struct Ahead {
   const char* line = nullptr;
   int64_t step = 0;

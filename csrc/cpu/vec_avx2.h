@@ -4,7 +4,8 @@
 // 6 x 16: twelve accumulators, two weight vectors and a broadcast fill 15 of the 16 registers.
 constexpr int kTileRows = 6;
 constexpr int kTileVectors = 1;
-// Vectors that go in step through a chain of dependent operations (math.inl.h): 2 x 3 x 2 registers.
+// Vectors that go in step through a chain of dependent operations (math.inl.h): 2 x 3 x 2
+// registers.
 constexpr int kMapVectors = 2;
 
 struct f32x16 {
@@ -84,8 +85,8 @@ inline float reduce_max(f32x16 v) {
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
-// A panel's columns of one step of k from bfloat16 (float_formats.inl.h). The mask stays in memory: it
-// would be the seventeenth register of a 6 x 16 tile.
+// A panel's columns of one step of k from bfloat16 (float_formats.inl.h). The mask stays in memory:
+// it would be the seventeenth register of a 6 x 16 tile.
 alignas(32) constexpr uint32_t kOddHalves[8] = {0xFFFF0000, 0xFFFF0000, 0xFFFF0000, 0xFFFF0000,
                                                 0xFFFF0000, 0xFFFF0000, 0xFFFF0000, 0xFFFF0000};
 inline void widen_columns(const uint16_t* p, f32x16 (&column)[kTileVectors]) {

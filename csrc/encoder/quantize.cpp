@@ -8,7 +8,8 @@
 namespace minifuse {
 namespace {
 
-// To the nearest integer, ties to even, for |x| < 2^22; compilers vectorise it where rint is a call.
+// To the nearest integer, ties to even, for |x| < 2^22; compilers vectorise it where rint is a
+// call.
 inline float round_to_integer(float x) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23
   return (x + kRound) - kRound;
@@ -88,8 +89,8 @@ void quantize_channel(const float* w, const float* input_scale, int64_t K, int8_
     std::fill(codes, codes + K, int8_t{0});
     return;
   }
-  // The largest magnitude becomes the code `most`: above 127 it is clipped, below, fewer pairs are, and
-  // at 64 none is.
+  // The largest magnitude becomes the code `most`: above 127 it is clipped, below, fewer pairs are,
+  // and at 64 none is.
   float least = INFINITY;
   for (const float most : {132.0f, 120.0f, 108.0f, 98.0f, 90.0f, 83.0f, 77.0f, 70.0f, 64.0f}) {
     const float candidate = highest / most;

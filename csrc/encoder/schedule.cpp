@@ -74,10 +74,11 @@ int physical_cores() {
 #endif
 }
 
-// Linux likes to wake a thread on the CPU of whoever wakes it, and a worker that shares the caller's
-// core makes both take turns: 0.6 ms instead of 0.23 for a linear layer of 128 rows, in every burst
-// that followed a pause of 20 ms (two cores). So a sleeping worker may not run where the caller is now.
-// kept_off is the CPU that it was told before: callers seldom move, and then no system call is made.
+// Linux likes to wake a thread on the CPU of whoever wakes it, and a worker that shares the
+// caller's core makes both take turns: 0.6 ms instead of 0.23 for a linear layer of 128 rows, in
+// every burst that followed a pause of 20 ms (two cores). So a sleeping worker may not run where
+// the caller is now. kept_off is the CPU that it was told before: callers seldom move, and then no
+// system call is made.
 void keep_off_this_cpu([[maybe_unused]] std::thread& thread, [[maybe_unused]] int& kept_off) {
 #if defined(__linux__)
   cpu_set_t allowed;
@@ -155,7 +156,8 @@ void SpinBarrier::wait(int num_members) {
     generation_.store(generation + 1, std::memory_order_release);
     return;
   }
-  // A few microseconds of spinning cover the usual skew; past them another thread may need the core.
+  // A few microseconds of spinning cover the usual skew; past them another thread may need the
+  // core.
   for (int spins = 0; generation_.load(std::memory_order_acquire) == generation; ++spins) {
     if (spins < 4000)
       pause_briefly();

@@ -13,7 +13,8 @@
 
 namespace minifuse {
 
-// The least of CPU affinity, the cgroup's CPU quota, OMP_NUM_THREADS and physical cores; at least 1.
+// The least of CPU affinity, the cgroup's CPU quota, OMP_NUM_THREADS and physical cores; at least
+// 1.
 int default_num_threads();
 
 // How many rows share a pass, so that their activations and the weights beside them fit L2.
@@ -64,9 +65,9 @@ class ThreadPool {
 
   using Task = std::function<void(int member, int num_members)>;
 
-  // Runs task on the calling thread (member 0) and on up to num_threads - 1 workers and returns when
-  // all are done; rethrows the first exception. should_stop is asked while waiting for a turn; if it
-  // says true, returns false without having run.
+  // Runs task on the calling thread (member 0) and on up to num_threads - 1 workers and returns
+  // when all are done; rethrows the first exception. should_stop is asked while waiting for a turn;
+  // if it says true, returns false without having run.
   bool run(int num_threads, const Task& task, const std::function<bool()>& should_stop = {});
 
   // Joins every worker. A later run() starts new ones.

@@ -27,11 +27,12 @@ struct PackedLinear {
   // Room for weight [N, K].
   PackedLinear(const LinearKernels& kernels, int64_t N, int64_t K);
 
-  // Smooths what pack() will quantise: scales from the largest magnitudes that each input channel took
-  // on sample text, max_input [K], and from those of weight's columns.
+  // Smooths what pack() will quantise: scales from the largest magnitudes that each input channel
+  // took on sample text, max_input [K], and from those of weight's columns.
   void smooth(const float* weight, int64_t ldw, const float* max_input);
 
-  // Copies weight [N, K], rows ldw apart, into the panels [begin, end), rounded to the kernels' type.
+  // Copies weight [N, K], rows ldw apart, into the panels [begin, end), rounded to the kernels'
+  // type.
   void pack(const float* weight, int64_t ldw, int64_t begin, int64_t end);
 
   // y [M, N] = activation(x W^T + b), all panels.
@@ -53,8 +54,8 @@ class Weights {
  public:
   Weights(const Config& config, const LinearKernels& kernels);
 
-  // What each input channel of each matrix took at most on sample text, [num_hidden_layers, 3 H + F]
-  // (qkv, out, ffn1, ffn2): int8 matrices set afterwards are smoothed by it.
+  // What each input channel of each matrix took at most on sample text, [num_hidden_layers, 3 H +
+  // F] (qkv, out, ffn1, ffn2): int8 matrices set afterwards are smoothed by it.
   void set_input_maxima(const float* maxima, int64_t num_layers, int64_t width);
 
   // Copies a tensor by its Hugging Face name without prefix ("encoder.layer.0.output.dense.bias").

@@ -1,7 +1,7 @@
-// vpdpbusd on a CPU without VNNI: a handler of SIGILL that carries the instruction out on the registers
-// of the signal frame. The avx2_vnni kernels, which need nothing else beyond AVX2, so run from beginning
-// to end on any AVX2 machine, and the avx512_vnni ones on any with AVX-512. Slow: about a
-// microsecond an instruction.
+// vpdpbusd on a CPU without VNNI: a handler of SIGILL that carries the instruction out on the
+// registers of the signal frame. The avx2_vnni kernels, which need nothing else beyond AVX2, so run
+// from beginning to end on any AVX2 machine, and the avx512_vnni ones on any with AVX-512. Slow:
+// about a microsecond an instruction.
 #pragma once
 
 #if defined(__x86_64__) && defined(__linux__)
@@ -34,9 +34,9 @@ inline uint8_t* register_bytes(const ucontext_t& context, int i, int sixteen) {
   return sixteen == 1 ? area + ymm_high + 16 * i : area + zmm_high + 32 * i + 16 * (sixteen - 2);
 }
 
-// Between registers, without a mask (SDM volume 2, 2.3 and 2.7): VEX.256.66.0F38.W0 50 /r, which begins
-// with C4, or EVEX.512.66.0F38.W0 50 /r, with 62; the bits of register numbers are inverted in the
-// prefixes. Anything else is a real fault.
+// Between registers, without a mask (SDM volume 2, 2.3 and 2.7): VEX.256.66.0F38.W0 50 /r, which
+// begins with C4, or EVEX.512.66.0F38.W0 50 /r, with 62; the bits of register numbers are inverted
+// in the prefixes. Anything else is a real fault.
 inline void emulate_vpdpbusd(int, siginfo_t*, void* frame) {
   ucontext_t& context = *static_cast<ucontext_t*>(frame);
   auto& pc = context.uc_mcontext.gregs[REG_RIP];

@@ -1,5 +1,6 @@
 // The few lines that a native test needs: a check that says where it failed, and random floats.
-// Buffers are exactly as long as what they hold, so that AddressSanitizer sees any step past the end.
+// Buffers are exactly as long as what they hold, so that AddressSanitizer sees any step past the
+// end.
 #pragma once
 
 #include <cstdint>

@@ -67,7 +67,8 @@ std::vector<float> encode(const Encoder& encoder, const Batch& batch, int64_t ba
   return pooled;
 }
 
-// first_bits: the embeddings of the first instruction set with this type, which the others must equal.
+// first_bits: the embeddings of the first instruction set with this type, which the others must
+// equal.
 void test_invariance(const InstructionSet& isa, WeightType type, std::vector<float>& first_bits) {
   const std::unique_ptr<Encoder> encoder = random_encoder(isa, type);
   const Sentences all = random_sentences({5, 0, 40, 1, 17, 23, 12, 13, 2, 39, 7, 31}, 3);
