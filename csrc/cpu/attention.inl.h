@@ -4,7 +4,7 @@
 //
 //   K^T is transposed into panels [ceil(seqlen_k / NR), D, NR]: keys in lanes.
 //   For each tile of MR queries:
-//     S = q K^T      [MR, seqlen_k]   the micro-kernel of linear.inl.h with K = D
+//     S = q K^T      [MR, seqlen_k]   the micro-kernel with K = D
 //     P = exp(scale S - max)          per row, the sum kept aside
 //     O = P V / sum  [MR, D]          the same micro-kernel with K = seqlen_k, V's rows as they lie
 //

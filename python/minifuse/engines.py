@@ -382,11 +382,15 @@ def installed_engines(
     model = resolve_model(model_name)
     engines: list[Engine] = []
     absent: dict[str, str] = {}
+    has_bfloat16 = "avx512_bf16" in describe()["features"]
     for dtype in dtypes:
         for kind in ENGINES:
             if dtype not in kind.packages:
                 continue
             label = f"{kind.name}, {dtype}"
+            if dtype == "bfloat16" and kind is not MinifuseEngine and not has_bfloat16:
+                absent[label] = "this CPU has no bfloat16 instructions: it would emulate them"
+                continue
             missing = [p for p in kind.packages[dtype] if importlib.util.find_spec(p) is None]
             if missing:
                 absent[label] = f"not installed: {', '.join(missing)}"

@@ -620,14 +620,15 @@ class SentenceTransformer:
     def _encode_all(
         self, texts: list[Any], job: _Job, show_progress_bar: bool
     ) -> tuple[Any, EncodeInfo]:
-        info = EncodeInfo(np.zeros(len(texts), np.int64), np.zeros(len(texts), np.bool_))
         pool_from = 0
         if job.prompt and not self._folder.include_prompt:
             pool_from = self._prompt_length(job.prompt)
         if len(texts) == 1:  # a query: nothing to sort, nothing to show
-            tokens = self._tokens_of(texts, [0], job, info)
+            tokens = self._tokens_of(texts, [0], job)
+            info = EncodeInfo(tokens.seqlens, tokens.truncated)
             return self._encode_tokens(tokens, job, pool_from), info
 
+        info = EncodeInfo(np.zeros(len(texts), np.int64), np.zeros(len(texts), np.bool_))
         if job.output_value == "sentence_embedding":
             result: Any = np.empty((len(texts), self._width(job)), np.float32)
         else:
@@ -636,7 +637,9 @@ class SentenceTransformer:
         by_length = np.argsort(np.negative(lengths), kind="stable")
         with _progress_bar(len(texts), show_progress_bar) as advance:
             for window in windows(by_length, lengths):
-                tokens = self._tokens_of(texts, window, job, info)
+                tokens = self._tokens_of(texts, window, job)
+                info.num_tokens[window] = tokens.seqlens
+                info.truncated[window] = tokens.truncated
                 ordered, order = tokens.sorted_by_length()
                 places = window[order]
                 encoded = self._encode_tokens(ordered, job, pool_from)
@@ -648,7 +651,7 @@ class SentenceTransformer:
                 advance(len(window))
         return result, info
 
-    def _tokens_of(self, texts: list[str], places: Any, job: _Job, info: EncodeInfo) -> TokenBatch:
+    def _tokens_of(self, texts: list[str], places: Any, job: _Job) -> TokenBatch:
         tokens = self._tokenize([job.prompt + text for text in checked(texts, places)])
         if job.refuse_long and tokens.truncated.any():
             first = int(np.flatnonzero(tokens.truncated)[0])
@@ -656,8 +659,6 @@ class SentenceTransformer:
                 f"sentences[{places[first]}] has more than max_seq_length="
                 f"{self._max_seq_length} tokens and truncation='error' was asked: shorten it"
             )
-        info.num_tokens[places] = tokens.seqlens
-        info.truncated[places] = tokens.truncated
         return tokens
 
     def _encode_tokens(self, tokens: TokenBatch, job: _Job, pool_from: int) -> Any:

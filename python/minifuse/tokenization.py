@@ -34,6 +34,7 @@ if hasattr(os, "register_at_fork"):
 # A text longer than this many characters per token of the limit is cut before tokenising, if the
 # cut provably changes no id.
 _LONG_CHARACTERS_PER_TOKEN = 32
+_MAX_TOKENS = np.iinfo(np.int32).max
 # A stretch without white space that holds an ASCII letter or digit gives at least one token.
 _SURE_WORD = re.compile(r"[^\s]*?[A-Za-z0-9][^\s]*")
 
@@ -61,10 +62,12 @@ class TokenBatch:
 
     def cu_seqlens(self) -> npt.NDArray[np.int32]:
         """int32 [batch + 1]: where each sentence begins."""
+        if len(self.seqlens) == 1:  # a query: the general way costs 15 us
+            return np.array((0, len(self.ids)), np.int32)
         offsets = np.zeros(len(self.seqlens) + 1, np.int64)
         np.cumsum(self.seqlens, out=offsets[1:])
-        if offsets[-1] > np.iinfo(np.int32).max:
-            raise ValueError(f"{offsets[-1]} tokens in one batch, wanted at most 2147483647")
+        if offsets[-1] > _MAX_TOKENS:
+            raise ValueError(f"{offsets[-1]} tokens in one batch, wanted at most {_MAX_TOKENS}")
         return offsets.astype(np.int32)
 
     def sorted_by_length(self) -> tuple[TokenBatch, npt.NDArray[np.intp]]:
@@ -181,6 +184,10 @@ class TextTokenizer:
     def _pack(
         self, lists: list[list[int]], shortened: list[int], max_seq_length: int
     ) -> TokenBatch:
+        if len(lists) == 1:  # a query, at a third of the general way's time
+            one = self._cut(lists[0], max_seq_length)
+            was_cut = bool(shortened) or len(one) < len(lists[0])
+            return TokenBatch(np.array(one, np.int32), np.array([len(one)]), np.array([was_cut]))
         seqlens = np.fromiter(map(len, lists), np.int64, len(lists))
         truncated = seqlens > max_seq_length
         for index in np.flatnonzero(truncated):
@@ -195,6 +202,8 @@ class TextTokenizer:
         return TokenBatch(ids, seqlens, truncated)
 
     def _cut(self, ids: list[int], max_seq_length: int) -> list[int]:
+        if len(ids) <= max_seq_length:
+            return ids
         if max_seq_length < self._num_special:
             return ids[:max_seq_length]
         suffix = self._suffix_length
