@@ -120,6 +120,9 @@ def test_int8_of_nothing_and_of_zeros(int8_isa):
     b = np.arange(5, dtype=np.float32)
     for x in (np.zeros((3, 20), np.float32), np.full((3, 20), 1e-38, np.float32)):
         np.testing.assert_allclose(ops.linear(x, ops.pack_linear(w, "int8"), b), [b] * 3)
+    none = ops.linear(np.zeros((3, 0), np.float32), ops.pack_linear(w[:, :0], "int8"), b)
+    np.testing.assert_array_equal(none, [b] * 3)
+    assert ops.linear(np.zeros((3, 20), np.float32), ops.pack_linear(w[:0], "int8")).shape == (3, 0)
     w[1] = np.nan
     y = ops.linear(np.ones((2, 20), np.float32), ops.pack_linear(w, "int8"), b)
     assert np.isnan(y[:, 1]).all()

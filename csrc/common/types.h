@@ -120,7 +120,10 @@ inline constexpr int64_t kMaxHeadDim = 256;
 // Inputs that share a scale in int8 (int8.inl.h): a multiple of 16, and few enough for their
 // products to fit an int32 by far.
 inline constexpr int64_t kInt8Group = 192;
-static constexpr int64_t int8_groups(int64_t K) { return (K + kInt8Group - 1) / kInt8Group; }
+// At least one, which stores the bias even where there is no input.
+static constexpr int64_t int8_groups(int64_t K) {
+  return K <= kInt8Group ? 1 : (K + kInt8Group - 1) / kInt8Group;
+}
 
 static constexpr int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
