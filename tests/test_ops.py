@@ -339,7 +339,7 @@ def test_packed_for_another_instruction_set_is_refused(rng):
     packed = ops.pack_linear(weights_for(rng, 8, 8))
     before = core.isa()
     here = core.isa_of("float32")
-    for other in core.supported_isas():  # not one that adds int8 only and shares the float32 kernels
+    for other in core.supported_isas():  # a VNNI set shares the float32 kernels of the one below
         core.select_isa(other)
         if core.isa_of("float32") != here:
             break
