@@ -17,19 +17,30 @@ ROOT = Path(__file__).parent.parent
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 
+def _forced(name, dtype):
+    """Force an instruction set, prove that it multiplies this dtype, and put the old one back."""
+    if name not in core.supported_isas():
+        # No test can add the hardware; tests/native/emulate_vnni.h stands in for VNNI alone.
+        assert name != "scalar", "any CPU runs the scalar build"
+        has = ", ".join(core.supported_isas())
+        pytest.skip(f"executes {name} instructions, which this CPU lacks: it has {has}")
+    before = core.isa()
+    core.select_isa(name)
+    assert core.isa() == core.isa_of(dtype) == name
+    yield name
+    core.select_isa(before)
+
+
 @pytest.fixture(params=["scalar", "avx2", "avx512"])
 def isa(request):
-    """Each instruction set in turn, forced and proved to be the active one."""
-    if request.param not in core.supported_isas():
-        # Another machine's test run, or an emulator, covers it; no test can add the hardware.
-        assert request.param != "scalar", "any CPU runs the scalar build"
-        has = ", ".join(core.supported_isas())
-        pytest.skip(f"needs a CPU that runs {request.param}; this one runs {has}")
-    before = core.isa()
-    core.select_isa(request.param)
-    assert core.isa() == request.param
-    yield request.param
-    core.select_isa(before)
+    """Each instruction set with float32 kernels of its own in turn."""
+    yield from _forced(request.param, "float32")
+
+
+@pytest.fixture(params=["scalar", "avx2", "avx2_vnni", "avx512", "avx512_vnni"])
+def int8_isa(request):
+    """Each instruction set with int8 kernels of its own in turn."""
+    yield from _forced(request.param, "int8")
 
 
 @pytest.fixture

@@ -34,17 +34,6 @@ def quantized_rows(x):
     return result
 
 
-@pytest.fixture(params=["scalar", "avx2", "avx2_vnni", "avx512", "avx512_vnni"])
-def int8_isa(request):
-    if request.param not in core.supported_isas():
-        pytest.skip(f"needs a CPU that runs {request.param}; this one runs {core.supported_isas()}")
-    before = core.isa()
-    core.select_isa(request.param)
-    assert core.isa_of("int8") == request.param
-    yield request.param
-    core.select_isa(before)
-
-
 @pytest.mark.parametrize(("n", "k"), shapes.LINEAR)
 def test_bfloat16_is_float32_with_rounded_weights(isa, rng, n, k):
     w, b = rng.standard_normal((n, k)).astype(np.float32), rng.standard_normal(n).astype(np.float32)

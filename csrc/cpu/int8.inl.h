@@ -11,7 +11,7 @@
 //   panel p:   k = 0:  w[pNR][0..3] w[pNR+1][0..3] ... w[pNR+NR-1][0..3]     64 bytes a vector
 //              k = 4:  w[pNR][4..7] ...
 //
-// The dot_*.h header says what four steps of k are: i32x16, weights64, dot(). A group's sum of q w
+// The dot_*.h header says what four steps of k are: weights64, dot(). A group's sum of q w
 // is exact in int32 and, below 2^24, in float32 too, so every instruction set gives the same
 // integers and, with the same float32 arithmetic behind them, the same bits.
 

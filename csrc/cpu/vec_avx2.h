@@ -124,3 +124,27 @@ inline void transpose_16x16(const float* const* rows, float* dst, int64_t dst_st
     transpose_8x8(rows + half, 8, dst + half + 8 * dst_stride, dst_stride);
   }
 }
+
+// Sixteen sums of int8.inl.h, or sixteen groups of four codes of a row; what multiplies them with
+// weights is in dot_*.h.
+struct i32x16 {
+  __m256i lo, hi;
+};
+
+inline i32x16 zero_sums() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+// One group of four in every lane.
+inline i32x16 broadcast_codes(const uint8_t* p) {
+  int32_t four;
+  __builtin_memcpy(&four, p, 4);
+  const __m256i v = _mm256_set1_epi32(four);
+  return {v, v};
+}
+inline f32x16 to_float(i32x16 v) { return {_mm256_cvtepi32_ps(v.lo), _mm256_cvtepi32_ps(v.hi)}; }
+// Sixteen values in [0, 255] to the nearest integers, ties to even.
+inline void store_codes(uint8_t* p, f32x16 v) {
+  const __m256i halves = _mm256_packs_epi32(_mm256_cvtps_epi32(v.lo), _mm256_cvtps_epi32(v.hi));
+  const __m256i bytes = _mm256_packus_epi16(halves, halves);  // 0-3 8-11 twice, 4-7 12-15 twice
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 0, 0, 0, 0);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(bytes, order)));
+}

@@ -92,3 +92,22 @@ inline void transpose_16x16(const float* const* rows, float* dst, int64_t dst_st
     _mm512_storeu_ps(dst + (12 + c) * dst_stride, _mm512_shuffle_f32x4(odd_lo, odd_hi, 0xDD));
   }
 }
+
+// Sixteen sums of int8.inl.h, or sixteen groups of four codes of a row; what multiplies them with
+// weights is in dot_*.h.
+struct i32x16 {
+  __m512i v;
+};
+
+inline i32x16 zero_sums() { return {_mm512_setzero_si512()}; }
+// One group of four in every lane.
+inline i32x16 broadcast_codes(const uint8_t* p) {
+  int32_t four;
+  __builtin_memcpy(&four, p, 4);
+  return {_mm512_set1_epi32(four)};
+}
+inline f32x16 to_float(i32x16 v) { return {_mm512_cvtepi32_ps(v.v)}; }
+// Sixteen values in [0, 255] to the nearest integers, ties to even.
+inline void store_codes(uint8_t* p, f32x16 v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v.v)));
+}

@@ -101,3 +101,24 @@ inline void transpose_16x16(const float* const* rows, float* dst, int64_t dst_st
   for (int c = 0; c < 16; ++c)
     for (int r = 0; r < 16; ++r) dst[c * dst_stride + r] = rows[r][c];
 }
+
+// Sixteen sums of int8.inl.h, or sixteen groups of four codes of a row; what multiplies them with
+// weights is in dot_*.h.
+struct i32x16 {
+  int32_t lane[16];
+};
+
+inline i32x16 zero_sums() { return {}; }
+// One group of four in every lane.
+inline i32x16 broadcast_codes(const uint8_t* p) {
+  i32x16 r;
+  for (int i = 0; i < 16; ++i) __builtin_memcpy(&r.lane[i], p, 4);
+  return r;
+}
+inline f32x16 to_float(i32x16 v) {
+  return map_lanes([&](int i) { return static_cast<float>(v.lane[i]); });
+}
+// Sixteen values in [0, 255] to the nearest integers, ties to even.
+inline void store_codes(uint8_t* p, f32x16 v) {
+  for (int i = 0; i < 16; ++i) p[i] = static_cast<uint8_t>((v.lane[i] + 12582912.0f) - 12582912.0f);
+}
