@@ -20,6 +20,7 @@ namespace py = pybind11;
 // C-contiguous arrays of exactly this dtype; python/minifuse/native.py makes them so.
 using FloatArray = py::array_t<float, py::array::c_style>;
 using IntArray = py::array_t<int32_t, py::array::c_style>;
+using CodeArray = py::array_t<int8_t, py::array::c_style>;
 using ByteArray = py::array_t<uint8_t, py::array::c_style>;
 
 // The instruction set that the operations and new encoders use; select_isa() changes it.

@@ -111,6 +111,19 @@ FloatArray input_maxima(const Encoder& encoder, const IntArray& ids, const IntAr
   return result;
 }
 
+void set_quantized_weight(Encoder& encoder, const std::string& name, const CodeArray& codes,
+                          const FloatArray& scale, const FloatArray& input_scale) {
+  check(codes.ndim() == 2, "weights: the codes of '", name, "' have ", codes.ndim(),
+        " dimensions, wanted 2");
+  const int64_t N = codes.shape(0), K = codes.shape(1);
+  check(scale.ndim() == 2 && scale.shape(0) == int8_groups(K) && scale.shape(1) == N,
+        "weights: the scales of '", name, "' are misshapen, wanted [", int8_groups(K), ", ", N,
+        "]");
+  check(input_scale.ndim() == 1 && input_scale.size() == K, "weights: the input scales of '", name,
+        "' are misshapen, wanted [", K, "]");
+  encoder.weights().set_quantized(name, codes.data(), {N, K}, scale.data(), input_scale.data());
+}
+
 // Stage -> its share of the encoder's time, all threads together.
 std::map<std::string, double> profile(const Encoder& encoder, const IntArray& ids,
                                       const IntArray& cu_seqlens, int64_t batch_size,
@@ -165,6 +178,7 @@ void register_encoder(py::module_& module) {
                              [](const Encoder& e) { return std::string(e.linear_kernels().isa); })
       .def_property_readonly("hidden_size", [](const Encoder& e) { return e.config().hidden_size; })
       .def("expected_weights", [](Encoder& e) { return e.weights().expected(); })
+      .def("missing_weights", [](Encoder& e) { return e.weights().missing(); })
       .def(
           "set_weight",
           [](Encoder& e, const std::string& name, const FloatArray& array) {
@@ -172,13 +186,9 @@ void register_encoder(py::module_& module) {
                             std::vector<int64_t>(array.shape(), array.shape() + array.ndim()));
           },
           py::arg("name"), py::arg("array").noconvert())
-      .def(
-          "set_input_maxima",
-          [](Encoder& e, const FloatArray& maxima) {
-            check(maxima.ndim() == 2, "input_maxima has ", maxima.ndim(), " dimensions, wanted 2");
-            e.weights().set_input_maxima(maxima.data(), maxima.shape(0), maxima.shape(1));
-          },
-          py::arg("maxima").noconvert())
+      .def("set_quantized_weight", &set_quantized_weight, py::arg("name"),
+           py::arg("codes").noconvert(), py::arg("scale").noconvert(),
+           py::arg("input_scale").noconvert())
       .def("finish_weights", [](Encoder& e) { e.weights().finish(); })
       .def("encode", &encode, py::arg("ids").noconvert(), py::arg("cu_seqlens").noconvert(),
            py::kw_only(), py::arg("poolings"), py::arg("pool_from"), py::arg("batch_size"),

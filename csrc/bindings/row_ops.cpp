@@ -7,10 +7,14 @@
 
 #include "bindings/bindings.h"
 #include "bindings/share.h"
+#include "encoder/quantize.h"
 #include "encoder/weights.h"
 
 namespace minifuse {
 namespace {
+
+// In flops a float: moved, and quantised with a search for its scale.
+constexpr double kMoveCost = 4.0, kSearchCost = 100.0;
 
 PackedLinear pack_linear(const FloatArray& weight, const std::string& dtype) {
   check(weight.ndim() == 2, "weight has ", weight.ndim(), " dimensions, wanted 2: [out, in]");
@@ -18,11 +22,32 @@ PackedLinear pack_linear(const FloatArray& weight, const std::string& dtype) {
                       weight.shape(1));
   const float* data = weight.data();
   const py::gil_scoped_release release;
-  // A float moved costs about as much as four flops; quantised, its scale is searched for.
-  const double cost = packed.kernels->weight_type == WeightType::kInt8 ? 100.0 : 4.0;
+  const double cost = packed.kernels->weight_type == WeightType::kInt8 ? kSearchCost : kMoveCost;
   share(packed.num_panels, 1, cost * static_cast<double>(packed.N * packed.K),
         [&](int64_t begin, int64_t end) { packed.pack(data, packed.K, begin, end); });
   return packed;
+}
+
+// w[n][k] = scale[g][n] codes[n][k] input_scale[k], k in group g, after SmoothQuant.
+py::tuple quantize_linear(const FloatArray& weight, const FloatArray& max_input) {
+  check(weight.ndim() == 2, "weight has ", weight.ndim(), " dimensions, wanted 2: [out, in]");
+  const py::ssize_t N = weight.shape(0), K = weight.shape(1);
+  check(max_input.ndim() == 1 && max_input.size() == K, "max_input has ", max_input.size(),
+        " elements, wanted in_features=", K);
+  CodeArray codes({N, K});
+  FloatArray scale({static_cast<py::ssize_t>(int8_groups(K)), N}), input_scale(K);
+  {
+    const float* w = weight.data();
+    int8_t* code = codes.mutable_data();
+    float *scales = scale.mutable_data(), *inputs = input_scale.mutable_data();
+    const float* maxima = max_input.data();
+    const py::gil_scoped_release release;
+    smoothing_scales(w, K, N, K, maxima, inputs);
+    share(N, 1, kSearchCost * static_cast<double>(N * K), [&](int64_t begin, int64_t end) {
+      quantize_rows(w + begin * K, K, end - begin, K, inputs, code + begin * K, scales + begin, N);
+    });
+  }
+  return py::make_tuple(codes, scale, input_scale);
 }
 
 const char* dtype_name(const PackedLinear& packed) {
@@ -253,6 +278,8 @@ void register_row_ops(py::module_& module) {
                p.kernels->isa + "')";
       });
   module.def("pack_linear", &pack_linear, py::arg("weight").noconvert(), py::arg("dtype"));
+  module.def("quantize_linear", &quantize_linear, py::arg("weight").noconvert(),
+             py::arg("max_input").noconvert());
   module.def("layer_norm", &layer_norm, py::arg("x").noconvert(), py::arg("gamma").noconvert(),
              py::arg("beta").noconvert(), py::arg("eps"), py::arg("residual").noconvert());
   module.def("linear", &linear, py::arg("x").noconvert(), py::arg("weight"),

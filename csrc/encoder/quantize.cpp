@@ -5,6 +5,8 @@
 #include <cstring>
 #include <vector>
 
+#include "common/types.h"
+
 namespace minifuse {
 namespace {
 
@@ -47,6 +49,39 @@ float squared_error(const float* w, const float* codes, int64_t K, float scale) 
   return total;
 }
 
+// One group of one row.
+void quantize_group(const float* w, const float* input_scale, int64_t K, int8_t* codes,
+                    float* scale) {
+  const int64_t even = (K + 1) / 2 * 2;
+  std::vector<float> smoothed(static_cast<size_t>(even), 0.0f), rounded(smoothed), best(smoothed);
+  float highest = 0.0f, poison = 0.0f;
+  for (int64_t k = 0; k < K; ++k) {
+    const float one = input_scale ? w[k] / input_scale[k] : w[k];
+    smoothed[static_cast<size_t>(k)] = one;
+    highest = std::max(highest, std::fabs(one));
+    poison += one * 0.0f;
+  }
+  *scale = highest / kMaxWeightCode + poison;
+  if (!std::isnormal(*scale)) {  // zeros; or not finite, and then the scale carries it on
+    std::fill(codes, codes + K, int8_t{0});
+    return;
+  }
+  // The largest magnitude becomes the code `most`: above 127 it is clipped, below, fewer pairs are,
+  // and at 64 none is.
+  float least = INFINITY;
+  for (const float most : {132.0f, 120.0f, 108.0f, 98.0f, 90.0f, 83.0f, 77.0f, 70.0f, 64.0f}) {
+    const float candidate = highest / most;
+    round_codes(smoothed.data(), even, candidate, rounded.data());
+    const float error = squared_error(smoothed.data(), rounded.data(), even, candidate);
+    if (error < least) {
+      least = error;
+      *scale = candidate;
+      rounded.swap(best);
+    }
+  }
+  for (int64_t k = 0; k < K; ++k) codes[k] = static_cast<int8_t>(best[static_cast<size_t>(k)]);
+}
+
 }  // namespace
 
 void to_bfloat16(const float* x, int64_t n, uint16_t* bits) {
@@ -72,42 +107,27 @@ void smoothing_scales(const float* weight, int64_t ldw, int64_t N, int64_t K,
   }
 }
 
-void quantize_channel(const float* w, const float* input_scale, int64_t K, int8_t* codes,
-                      float* scale, float* sum) {
-  const int64_t even = (K + 1) / 2 * 2;
-  std::vector<float> smoothed(static_cast<size_t>(even), 0.0f), rounded(smoothed), best(smoothed);
-  float highest = 0.0f, poison = 0.0f;
-  for (int64_t k = 0; k < K; ++k) {
-    const float one = input_scale ? w[k] / input_scale[k] : w[k];
-    smoothed[static_cast<size_t>(k)] = one;
-    highest = std::max(highest, std::fabs(one));
-    poison += one * 0.0f;
+void quantize_rows(const float* weight, int64_t ldw, int64_t num_rows, int64_t K,
+                   const float* input_scale, int8_t* codes, float* scale, int64_t ldscale) {
+  for (int64_t group = 0; group < int8_groups(K); ++group) {
+    const int64_t k = group * kInt8Group, width = std::min(kInt8Group, K - k);
+    for (int64_t n = 0; n < num_rows; ++n)
+      quantize_group(weight + n * ldw + k, input_scale ? input_scale + k : nullptr, width,
+                     codes + n * K + k, scale + group * ldscale + n);
   }
-  *sum = 0.0f;
-  *scale = highest / kMaxWeightCode + poison;
-  if (!std::isnormal(*scale)) {  // zeros; or not finite, and then the scale carries it on
-    std::fill(codes, codes + K, int8_t{0});
-    return;
-  }
-  // The largest magnitude becomes the code `most`: above 127 it is clipped, below, fewer pairs are,
-  // and at 64 none is.
-  float least = INFINITY;
-  for (const float most : {132.0f, 120.0f, 108.0f, 98.0f, 90.0f, 83.0f, 77.0f, 70.0f, 64.0f}) {
-    const float candidate = highest / most;
-    round_codes(smoothed.data(), even, candidate, rounded.data());
-    const float error = squared_error(smoothed.data(), rounded.data(), even, candidate);
-    if (error < least) {
-      least = error;
-      *scale = candidate;
-      rounded.swap(best);
+}
+
+bool are_weight_codes(const int8_t* codes, int64_t num_rows, int64_t K) {
+  int beyond = 0;
+  for (int64_t n = 0; n < num_rows; ++n) {
+    const int8_t* row = codes + n * K;
+    for (int64_t k = 0; k < K; ++k) beyond |= row[k] < -kMaxWeightCode;
+    for (int64_t k = 0; k + 1 < K; k += 2) {
+      const int sum = row[k] + row[k + 1];
+      beyond |= sum > kMaxPairCode || sum < -kMaxPairCode;
     }
   }
-  float total = 0.0f;
-  for (int64_t k = 0; k < K; ++k) {
-    codes[k] = static_cast<int8_t>(best[static_cast<size_t>(k)]);
-    total += best[static_cast<size_t>(k)];
-  }
-  *sum = *scale * total;
+  return beyond == 0;
 }
 
 }  // namespace minifuse

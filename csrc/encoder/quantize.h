@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "common/buffer.h"
+
 namespace minifuse {
 
 // The bits of the nearest bfloat16, ties to even; NaN stays NaN.
@@ -18,10 +20,13 @@ void smoothing_scales(const float* weight, int64_t ldw, int64_t N, int64_t K,
 // that vpmaddubsw never saturates (dot_avx2.h).
 constexpr int kMaxWeightCode = 127, kMaxPairCode = 128;
 
-// A group of one output channel: w[k] / input_scale[k] ~ scale code[k], and sum = scale sum_k
-// code[k]. The scale is the one of several that has the least squared error. input_scale may be
-// null: ones.
-void quantize_channel(const float* w, const float* input_scale, int64_t K, int8_t* codes,
-                      float* scale, float* sum);
+// Rows of a weight [num_rows, K], ldw apart, in 8 bits: w[n][k] / input_scale[k] ~ scale[g][n]
+// codes[n][k] for k in group g; each scale is the one of several that has the least squared error.
+// input_scale may be null: ones. codes lie K apart, scales ldscale.
+void quantize_rows(const float* weight, int64_t ldw, int64_t num_rows, int64_t K,
+                   const float* input_scale, int8_t* codes, float* scale, int64_t ldscale);
+
+// Whether every code keeps to the two limits above, as those of quantize_rows do.
+bool are_weight_codes(const int8_t* codes, int64_t num_rows, int64_t K);
 
 }  // namespace minifuse

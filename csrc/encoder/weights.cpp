@@ -5,9 +5,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "encoder/quantize.h"
-#include "encoder/schedule.h"
 
 namespace minifuse {
 namespace {
@@ -27,7 +27,26 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 constexpr const char* kProjections[3] = {"attention.self.query", "attention.self.key",
                                          "attention.self.value"};
 
-std::string layer_prefix(int64_t layer) { return "encoder.layer." + std::to_string(layer) + "."; }
+constexpr const char* kJoinedProjections = "attention.self.qkv.weight";
+
+const std::string kLayers = "encoder.layer.";
+
+std::string layer_prefix(int64_t layer) { return kLayers + std::to_string(layer) + "."; }
+
+// "encoder.layer.3.output.dense.bias" in its parts.
+struct LayerName {
+  bool is_in_layer = false;
+  int64_t layer = 0;
+  std::string rest;
+
+  // Of a name that is expected, or of any other that has no layer.
+  static LayerName parse(const std::string& name) {
+    if (!name.starts_with(kLayers)) return {};
+    const size_t dot = name.find('.', kLayers.size());
+    if (dot == std::string::npos) return {};
+    return {true, std::atoll(name.c_str() + kLayers.size()), name.substr(dot + 1)};
+  }
+};
 
 }  // namespace
 
@@ -42,44 +61,62 @@ PackedLinear::PackedLinear(const LinearKernels& kernels, int64_t N, int64_t K)
   weight_sum = Buffer(weight_scale.size());
 }
 
-void PackedLinear::smooth(const float* weight, int64_t ldw, const float* max_input) {
-  input_scale = Buffer(K);
-  smoothing_scales(weight, ldw, N, K, max_input, input_scale.data());
-}
-
 void PackedLinear::pack(const float* source, int64_t ldw, int64_t begin, int64_t end) {
   const int64_t columns = kernels->panel_columns;
   std::vector<uint16_t> halves;
   std::vector<int8_t> codes;
+  std::vector<float> scale(static_cast<size_t>(int8_groups(K) * columns));
   for (int64_t panel = begin; panel < end; ++panel) {
     const int64_t first = panel * columns, rows = std::min(columns, N - first);
     const float* from = source + first * ldw;
-    const void* rounded = from;
-    int64_t stride = ldw;
-    if (kernels->weight_type == WeightType::kBfloat16) {
-      halves.resize(static_cast<size_t>(rows * K));
-      for (int64_t i = 0; i < rows; ++i) to_bfloat16(from + i * ldw, K, halves.data() + i * K);
-      rounded = halves.data();
-      stride = K;
-    } else if (kernels->weight_type == WeightType::kInt8) {
-      codes.resize(static_cast<size_t>(rows * K));
-      for (int64_t group = 0; group < int8_groups(K); ++group) {
-        const int64_t k = group * kInt8Group, at = group * num_panels * columns + first;
-        for (int64_t i = 0; i < columns; ++i) {
-          weight_scale.data()[at + i] = 0.0f;
-          weight_sum.data()[at + i] = 0.0f;
-          if (i < rows)
-            quantize_channel(from + i * ldw + k,
-                             input_scale.data() ? input_scale.data() + k : nullptr,
-                             std::min(kInt8Group, K - k), codes.data() + i * K + k,
-                             weight_scale.data() + at + i, weight_sum.data() + at + i);
-        }
-      }
-      rounded = codes.data();
-      stride = K;
+    std::byte* to = weight.data() + panel * kernels->panel_bytes(K);
+    switch (kernels->weight_type) {
+      case WeightType::kFloat32:
+        kernels->pack_panel(from, ldw, rows, K, to);
+        break;
+      case WeightType::kBfloat16:
+        halves.resize(static_cast<size_t>(rows * K));
+        for (int64_t i = 0; i < rows; ++i) to_bfloat16(from + i * ldw, K, halves.data() + i * K);
+        kernels->pack_panel(halves.data(), K, rows, K, to);
+        break;
+      case WeightType::kInt8:
+        codes.resize(static_cast<size_t>(rows * K));
+        quantize_rows(from, ldw, rows, K, nullptr, codes.data(), scale.data(), columns);
+        pack_panel_codes(panel, codes.data(), scale.data(), columns);
+        break;
     }
-    kernels->pack_panel(rounded, stride, rows, K, weight.data() + panel * kernels->panel_bytes(K));
   }
+}
+
+void PackedLinear::pack_codes(const int8_t* codes, const float* scale, const float* channels) {
+  if (channels) {
+    input_scale = Buffer(K);
+    std::copy(channels, channels + K, input_scale.data());
+  }
+  for (int64_t panel = 0; panel < num_panels; ++panel) {
+    const int64_t first = panel * kernels->panel_columns;
+    pack_panel_codes(panel, codes + first * K, scale + first, N);
+  }
+}
+
+// codes [rows of the panel, K], scale [groups, ldscale]. The sums that correct for x's zero points
+// are made here: a code is an integer, so they are the same whoever adds.
+void PackedLinear::pack_panel_codes(int64_t panel, const int8_t* codes, const float* scale,
+                                    int64_t ldscale) {
+  const int64_t columns = kernels->panel_columns, first = panel * columns;
+  const int64_t rows = std::min(columns, N - first);
+  for (int64_t group = 0; group < int8_groups(K); ++group) {
+    const int64_t k = group * kInt8Group, end = std::min(K, k + kInt8Group);
+    float* scales = weight_scale.data() + group * num_panels * columns + first;
+    float* sums = weight_sum.data() + group * num_panels * columns + first;
+    for (int64_t i = 0; i < columns; ++i) {
+      const int8_t* row = codes + i * K;
+      scales[i] = i < rows ? scale[group * ldscale + i] : 0.0f;
+      const int sum = i < rows ? std::accumulate(row + k, row + end, 0) : 0;
+      sums[i] = scales[i] * static_cast<float>(sum);
+    }
+  }
+  kernels->pack_panel(codes, K, rows, K, weight.data() + panel * kernels->panel_bytes(K));
 }
 
 LinearParams PackedLinear::params(const float* x, int64_t ldx, float* y, int64_t ldy, int64_t M,
@@ -118,6 +155,10 @@ Weights::Weights(const Config& config, const LinearKernels& kernels)
       expected_[prefix + name + ".bias"] = {out};
     };
     for (const char* name : kProjections) linear(name, H, H);
+    if (is_quantized()) {
+      for (const char* name : kProjections) expected_.erase(prefix + name + ".weight");
+      expected_[prefix + kJoinedProjections] = {3 * H, H};
+    }
     linear("attention.output.dense", H, H);
     linear("intermediate.dense", F, H);
     linear("output.dense", H, F);
@@ -129,33 +170,7 @@ Weights::Weights(const Config& config, const LinearKernels& kernels)
   layers.resize(static_cast<size_t>(config.num_hidden_layers));
 }
 
-void Weights::set_input_maxima(const float* maxima, int64_t num_layers, int64_t width) {
-  const int64_t wanted = 3 * config_.hidden_size + config_.intermediate_size;
-  check(num_layers == config_.num_hidden_layers && width == wanted, "input_maxima has shape [",
-        num_layers, ", ", width, "], wanted [", config_.num_hidden_layers, ", ", wanted, "]");
-  input_maxima_.assign(maxima, maxima + num_layers * width);
-}
-
-// `maxima_from`: where in a layer's row of maxima this matrix's inputs begin.
-void Weights::pack(PackedLinear& linear, const float* weight, int64_t N, int64_t K, int64_t layer,
-                   int64_t maxima_from) const {
-  Buffer bias = std::move(linear.bias);
-  linear = PackedLinear(kernels_, N, K);
-  linear.bias = std::move(bias);
-  if (!input_maxima_.empty() && kernels_.weight_type == WeightType::kInt8)
-    linear.smooth(weight, K,
-                  input_maxima_.data() +
-                      layer * (3 * config_.hidden_size + config_.intermediate_size) + maxima_from);
-  if (kernels_.weight_type != WeightType::kInt8)
-    return linear.pack(weight, K, 0, linear.num_panels);
-  // The search for scales is worth several threads.
-  ThreadPool::get().run(default_num_threads(), [&](int member, int size) {
-    linear.pack(weight, K, linear.num_panels * member / size,
-                linear.num_panels * (member + 1) / size);
-  });
-}
-
-void Weights::set(const std::string& name, const float* data, const std::vector<int64_t>& shape) {
+void Weights::accept(const std::string& name, const std::vector<int64_t>& shape) {
   const auto found = expected_.find(name);
   check(found != expected_.end(), "weights: no tensor is called '", name, "' in this model");
   const std::vector<int64_t>& wanted = found->second;
@@ -164,9 +179,39 @@ void Weights::set(const std::string& name, const float* data, const std::vector<
     same = wanted[i] < 0 ? shape[i] > 0 : shape[i] == wanted[i];
   check(same, "weights: '", name, "' has shape ", shape_text(shape), ", wanted ",
         shape_text(wanted));
-  check(!seen_[name], "weights: '", name, "' was given twice");
-  seen_[name] = true;
+  check(seen_.insert(name).second, "weights: '", name, "' was given twice");
+}
 
+PackedLinear* Weights::find_matrix(LayerWeights& layer, const std::string& name) const {
+  if (name == kJoinedProjections) return &layer.qkv;
+  if (name == "attention.output.dense.weight") return &layer.out;
+  if (name == "intermediate.dense.weight") return &layer.ffn1;
+  if (name == "output.dense.weight") return &layer.ffn2;
+  return nullptr;
+}
+
+PackedLinear& Weights::renew(PackedLinear& linear, int64_t N, int64_t K) const {
+  Buffer bias = std::move(linear.bias);
+  linear = PackedLinear(kernels_, N, K);
+  linear.bias = std::move(bias);
+  return linear;
+}
+
+void Weights::set_quantized(const std::string& name, const int8_t* codes,
+                            const std::vector<int64_t>& shape, const float* scale,
+                            const float* input_scale) {
+  const LayerName where = LayerName::parse(name);
+  check(is_quantized() && where.is_in_layer && shape.size() == 2, "weights: '", name,
+        "' is no matrix of a layer, or this model is not in int8");
+  accept(name, shape);
+  check(are_weight_codes(codes, shape[0], shape[1]), "weights: '", name,
+        "' holds codes beyond what int8 kernels multiply exactly: damaged?");
+  PackedLinear* matrix = find_matrix(layers[static_cast<size_t>(where.layer)], where.rest);
+  renew(*matrix, shape[0], shape[1]).pack_codes(codes, scale, input_scale);
+}
+
+void Weights::set(const std::string& name, const float* data, const std::vector<int64_t>& shape) {
+  accept(name, shape);
   int64_t num_floats = 1;
   for (const int64_t extent : shape) num_floats *= extent;
   const int64_t H = config_.hidden_size;
@@ -182,62 +227,63 @@ void Weights::set(const std::string& name, const float* data, const std::vector<
   } else if (name == "embeddings.LayerNorm.bias") {
     embedding_beta = copy_of(data, num_floats);
   } else {
-    const std::string prefix = "encoder.layer.";
-    const size_t dot = name.find('.', prefix.size());
-    const int64_t index = std::stoll(name.substr(prefix.size(), dot - prefix.size()));
-    const std::string rest = name.substr(dot + 1);
-    LayerWeights& layer = layers[static_cast<size_t>(index)];
-    if (rest == "attention.output.dense.weight")
-      pack(layer.out, data, shape[0], shape[1], index, H);
-    else if (rest == "intermediate.dense.weight")
-      pack(layer.ffn1, data, shape[0], shape[1], index, 2 * H);
-    else if (rest == "output.dense.weight")
-      pack(layer.ffn2, data, shape[0], shape[1], index, 3 * H);
-    else if (rest == "attention.output.dense.bias")
+    const LayerName where = LayerName::parse(name);
+    LayerWeights& layer = layers[static_cast<size_t>(where.layer)];
+    if (PackedLinear* matrix = find_matrix(layer, where.rest)) {
+      check(!is_quantized(), "weights: '", name, "' must come quantised");
+      renew(*matrix, shape[0], shape[1]).pack(data, shape[1], 0, matrix->num_panels);
+    } else if (where.rest == "attention.output.dense.bias")
       layer.out.bias = copy_of(data, num_floats);
-    else if (rest == "intermediate.dense.bias")
+    else if (where.rest == "intermediate.dense.bias")
       layer.ffn1.bias = copy_of(data, num_floats);
-    else if (rest == "output.dense.bias")
+    else if (where.rest == "output.dense.bias")
       layer.ffn2.bias = copy_of(data, num_floats);
-    else if (rest == "attention.output.LayerNorm.weight")
+    else if (where.rest == "attention.output.LayerNorm.weight")
       layer.attention_gamma = copy_of(data, H);
-    else if (rest == "attention.output.LayerNorm.bias")
+    else if (where.rest == "attention.output.LayerNorm.bias")
       layer.attention_beta = copy_of(data, H);
-    else if (rest == "output.LayerNorm.weight")
+    else if (where.rest == "output.LayerNorm.weight")
       layer.output_gamma = copy_of(data, H);
-    else if (rest == "output.LayerNorm.bias")
+    else if (where.rest == "output.LayerNorm.bias")
       layer.output_beta = copy_of(data, H);
     else {
       staged_[name] = copy_of(data, num_floats);
-      pack_layer_if_ready(index);
+      join_projections_if_ready(where.layer);
     }
   }
 }
 
-void Weights::pack_layer_if_ready(int64_t index) {
+void Weights::join_projections_if_ready(int64_t index) {
   const std::string prefix = layer_prefix(index);
-  for (const char* projection : kProjections)
-    for (const char* part : {".weight", ".bias"})
-      if (staged_.find(prefix + projection + part) == staged_.end()) return;
-  const int64_t H = config_.hidden_size;
-  Buffer joined(3 * H * H), bias(3 * H);
-  for (int64_t i = 0; i < 3; ++i) {
-    const std::string name = prefix + kProjections[i];
-    std::memcpy(joined.data() + i * H * H, staged_.at(name + ".weight").data(),
-                static_cast<size_t>(H * H) * sizeof(float));
-    std::memcpy(bias.data() + i * H, staged_.at(name + ".bias").data(),
-                static_cast<size_t>(H) * sizeof(float));
-    staged_.erase(name + ".weight");
-    staged_.erase(name + ".bias");
-  }
   LayerWeights& layer = layers[static_cast<size_t>(index)];
-  pack(layer.qkv, joined.data(), 3 * H, H, index, 0);
-  layer.qkv.bias = std::move(bias);
+  const int64_t H = config_.hidden_size;
+  // [3, rows, columns] from the three parts of that name, which are dropped; empty: not all here.
+  const auto join = [&](const std::string& part, int64_t floats) {
+    for (const char* projection : kProjections)
+      if (!staged_.contains(prefix + projection + part)) return Buffer();
+    Buffer joined(3 * floats);
+    for (int64_t i = 0; i < 3; ++i) {
+      const auto staged = staged_.find(prefix + kProjections[i] + part);
+      std::copy_n(staged->second.data(), floats, joined.data() + i * floats);
+      staged_.erase(staged);
+    }
+    return joined;
+  };
+  if (Buffer bias = join(".bias", H); bias.data()) layer.qkv.bias = std::move(bias);
+  if (const Buffer weight = join(".weight", H * H); weight.data())
+    renew(layer.qkv, 3 * H, H).pack(weight.data(), H, 0, layer.qkv.num_panels);
+}
+
+std::vector<std::string> Weights::missing() const {
+  std::vector<std::string> names;
+  for (const auto& [name, shape] : expected_)
+    if (!seen_.contains(name)) names.push_back(name);
+  return names;
 }
 
 void Weights::finish() {
-  for (const auto& [name, shape] : expected_)
-    check(seen_[name], "weights: the checkpoint lacks '", name, "', shape ", shape_text(shape));
+  for (const std::string& name : missing())
+    fail("weights: the checkpoint lacks '", name, "', shape ", shape_text(expected_.at(name)));
   const int64_t H = config_.hidden_size;
   const float* token_type = staged_.at("embeddings.token_type_embeddings.weight").data();
   for (int64_t row = 0; row < config_.max_position_embeddings; ++row)

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -27,18 +28,21 @@ struct PackedLinear {
   // Room for weight [N, K].
   PackedLinear(const LinearKernels& kernels, int64_t N, int64_t K);
 
-  // Smooths what pack() will quantise: scales from the largest magnitudes that each input channel
-  // took on sample text, max_input [K], and from those of weight's columns.
-  void smooth(const float* weight, int64_t ldw, const float* max_input);
-
   // Copies weight [N, K], rows ldw apart, into the panels [begin, end), rounded to the kernels'
   // type.
   void pack(const float* weight, int64_t ldw, int64_t begin, int64_t end);
+
+  // The same of a matrix that is in 8 bits already (quantize.h): codes [N, K], scale [groups, N],
+  // input_scale [K] or null.
+  void pack_codes(const int8_t* codes, const float* scale, const float* input_scale);
 
   // y [M, N] = activation(x W^T + b), all panels.
   LinearParams params(const float* x, int64_t ldx, float* y, int64_t ldy, int64_t M,
                       Activation activation, void* scratch) const;
   int64_t scratch_bytes(int64_t M) const { return kernels->scratch_bytes(M, N, K); }
+
+ private:
+  void pack_panel_codes(int64_t panel, const int8_t* codes, const float* scale, int64_t ldscale);
 };
 
 struct LayerWeights {
@@ -54,19 +58,24 @@ class Weights {
  public:
   Weights(const Config& config, const LinearKernels& kernels);
 
-  // What each input channel of each matrix took at most on sample text, [num_hidden_layers, 3 H +
-  // F] (qkv, out, ffn1, ffn2): int8 matrices set afterwards are smoothed by it.
-  void set_input_maxima(const float* maxima, int64_t num_layers, int64_t width);
-
   // Copies a tensor by its Hugging Face name without prefix ("encoder.layer.0.output.dense.bias").
   // Throws on an unknown name, a wrong shape or a second tensor of that name.
   void set(const std::string& name, const float* data, const std::vector<int64_t>& shape);
 
+  // In int8 the matrices come quantised, those of Q, K and V as one
+  // ("encoder.layer.0.attention.self.qkv.weight"): as PackedLinear::pack_codes takes them.
+  void set_quantized(const std::string& name, const int8_t* codes,
+                     const std::vector<int64_t>& shape, const float* scale,
+                     const float* input_scale);
+
   // Packs what is left and throws if a tensor never came.
   void finish();
 
-  // Every name that set() expects, with its shape.
+  // Every name that is expected, with its shape; in int8 those of two dimensions in layers come
+  // through set_quantized().
   const std::map<std::string, std::vector<int64_t>>& expected() const { return expected_; }
+  // Those that have not come.
+  std::vector<std::string> missing() const;
 
   Buffer word_embeddings;      // [vocab_size, H]
   Buffer position_embeddings;  // [max_position_embeddings, H], token type 0 added
@@ -76,14 +85,18 @@ class Weights {
  private:
   Config config_;
   const LinearKernels& kernels_;
-  std::vector<float> input_maxima_;
   std::map<std::string, std::vector<int64_t>> expected_;
   std::map<std::string, Buffer> staged_;  // tensors waiting for the others they are joined with
-  std::map<std::string, bool> seen_;
+  std::set<std::string> seen_;
 
-  void pack(PackedLinear& linear, const float* weight, int64_t N, int64_t K, int64_t layer,
-            int64_t maxima_from) const;
-  void pack_layer_if_ready(int64_t layer);
+  bool is_quantized() const { return kernels_.weight_type == WeightType::kInt8; }
+  // Throws unless a tensor of this name and shape is expected and did not come before.
+  void accept(const std::string& name, const std::vector<int64_t>& shape);
+  // The matrix of that name, and null for other tensors of a layer.
+  PackedLinear* find_matrix(LayerWeights& layer, const std::string& name_in_layer) const;
+  // A matrix with room, its bias kept.
+  PackedLinear& renew(PackedLinear& linear, int64_t N, int64_t K) const;
+  void join_projections_if_ready(int64_t layer);
 };
 
 }  // namespace minifuse

@@ -1,4 +1,4 @@
-"""The command line: minifuse encode | similarity | evaluate | parity | bench | info."""
+"""The command line: minifuse encode, similarity, evaluate, quantize, parity, bench, info."""
 
 from __future__ import annotations
 
@@ -40,8 +40,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "--dtype",
                 choices=("float32", "bfloat16", "int8", "auto"),
-                default="float32",
-                help="of the weights (%(default)s); auto: the fastest here",
+                help="of the weights (float32, or as the folder has them); auto: the fastest here",
             )
         return sub
 
@@ -74,6 +73,11 @@ def _parser() -> argparse.ArgumentParser:
         "BEIR's layout (corpus.jsonl, queries.jsonl, qrels.tsv)",
     )
     sub.add_argument("--json", action="store_true")
+
+    sub = command("quantize", _quantize, "Write a model in int8, which loads at once.", False)
+    sub.add_argument("model", help="folder or name")
+    sub.add_argument("output", help="a new folder")
+    sub.add_argument("--threads", type=int, help="at most this many threads")
 
     sub = command("parity", _parity, "Compare with float64 NumPy and PyTorch, op by op and whole.")
     sub.add_argument("file", nargs="?", help="lines, or pairs as for evaluate; none: our own text")
@@ -181,11 +185,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     model = _load(arguments)
     results = {model.dtype: asdict(judge(model))}
-    if model.dtype != "float32":
+    if model.dtype != "float32" and not model.is_quantized:
         reference = SentenceTransformer(arguments.model, num_threads=arguments.threads)
         results["float32"] = asdict(judge(reference))
     if arguments.json:
-        print(json.dumps(results if len(results) > 1 else results["float32"]))
+        print(json.dumps(results if len(results) > 1 else results[model.dtype]))
         return 0
     scores = results[model.dtype]
     width = max(map(len, scores))
@@ -201,6 +205,15 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             other = results["float32"][name]
             line += f"{value:8.4f}  {other:8.4f}  {value - other:+10.4f}"
         print(line)
+    return 0
+
+
+def _quantize(arguments: argparse.Namespace) -> int:
+    from minifuse.quantization import quantize
+
+    output = quantize(arguments.model, arguments.output, num_threads=arguments.threads)
+    size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    print(f"{output}: {size / 1e6:.1f} MB")
     return 0
 
 

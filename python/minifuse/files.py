@@ -11,6 +11,7 @@ import csv
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,7 @@ from typing import Any, Protocol, TextIO
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["open_writer", "read_objects", "read_rows", "read_texts"]
+__all__ = ["new_folder", "open_writer", "read_objects", "read_rows", "read_texts"]
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -253,3 +254,23 @@ class open_writer:
             with contextlib.suppress(OSError):  # closing a file on a full disk fails once more
                 self._writer.close()
             self._partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(target: str | Path) -> Iterator[Path]:
+    """An empty folder to fill: it is there as target when the block ends without an error.
+
+    Raises:
+        FileExistsError: target holds files already, or is none.
+    """
+    target = Path(target)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"{target} exists and is not empty; give a new folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+        copy = Path(scratch) / "model"
+        copy.mkdir()
+        yield copy
+        if target.is_dir():
+            target.rmdir()
+        copy.rename(target)

@@ -20,14 +20,20 @@ from minifuse.native import core
 from minifuse.safetensors import SafetensorsFile
 
 __all__ = [
+    "QUANTIZED_WEIGHTS",
     "BertConfig",
     "DenseModule",
     "ModelFolder",
     "NormalizeModule",
     "iterate_weights",
     "load_encoder",
+    "new_encoder",
     "read_model_folder",
+    "set_weights",
 ]
+
+# Beside config.json in a folder that `minifuse quantize` wrote, in place of model.safetensors.
+QUANTIZED_WEIGHTS = "model.int8.safetensors"
 
 _ARCHITECTURES = ("bert",)
 # Hugging Face's names of an activation -> the kernels'.
@@ -112,6 +118,24 @@ class ModelFolder:
     default_prompt_name: str | None = None
     similarity_fn_name: str | None = None
     truncate_dim: int | None = None
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether it holds int8 matrices, and no others."""
+        return (self.transformer_path / QUANTIZED_WEIGHTS).is_file() and not (
+            self.transformer_path / "model.safetensors"
+        ).is_file()
+
+    @property
+    def weights_path(self) -> Path:
+        """The encoder's file of weights.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        if self.is_quantized:
+            return self.transformer_path / QUANTIZED_WEIGHTS
+        return _weights_path(self.transformer_path)
 
 
 def _read_json(path: Path) -> Any:
@@ -316,35 +340,16 @@ def iterate_weights(
     folder: ModelFolder, wanted: set[str]
 ) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
     """The wanted tensors one by one as float32, by their names without prefix."""
-    with SafetensorsFile(_weights_path(folder.transformer_path)) as file:
+    with SafetensorsFile(folder.weights_path) as file:
         for name in file.names():
             ours = name.removeprefix("bert.").replace(".gamma", ".weight").replace(".beta", ".bias")
             if ours in wanted:  # not the pooler, heads of other tasks, position_ids
                 yield ours, file.read(name)
 
 
-def load_encoder(
-    folder: ModelFolder,
-    dtype: str = "float32",
-    input_maxima: npt.NDArray[np.float32] | None = None,
-) -> core.Encoder:
-    """The native encoder, its weights packed; each tensor is read, packed and dropped.
-
-    Args:
-        folder: what read_model_folder gave.
-        dtype: "float32", "bfloat16" or "int8".
-        input_maxima: [num_hidden_layers, 3 hidden_size + intermediate_size], as
-            Encoder.input_maxima gives it: int8 matrices are smoothed by it.
-
-    Raises:
-        FileNotFoundError: model.safetensors is missing.
-        ValueError: a tensor is missing, misshapen or of another dtype (named).
-
-    Warns:
-        RuntimeWarning: a tensor holds NaN.
-    """
-    config = folder.config
-    encoder = core.Encoder(
+def new_encoder(config: BertConfig, dtype: str) -> core.Encoder:
+    """A native encoder without weights. dtype: "float32", "bfloat16" or "int8"."""
+    return core.Encoder(
         vocab_size=config.vocab_size,
         max_position_embeddings=config.max_position_embeddings,
         hidden_size=config.hidden_size,
@@ -355,12 +360,21 @@ def load_encoder(
         activation=config.activation,
         dtype=dtype,
     )
-    if input_maxima is not None:
-        encoder.set_input_maxima(input_maxima)
-    path = _weights_path(folder.transformer_path)
-    for name, array in iterate_weights(folder, set(encoder.expected_weights())):
+
+
+def set_weights(encoder: core.Encoder, folder: ModelFolder) -> None:
+    """Pack the folder's float tensors, each read, packed and dropped, and finish the encoder.
+
+    Raises:
+        ValueError: a tensor is missing, misshapen or of another dtype (named).
+
+    Warns:
+        RuntimeWarning: a tensor holds NaN.
+    """
+    path = folder.weights_path
+    for name, array in iterate_weights(folder, set(encoder.missing_weights())):
         if array.size and np.isnan(array.min()):
-            warnings.warn(f"{path}: tensor {name!r} holds NaN", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"{path}: tensor {name!r} holds NaN", RuntimeWarning, stacklevel=3)
         try:
             encoder.set_weight(name, array)
         except ValueError as error:
@@ -369,4 +383,22 @@ def load_encoder(
         encoder.finish_weights()
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def load_encoder(folder: ModelFolder, dtype: str = "float32") -> core.Encoder:
+    """The native encoder in float32 or bfloat16, its weights packed.
+
+    Raises and warns as set_weights does.
+
+    Raises:
+        FileNotFoundError: model.safetensors is missing.
+        ValueError: the folder holds int8 matrices only.
+    """
+    if folder.is_quantized:
+        raise ValueError(
+            f"{folder.path}: holds int8 weights only, dtype={dtype!r} needs the model that they "
+            "were made from"
+        )
+    encoder = new_encoder(folder.config, dtype)
+    set_weights(encoder, folder)
     return encoder

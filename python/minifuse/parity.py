@@ -65,7 +65,7 @@ def run_parity(model_name: str, sentences: Sequence[str]) -> list[Check]:
         ) from error
     if not sentences:
         raise ValueError("no sentence to compare on")
-    model = SentenceTransformer(model_name)
+    model = SentenceTransformer(model_name, dtype="float32")
     weights = dict(iterate_weights(model._folder, set(model._encoder.expected_weights())))
     checks = _op_checks(model, weights, sentences, torch)
     checks += _layer_checks(model, weights, sentences, torch)

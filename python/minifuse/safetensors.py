@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["SafetensorsFile"]
+__all__ = ["SafetensorsFile", "write_safetensors"]
 
 # dtype -> what the bytes are read as; bfloat16 is the upper half of a float32.
 _DTYPES: dict[str, Any] = {
@@ -24,6 +25,7 @@ _DTYPES: dict[str, Any] = {
     "F32": np.float32,
     "F16": np.float16,
     "BF16": np.uint16,
+    "I8": np.int8,
 }
 _LARGEST_HEADER = 100_000_000
 
@@ -73,7 +75,8 @@ class SafetensorsFile:
             raise self._fail(f"the header is not JSON ({error})") from error
         if not isinstance(header, dict):
             raise self._fail(f"the header is a {type(header).__name__}, wanted an object")
-        header.pop("__metadata__", None)
+        metadata = header.pop("__metadata__", None)
+        self.metadata: dict[str, Any] = metadata if isinstance(metadata, dict) else {}
         data_start, data_size = 8 + length, size - 8 - length
         return {n: self._check_entry(n, e, data_start, data_size) for n, e in header.items()}
 
@@ -114,21 +117,56 @@ class SafetensorsFile:
         Raises:
             ValueError: the dtype is not F64, F32, F16 or BF16, or the file has shrunk meanwhile.
         """
+        return self._copy(name, ("F64", "F32", "F16", "BF16"), np.float32)
+
+    def read_int8(self, name: str) -> npt.NDArray[np.int8]:
+        """The same of an int8 tensor, as it is."""
+        return self._copy(name, ("I8",), np.int8)
+
+    def _copy(self, name: str, wanted: tuple[str, ...], result: Any) -> npt.NDArray[Any]:
         dtype, shape, offset, size_bytes = self._entries[name]
-        if dtype not in _DTYPES:
+        if dtype not in wanted:
             raise self._fail(
-                f"tensor {name!r} has dtype {dtype}, wanted one of {', '.join(_DTYPES)}"
+                f"tensor {name!r} has dtype {dtype}, wanted one of {', '.join(wanted)}"
             )
         if self._path.stat().st_size < offset + size_bytes:
             raise self._fail("the file has shrunk since it was opened")
         count = math.prod(shape)
         raw = np.frombuffer(self._map, _DTYPES[dtype], count, offset).reshape(shape)
         if dtype == "BF16":
-            array = (raw.astype(np.uint32) << 16).view(np.float32)
+            array: npt.NDArray[Any] = (raw.astype(np.uint32) << 16).view(np.float32)
         else:
-            array = raw.astype(np.float32)
+            array = raw.astype(result)
         del raw
         if hasattr(self._map, "madvise") and size_bytes:
             start = offset // mmap.PAGESIZE * mmap.PAGESIZE
             self._map.madvise(mmap.MADV_DONTNEED, start, offset + size_bytes - start)
         return array
+
+
+def write_safetensors(
+    path: str | Path, tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]
+) -> None:
+    """Write float32 and int8 tensors.
+
+    Raises:
+        OSError: the disk is full, or the folder does not exist.
+    """
+    names = {np.dtype(np.float32): "F32", np.dtype(np.int8): "I8"}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    # Wide items first, so that none lies across its own size.
+    ordered = sorted(tensors.items(), key=lambda item: -item[1].itemsize)
+    end = 0
+    for name, array in ordered:
+        begin, end = end, end + array.nbytes
+        header[name] = {
+            "dtype": names[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % 64)
+    with Path(path).open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, array in ordered:
+            file.write(np.ascontiguousarray(array).data)

@@ -13,7 +13,6 @@ import itertools
 import json
 import logging
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -23,11 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from minifuse import util
+from minifuse.files import new_folder
 from minifuse.hardware import DTYPES
 from minifuse.inputs import WINDOW_TEXTS, as_list, checked, windows
 from minifuse.loading import DenseModule, ModelFolder, load_encoder, read_model_folder
 from minifuse.native import core
-from minifuse.quantization import quantized_encoder
+from minifuse.quantization import load_quantized_encoder
 from minifuse.resolve import resolve_model
 from minifuse.tokenization import TextTokenizer, TokenBatch
 
@@ -91,7 +91,8 @@ class SentenceTransformer:
         device: None or "cpu".
         dtype: "float32"; "bfloat16": half the memory, cosine with float32 at least 0.9999; "int8":
             the fastest, cosine with float32 at least 0.995 on every sentence and 0.999 on average;
-            "auto": the fastest one of these on this CPU.
+            "auto": the fastest one of these on this CPU; None: "float32", or "int8" for a folder
+            of `minifuse quantize`.
         num_threads: at most this many threads for a call; None takes the least of CPU affinity,
             cgroup quota, OMP_NUM_THREADS and physical cores.
         prompts: name -> text put before every input; merged over the model's own.
@@ -142,7 +143,7 @@ class SentenceTransformer:
             warnings.warn("use_auth_token is deprecated, use token", FutureWarning, stacklevel=2)
             token = _either(token, use_auth_token, "token", "use_auth_token")
         _check_device(device)
-        dtype = self._check_dtype(dtype, model_kwargs)
+        asked_dtype = self._check_dtype(dtype, model_kwargs)
         if backend not in ("torch", "minifuse"):
             raise ValueError(f"backend is {backend!r}: minifuse is the backend; leave it out")
         for name in sorted(set(config_kwargs or {})):
@@ -172,11 +173,11 @@ class SentenceTransformer:
         self._num_threads = core.default_num_threads()
         if num_threads is not None:
             self._num_threads = self._check_num_threads(num_threads)
-        self._dtype = dtype
-        if dtype == "int8":
-            self._encoder = quantized_encoder(self._folder, self._tokenizer, self._num_threads)
+        self._dtype = asked_dtype or ("int8" if self._folder.is_quantized else "float32")
+        if self._dtype == "int8":
+            self._encoder = load_quantized_encoder(self._folder, self._tokenizer, self._num_threads)
         else:
-            self._encoder = load_encoder(self._folder, dtype)
+            self._encoder = load_encoder(self._folder, self._dtype)
         self._check_modules()
         self._max_seq_length = self._folder.max_seq_length
         if model_max_length is not None:
@@ -203,7 +204,7 @@ class SentenceTransformer:
         }
 
     @staticmethod
-    def _check_dtype(dtype: str | None, model_kwargs: dict[str, Any] | None) -> str:
+    def _check_dtype(dtype: str | None, model_kwargs: dict[str, Any] | None) -> str | None:
         options = dict(model_kwargs or {})
         asked = [dtype, options.pop("torch_dtype", None), options.pop("dtype", None)]
         asked[1:] = [one for one in asked[1:] if one != "auto"]  # transformers': as the file has it
@@ -213,7 +214,9 @@ class SentenceTransformer:
         names = {str(one).removeprefix("torch.") for one in asked if one is not None}
         if len(names) > 1:
             raise ValueError(f"dtype is given as {sorted(names)}: pass one")
-        name = next(iter(names), "float32")
+        if not names:
+            return None
+        name = names.pop()
         if name == "auto":
             # int8 costs nothing that the evaluations can tell; plain C++ is no faster with it.
             return "int8" if core.isa() != "scalar" else "float32"
@@ -258,6 +261,11 @@ class SentenceTransformer:
     def device(self) -> Device:
         """Where it computes."""
         return Device("cpu")
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether its folder is one of `minifuse quantize`: in int8, and nothing else."""
+        return self._folder.is_quantized
 
     @property
     def dtype(self) -> str:
@@ -719,15 +727,11 @@ class SentenceTransformer:
             FileExistsError: path holds files already.
             FileNotFoundError: the folder it was loaded from is gone.
         """
-        target, source = Path(path), self._folder.path
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise FileExistsError(f"{target} exists and is not empty; give a new folder")
-        if not (self._folder.transformer_path / "model.safetensors").is_file():
+        source = self._folder.path
+        if not source.is_dir():
             raise FileNotFoundError(f"{source}: the folder that the model came from is gone")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
-            copy = Path(scratch) / "model"
-            shutil.copytree(source, copy, ignore=_IGNORED_FILES)
+        with new_folder(path) as copy:
+            shutil.copytree(source, copy, ignore=_IGNORED_FILES, dirs_exist_ok=True)
             transformer = copy / self._folder.transformer_path.relative_to(source)
             sentence = {
                 "max_seq_length": self._max_seq_length,
@@ -747,9 +751,6 @@ class SentenceTransformer:
             if self.truncate_dim is not None:
                 settings["truncate_dim"] = self.truncate_dim
             _write_json(settings_path, settings)
-            if target.is_dir():
-                target.rmdir()
-            copy.rename(target)
 
     save = save_pretrained
 

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "emulate_vnni.h"
+#include "encoder/quantize.h"
 #include "encoder/weights.h"
 #include "expect.h"
 
@@ -19,9 +20,17 @@ std::vector<float> linear(const InstructionSet& isa, WeightType type, int64_t M,
   const auto x = random_floats(M * K, 1), w = random_floats(N * K, 2), b = random_floats(N, 3);
   const auto residual = random_floats(M * N, 4), gamma = random_floats(N, 5);
   PackedLinear packed(isa.linear(type), N, K);
-  if (type == WeightType::kInt8 && K % 2 == 1)
-    packed.smooth(w.data(), K, random_floats(K, 6).data());
-  packed.pack(w.data(), K, 0, packed.num_panels);
+  if (type == WeightType::kInt8 && K % 2 == 1) {
+    std::vector<float> input_scale(static_cast<size_t>(K));
+    smoothing_scales(w.data(), K, N, K, random_floats(K, 6).data(), input_scale.data());
+    std::vector<int8_t> codes(static_cast<size_t>(N * K));
+    std::vector<float> scale(static_cast<size_t>(int8_groups(K) * N));
+    quantize_rows(w.data(), K, N, K, input_scale.data(), codes.data(), scale.data(), N);
+    EXPECT(are_weight_codes(codes.data(), N, K), "K %d", static_cast<int>(K));
+    packed.pack_codes(codes.data(), scale.data(), input_scale.data());
+  } else {
+    packed.pack(w.data(), K, 0, packed.num_panels);
+  }
   BufferOf<std::byte> scratch(packed.scratch_bytes(M));
   std::vector<float> y(static_cast<size_t>(M * N));
   LinearParams params = packed.params(x.data(), K, y.data(), N, M, activation, scratch.data());

@@ -1,0 +1,155 @@
+"""Folders with int8 matrices: the bits of quantising at load, and no other way to read them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from minifuse import SentenceTransformer, quantization, sample_text
+from minifuse.cli import main
+from minifuse.quantization import quantize
+from minifuse.safetensors import SafetensorsFile, write_safetensors
+from tiny_model import write_tiny_model
+
+TEXTS = ["the cat sat on the mat", "a dog", "", "the dog ran in the park with a cat"]
+CODES = "encoder.layer.1.attention.self.qkv.weight.codes"
+
+
+@pytest.fixture
+def source(tmp_path):
+    return write_tiny_model(tmp_path / "source", extra_modules=("Dense", "Normalize"))
+
+
+@pytest.fixture
+def quantized(source, tmp_path):
+    return quantize(source, tmp_path / "new" / "quantized")
+
+
+def rewrite(folder, change, **metadata):
+    """The folder's tensors once more, after change(tensors)."""
+    path = folder / "model.int8.safetensors"
+    with SafetensorsFile(path) as file:
+        tensors = {
+            name: file.read_int8(name) if name.endswith(".codes") else file.read(name)
+            for name in file.names()
+        }
+        metadata = file.metadata | metadata
+    change(tensors)
+    write_safetensors(path, tensors, metadata)
+
+
+@pytest.mark.parametrize("dtype", [None, "int8", "auto"])
+def test_the_bits_of_quantising_at_load(source, quantized, dtype):
+    model = SentenceTransformer(quantized, dtype=dtype)
+    assert (model.dtype, model.is_quantized) == ("int8", True)
+    wanted = SentenceTransformer(source, dtype="int8")
+    assert not wanted.is_quantized
+    np.testing.assert_array_equal(model.encode(TEXTS), wanted.encode(TEXTS))
+    assert not (quantized / "model.safetensors").exists()
+
+
+def test_prefixed_names_and_half_precision(tmp_path):
+    source = write_tiny_model(tmp_path / "m", prefix="bert.", dtype="float16")
+    model = SentenceTransformer(quantize(source, tmp_path / "q"))
+    wanted = SentenceTransformer(source, dtype="int8").encode(TEXTS)
+    np.testing.assert_array_equal(model.encode(TEXTS), wanted)
+
+
+def test_the_real_model(minilm_folder, tmp_path):
+    texts = sample_text.sentences(50)
+    model = SentenceTransformer(quantize(minilm_folder, tmp_path / "q"))
+    wanted = SentenceTransformer(minilm_folder, dtype="int8").encode(texts)
+    np.testing.assert_array_equal(model.encode(texts), wanted)
+
+
+def test_saved_again_it_is_the_same(quantized, tmp_path):
+    model = SentenceTransformer(quantized)
+    model.save_pretrained(tmp_path / "copy")
+    again = SentenceTransformer(tmp_path / "copy")
+    assert again.is_quantized
+    np.testing.assert_array_equal(again.encode(TEXTS), model.encode(TEXTS))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_other_dtypes_are_refused(quantized, dtype):
+    with pytest.raises(ValueError, match=f"int8 weights only, dtype='{dtype}' needs the model"):
+        SentenceTransformer(quantized, dtype=dtype)
+
+
+def test_where_it_cannot_be_written(source, quantized, tmp_path):
+    with pytest.raises(FileExistsError, match="is not empty"):
+        quantize(source, quantized)
+    with pytest.raises(ValueError, match="is quantised already"):
+        quantize(quantized, tmp_path / "twice")
+    assert not (tmp_path / "twice").exists()
+
+
+def test_an_interrupted_run_leaves_nothing(source, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(quantization, "write_safetensors", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        quantize(source, tmp_path / "q")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+
+def test_an_empty_folder_is_filled(source, tmp_path):
+    (tmp_path / "q").mkdir()
+    assert SentenceTransformer(quantize(source, tmp_path / "q")).is_quantized
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda t: t.pop(CODES), f"lacks the tensor '{CODES}'"),
+        (lambda t: t.pop("encoder.layer.0.output.dense.bias"), "lacks 'encoder.layer.0.output"),
+        (lambda t: t.update({CODES: t[CODES][:, :-1]}), "input scales of .* are misshapen"),
+        (lambda t: t.update({CODES: t[CODES][:-1]}), "scales of .* are misshapen"),
+        (lambda t: t[CODES].fill(127), "codes beyond what int8 kernels multiply exactly"),
+        (lambda t: t[CODES].fill(-128), "codes beyond what int8 kernels multiply exactly"),
+        (lambda t: t.update({CODES: t[CODES].astype(np.float32)}), "dtype F32, wanted one of I8"),
+    ],
+)
+def test_damaged_files_are_refused(quantized, change, text):
+    rewrite(quantized, change)
+    with pytest.raises(ValueError, match=text):
+        SentenceTransformer(quantized)
+
+
+def test_other_formats_and_versions_are_refused(quantized):
+    rewrite(quantized, lambda tensors: None, version="0")
+    with pytest.raises(ValueError, match="version '0', wanted '1': quantise the model again"):
+        SentenceTransformer(quantized)
+    rewrite(quantized, lambda tensors: None, format="pt")
+    with pytest.raises(ValueError, match="not written by 'minifuse quantize'"):
+        SentenceTransformer(quantized)
+    path = quantized / "model.int8.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="truncated"):
+        SentenceTransformer(quantized)
+
+
+def test_nan_weights_load_and_warn(quantized):
+    rewrite(quantized, lambda t: t["embeddings.LayerNorm.bias"].fill(np.nan))
+    with pytest.warns(RuntimeWarning, match="LayerNorm.bias' holds NaN"):
+        assert np.isnan(SentenceTransformer(quantized).encode("a dog")).all()
+
+
+def test_command_line(source, tmp_path, capsys):
+    assert main(["quantize", str(source), str(tmp_path / "q")]) == 0
+    assert " MB" in capsys.readouterr().out
+    pairs = tmp_path / "pairs.tsv"
+    rows = ["score\tsentence1\tsentence2", *(f"{i}\ta cat\t{text}" for i, text in enumerate(TEXTS))]
+    pairs.write_text("\n".join(rows) + "\n")
+    assert main(["evaluate", "-m", str(tmp_path / "q"), str(pairs), "--json"]) == 0
+    alone = json.loads(capsys.readouterr().out)
+    assert "spearman" in alone
+    assert main(["evaluate", "-m", str(source), "--dtype", "int8", str(pairs), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["int8"] == alone
+    assert main(["quantize", str(tmp_path / "q"), str(tmp_path / "r")]) == 2
+    assert "is quantised already" in capsys.readouterr().err
+    assert main(["parity", "-m", str(tmp_path / "q")]) == 2
+    assert "int8 weights only" in capsys.readouterr().err
