@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from minifuse import tokenization
 from minifuse.tokenization import TextTokenizer
 
 
@@ -119,3 +120,38 @@ def test_long_texts(pair, data):
     texts = (data / "workloads" / "long_500.txt").read_text(encoding="utf-8").splitlines()
     agree(pair, texts, 256)
     agree(pair, texts, 512)
+
+
+class Spy:
+    """A tokenizer that notes how many texts each call brings."""
+
+    def __init__(self, backend):
+        self.backend, self.sizes = backend, []
+
+    def encode_batch_fast(self, texts):
+        self.sizes.append(len(texts))
+        return self.backend.encode_batch_fast(texts)
+
+
+@pytest.mark.parametrize(
+    ("num_threads", "sizes"), [(None, [7]), (8, [7]), (16, [7]), (3, [3, 3, 1]), (1, [1] * 7)]
+)
+def test_threads_are_bounded_by_the_texts_of_a_call(pair, monkeypatch, num_threads, sizes):
+    monkeypatch.setattr(tokenization, "_num_cpus", lambda: 8)
+    ours, _ = pair
+    texts = [f"sentence number {i}" * (i + 1) for i in range(7)]
+    wanted = ours.encode(texts, 16)
+    spy = Spy(ours.backend)
+    monkeypatch.setattr(ours, "backend", spy)
+    tokens = ours.encode(texts, 16, num_threads)
+    assert spy.sizes == sizes
+    np.testing.assert_array_equal(tokens.ids, wanted.ids)
+    np.testing.assert_array_equal(tokens.truncated, wanted.truncated)
+
+
+def test_a_model_passes_its_threads_on(tiny, monkeypatch):
+    monkeypatch.setattr(tokenization, "_num_cpus", lambda: 8)
+    spy = Spy(tiny._tokenizer.backend)
+    monkeypatch.setattr(tiny._tokenizer, "backend", spy)
+    tiny.encode(["a dog", "a cat", "the mat"], num_threads=2)
+    assert spy.sizes == [2, 1]

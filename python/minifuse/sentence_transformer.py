@@ -421,8 +421,8 @@ class SentenceTransformer:
         """The same as preprocess, by its old name."""
         return self.preprocess(texts)
 
-    def _tokenize(self, texts: Sequence[str]) -> TokenBatch:
-        return self._tokenizer.encode(texts, self._max_seq_length)
+    def _tokenize(self, texts: Sequence[str], num_threads: int | None = None) -> TokenBatch:
+        return self._tokenizer.encode(texts, self._max_seq_length, num_threads)
 
     def _prompt_length(self, prompt: str) -> int:
         """Tokens of the prompt that stay out of the pooling: all but the closing one."""
@@ -660,7 +660,8 @@ class SentenceTransformer:
         return result, info
 
     def _tokens_of(self, texts: list[str], places: Any, job: _Job) -> TokenBatch:
-        tokens = self._tokenize([job.prompt + text for text in checked(texts, places)])
+        prompted = [job.prompt + text for text in checked(texts, places)]
+        tokens = self._tokenize(prompted, job.num_threads)
         if job.refuse_long and tokens.truncated.any():
             first = int(np.flatnonzero(tokens.truncated)[0])
             raise ValueError(

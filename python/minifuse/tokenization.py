@@ -149,8 +149,12 @@ class TextTokenizer:
             size *= 4
         return text
 
-    def encode(self, texts: Sequence[str], max_seq_length: int) -> TokenBatch:
-        """Token ids of every text, cut at max_seq_length.
+    def encode(
+        self, texts: Sequence[str], max_seq_length: int, num_threads: int | None = None
+    ) -> TokenBatch:
+        """Token ids of every text, cut at max_seq_length, on at most num_threads threads.
+
+        None leaves the number to tokenizers, which takes all CPUs.
 
         Raises:
             TypeError: an element is not a string (its place is named).
@@ -175,11 +179,23 @@ class TextTokenizer:
             if len(prepared) == 1:
                 lists = [self.backend.encode(prepared[0]).ids]
             else:
-                lists = [e.ids for e in self.backend.encode_batch_fast(prepared)]
+                lists = self._encode_batch(prepared, num_threads)
         except (TypeError, UnicodeEncodeError):
             self._refuse_surrogates(prepared)
             raise
         return self._pack(lists, shortened, max_seq_length)
+
+    def _encode_batch(self, texts: list[str], num_threads: int | None) -> list[list[int]]:
+        # tokenizers has one pool of a thread for each CPU and no setting for it; but a call cannot
+        # use more of them than it has texts.
+        size = len(texts)
+        if num_threads is not None and num_threads < _num_cpus():
+            size = num_threads
+        return [
+            encoding.ids
+            for begin in range(0, len(texts), max(1, size))
+            for encoding in self.backend.encode_batch_fast(texts[begin : begin + size])
+        ]
 
     def _pack(
         self, lists: list[list[int]], shortened: list[int], max_seq_length: int
@@ -219,6 +235,12 @@ class TextTokenizer:
                     f"sentences[{index}] holds a lone surrogate at character {error.start}: it is "
                     "not valid Unicode; decode it with errors='replace'"
                 ) from error
+
+
+def _num_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _from_vocab(path: Path, config_path: Path) -> Tokenizer:
