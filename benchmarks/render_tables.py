@@ -73,12 +73,30 @@ def encoder_table(result: dict[str, Any]) -> str:
             "rate": f"{share['gflops']:.0f}",
             "peak": f"{share['peak_gflops']:.0f}",
             "share": f"{share['share_of_peak']:.1%}",
+            "tile": f"{share['tile_share_of_peak']:.1%}" if "tile_share_of_peak" in share else "-",
         }
         for name, shares in result["encoder"].items()
         for dtype, share in shares.items()
     ]
     columns = {"workload": "workload", "dtype": "dtype", "tokens": "tokens/s", "rate": "GFLOP/s",
-               "peak": "measured ceiling", "share": "share"}  # fmt: skip
+               "peak": "measured ceiling", "share": "share",
+               "tile": "a tile in L1"}  # fmt: skip
+    return format_table(rows, columns) + "\n\n" + _where(result["machine"])
+
+
+def footprint_table(result: dict[str, Any]) -> str:
+    """Start-up and memory of every engine, each in a process of its own."""
+    rows = [
+        {
+            "engine": row["engine"],
+            "dtype": row["dtype"],
+            "startup": f"{row['startup_seconds']:.2f}",
+            "peak": f"{row['peak_mib']:,.0f}",
+        }
+        for row in result["footprint"]
+    ]
+    columns = {"engine": "engine", "dtype": "dtype", "startup": "first vector after, s",
+               "peak": "peak memory, MiB"}  # fmt: skip
     return format_table(rows, columns) + "\n\n" + _where(result["machine"])
 
 
@@ -120,6 +138,7 @@ def profile_table(result: dict[str, Any]) -> str:
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "encode": ("encode.json", encode_table),
     "encoder": ("encode.json", encoder_table),
+    "footprint": ("encode.json", footprint_table),
     "ops": ("ops.json", ops_table),
     "profile": ("profile.json", profile_table),
 }

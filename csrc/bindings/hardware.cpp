@@ -5,17 +5,19 @@
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "encoder/weights.h"
 
 namespace minifuse {
 namespace {
 
 std::atomic<const InstructionSet*> selected{nullptr};
 
-// Operations per second of num_threads threads together, each in its own register-only loop.
-double measure_peak(const std::string& dtype, int num_threads, double seconds) {
+// Operations per second of num_threads threads together: each makes its own work() by make(), which
+// does a part of a millisecond and returns the operations done, and takes the median of its rates.
+template <typename Make>
+double measure_rate(int num_threads, double seconds, Make make) {
   check(num_threads > 0, "num_threads is ", num_threads, ", wanted > 0");
   check(seconds > 0 && seconds <= 60, "seconds is ", seconds, ", wanted > 0 and <= 60");
-  const LinearKernels& kernels = active_isa().linear(parse_weight_type(dtype));
   std::vector<double> rate(static_cast<size_t>(num_threads), 0.0);
   const py::gil_scoped_release release;
   ThreadPool::get().run(num_threads, [&](int member, int) {
@@ -23,15 +25,13 @@ double measure_peak(const std::string& dtype, int num_threads, double seconds) {
     const auto elapsed = [](Clock::time_point since) {
       return std::chrono::duration<double>(Clock::now() - since).count();
     };
+    auto work = make();
     const Clock::time_point start = Clock::now();
-    alignas(64) float sink[16];
-    std::fill(sink, sink + 16, 1e-9f);
-    const int64_t iterations = 200000;
     std::vector<double> rates;
     while (elapsed(start) < seconds) {
       const Clock::time_point begin = Clock::now();
-      const double flops = kernels.peak_loop(iterations, sink);
-      rates.push_back(flops / elapsed(begin));
+      const double operations = work();
+      rates.push_back(operations / elapsed(begin));
     }
     std::nth_element(rates.begin(), rates.begin() + rates.size() / 2, rates.end());
     rate[static_cast<size_t>(member)] = rates[rates.size() / 2];
@@ -39,6 +39,46 @@ double measure_peak(const std::string& dtype, int num_threads, double seconds) {
   double total = 0;
   for (const double one : rate) total += one;
   return total;
+}
+
+// The arithmetic ceiling: multiply-adds that never leave the registers.
+double measure_peak(const std::string& dtype, int num_threads, double seconds) {
+  const LinearKernels& kernels = active_isa().linear(parse_weight_type(dtype));
+  return measure_rate(num_threads, seconds, [&kernels] {
+    return [&kernels] {
+      alignas(64) float sink[16];
+      std::fill(sink, sink + 16, 1e-9f);
+      return kernels.peak_loop(200000, sink);
+    };
+  });
+}
+
+// One tile of a linear layer over and over, its rows of x and its panel of weights in L1: what the
+// micro-kernel reaches where it never waits for memory.
+double measure_tile(const std::string& dtype, int num_threads, double seconds) {
+  const LinearKernels& kernels = active_isa().linear(parse_weight_type(dtype));
+  check(kernels.weight_type != WeightType::kInt8,
+        "dtype is 'int8', wanted float32 or bfloat16: a tile alone would mostly quantise its rows");
+  const int64_t M = kernels.tile_rows, N = kernels.panel_columns;
+  constexpr int64_t kL1Bytes = 28 * 1024, kStep = 64;
+  int64_t K = kStep;
+  while (kernels.panel_bytes(K + kStep) + M * (K + kStep) * 4 <= kL1Bytes) K += kStep;
+  return measure_rate(num_threads, seconds, [&kernels, M, N, K] {
+    PackedLinear weight(kernels, N, K);
+    const std::vector<float> ones(static_cast<size_t>(N * K), 1.0f);
+    weight.pack(ones.data(), K, 0, 1);
+    const int64_t ldx = padded_stride(K);
+    Buffer x(M * ldx), y(M * padded_stride(N));
+    std::fill(x.data(), x.data() + x.size(), 1.0f);
+    return [&kernels, weight = std::move(weight), x = std::move(x), y = std::move(y), M, N, K,
+            ldx]() mutable {
+      constexpr int kCalls = 500;
+      const LinearParams params =
+          weight.params(x.data(), ldx, y.data(), padded_stride(N), M, Activation::kNone, nullptr);
+      for (int i = 0; i < kCalls; ++i) kernels.linear(params);
+      return 2.0 * kCalls * static_cast<double>(M * N * K);
+    };
+  });
 }
 
 }  // namespace
@@ -72,6 +112,8 @@ void register_hardware(py::module_& module) {
   module.def("cpu_features", &cpu_features);
   module.def("default_num_threads", &default_num_threads);
   module.def("measure_peak", &measure_peak, py::arg("dtype"), py::arg("num_threads"),
+             py::arg("seconds"));
+  module.def("measure_tile", &measure_tile, py::arg("dtype"), py::arg("num_threads"),
              py::arg("seconds"));
   module.def("shutdown_threads", [] {
     const py::gil_scoped_release release;

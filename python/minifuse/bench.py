@@ -19,6 +19,7 @@ import numpy as np
 
 from minifuse import hardware
 from minifuse.engines import Engine, installed_engines
+from minifuse.footprint import measure_footprint
 from minifuse.op_cases import OP_TOKENS, op_cases
 from minifuse.sentence_transformer import SentenceTransformer
 
@@ -94,7 +95,9 @@ def bench_encode(
         ``machine``, ``absent`` (engine and dtype -> why), ``workloads`` (name -> rows with engine,
         dtype, tokens/s, ratio = ours / theirs in speed at the same dtype, cosine min and mean
         against the reference engine), ``query`` (rows with milliseconds p50 and p99 of the best
-        burst), ``encoder`` (workload -> dtype -> share of the measured ceiling).
+        burst), ``encoder`` (workload -> dtype -> share of the measured ceiling), ``footprint``
+        (rows with seconds to the first vector and the peak memory of a process that embeds the
+        first workload).
     """
     engines, absent = installed_engines(model_name, num_threads, dtypes)
     labels = [f"{engine.name}, {engine.dtype}" for engine in engines]
@@ -139,6 +142,9 @@ def bench_encode(
             "rows": rows,
         }
     result["query"] = _bench_query(model, engines, query)
+    result["footprint"] = _bench_footprint(
+        model_name, engines, num_threads, next(iter(workloads.values()), [query])
+    )
     return result
 
 
@@ -221,15 +227,19 @@ def share_of_peak(
     """The rate of run against the arithmetic ceiling, measured between its calls; medians.
 
     Returns:
-        ``seconds`` a call, ``gflops``, ``peak_gflops`` and ``share_of_peak``.
+        ``seconds`` a call, ``gflops``, ``peak_gflops`` and ``share_of_peak``; where there is one,
+        ``tile_share_of_peak``, of the micro-kernel on operands in L1.
     """
     run()
-    seconds, peaks = [], []
+    seconds, peaks, tiles = [], [], []
     for _ in range(rounds):
         peaks.append(hardware.peak(num_threads, 0.1, dtype)[dtype])
         seconds.append(time_once(run))
+        if dtype != "int8":
+            tiles.append(hardware.tile_rate(num_threads, 0.1, dtype))
     median, peak = float(np.median(seconds)), float(np.median(peaks))
-    return {
+    tile = {"tile_share_of_peak": float(np.median(tiles)) / peak} if tiles else {}
+    return tile | {
         "seconds": median,
         "gflops": flops / median / 1e9,
         "peak_gflops": peak / 1e9,
@@ -268,6 +278,27 @@ def _bench_query(
             for (name, dtype), (p50, p99) in best.items()
         ],
     }
+
+
+def _bench_footprint(
+    model_name: str,
+    engines: Sequence[Engine],
+    num_threads: int,
+    texts: Sequence[str],
+    rounds: int = 3,
+) -> list[dict[str, Any]]:
+    """Medians over processes, the engines in turn."""
+    runs: list[list[dict[str, float]]] = [[] for _ in engines]
+    for _ in range(rounds):
+        for engine, results in zip(engines, runs, strict=True):
+            results.append(
+                measure_footprint(engine.name, engine.dtype, model_name, num_threads, texts)
+            )
+    return [
+        {"engine": engine.name, "dtype": engine.dtype}
+        | {key: float(np.median([one[key] for one in results])) for key in results[0]}
+        for engine, results in zip(engines, runs, strict=True)
+    ]
 
 
 def bench_ops(num_threads: int, rounds: int = 30) -> list[dict[str, Any]]:

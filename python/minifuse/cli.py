@@ -310,6 +310,11 @@ def _bench(arguments: argparse.Namespace) -> int:
                 f"encoder alone, {dtype}: {share['tokens_per_second']:,.0f} tokens/s, "
                 f"{share['gflops']:.0f} of {share['peak_gflops']:.0f} GFLOP/s = "
                 f"{share['share_of_peak']:.1%} of the ceiling"
+                + (
+                    f"; a tile in L1: {share['tile_share_of_peak']:.1%}"
+                    if "tile_share_of_peak" in share
+                    else ""
+                )
             )
     print(f"\none query of {result['query']['num_tokens']} tokens")
     columns = {
@@ -320,6 +325,14 @@ def _bench(arguments: argparse.Namespace) -> int:
         "ours_over_theirs_time": "our time / theirs",
     }
     print(bench.format_table(result["query"]["rows"], columns))
+    print("\nseconds to the first vector, and peak memory of a process")
+    columns = {
+        "engine": "engine",
+        "dtype": "dtype",
+        "startup_seconds": "start-up s",
+        "peak_mib": "peak MiB",
+    }
+    print(bench.format_table(result["footprint"], columns))
     for name, reason in result["absent"].items():
         print(f"{name}: {reason}")
     if arguments.json:

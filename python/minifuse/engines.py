@@ -24,11 +24,12 @@ import numpy.typing as npt
 
 from minifuse import sample_text
 from minifuse.hardware import describe
+from minifuse.loading import read_model_folder
 from minifuse.resolve import cache_folder, resolve_model
 from minifuse.sentence_transformer import SentenceTransformer
 from minifuse.tokenization import TextTokenizer, TokenBatch
 
-__all__ = ["ENGINES", "Engine", "installed_engines"]
+__all__ = ["ENGINES", "Engine", "installed_engines", "start_engine"]
 
 FloatArray = npt.NDArray[np.float32]
 _BATCH_SIZE = 32
@@ -98,12 +99,25 @@ class SentenceTransformersEngine(Engine):
         return np.asarray((vectors / vectors.norm(dim=-1, keepdim=True)).numpy())
 
 
+class CompiledTorchEngine(SentenceTransformersEngine):
+    """The same with its encoder compiled by torch.compile, for any shape."""
+
+    name = "torch.compile"
+
+    def __init__(self, model: Path, num_threads: int, dtype: str) -> None:
+        super().__init__(model, num_threads, dtype)
+        import torch
+
+        transformer = self._model[0]
+        transformer.auto_model = torch.compile(transformer.auto_model, dynamic=True)
+
+
 class _PaddedEngine(Engine):
     """What engines on padded batches share: tokens, sorting, pooling."""
 
     def __init__(self, model: Path) -> None:
         self._tokenizer = TextTokenizer.from_folder(model)
-        self._max_seq_length = SentenceTransformer(model).max_seq_length
+        self._max_seq_length = read_model_folder(model).max_seq_length
 
     @staticmethod
     def _padded(tokens: TokenBatch) -> tuple[Any, Any]:
@@ -231,7 +245,7 @@ class OnnxRuntimeEngine(_BatchEngine):
         from onnxruntime.transformers import optimizer
 
         _export_onnx(model, folder)
-        config = SentenceTransformer(model)._folder.config
+        config = read_model_folder(model).config
         fused = optimizer.optimize_model(
             str(folder / "model.onnx"),
             model_type="bert",
@@ -369,10 +383,23 @@ class CTranslate2Engine(_BatchEngine):
 ENGINES: tuple[Any, ...] = (
     MinifuseEngine,
     SentenceTransformersEngine,
+    CompiledTorchEngine,
     OnnxRuntimeEngine,
     OpenVinoEngine,
     CTranslate2Engine,
 )
+
+
+def start_engine(name: str, model: str | Path, num_threads: int, dtype: str) -> Engine:
+    """The engine of that name; raises what its own packages raise where they are missing."""
+    kinds = {kind.name: kind for kind in ENGINES}
+    if name not in kinds:
+        raise ValueError(f"engine is {name!r}, wanted one of {', '.join(kinds)}")
+    kind = kinds[name]
+    with contextlib.redirect_stdout(None):
+        engine: Engine = kind(resolve_model(str(model)), num_threads, dtype)
+    engine.dtype = dtype
+    return engine
 
 
 def installed_engines(
@@ -396,13 +423,9 @@ def installed_engines(
                 absent[label] = f"not installed: {', '.join(missing)}"
                 continue
             try:
-                with contextlib.redirect_stdout(None):
-                    engine = kind(model, num_threads, dtype)
+                engines.append(start_engine(kind.name, model, num_threads, dtype))
             except Exception as error:  # a peer that fails is named, and the others still run
                 if kind is MinifuseEngine:
                     raise
                 absent[label] = f"{type(error).__name__}: {str(error)[:300]}"
-                continue
-            engine.dtype = dtype
-            engines.append(engine)
     return engines, absent

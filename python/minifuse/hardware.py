@@ -7,7 +7,7 @@ from typing import Any
 
 from minifuse.native import core
 
-__all__ = ["DTYPES", "describe", "peak"]
+__all__ = ["DTYPES", "describe", "peak", "tile_rate"]
 
 # What weights can be stored and multiplied as.
 DTYPES = ("float32", "bfloat16", "int8")
@@ -63,3 +63,27 @@ def peak(
     threads = core.default_num_threads() if num_threads is None else num_threads
     wanted = DTYPES if dtype is None else (dtype,)
     return {one: core.measure_peak(one, threads, seconds) for one in wanted}
+
+
+def tile_rate(
+    num_threads: int | None = None, seconds: float = 0.5, dtype: str = "float32"
+) -> float:
+    """What the micro-kernel reaches on operands in L1: the ceiling of code, beside the machine's.
+
+    One register tile of a linear layer is computed over and over, so nothing waits for L2 or
+    memory. Where it stays below ``peak``, other work on the same core takes its share of decoding
+    and loads, which a loop of multiply-adds alone does not feel.
+
+    Args:
+        num_threads: threads that run at once; the default number if None.
+        seconds: how long to measure.
+        dtype: "float32" or "bfloat16".
+
+    Returns:
+        Operations a second, as ``peak`` counts them.
+
+    Raises:
+        ValueError: dtype is "int8", whose rows are quantised on the way.
+    """
+    threads = core.default_num_threads() if num_threads is None else num_threads
+    return core.measure_tile(dtype, threads, seconds)

@@ -1,0 +1,80 @@
+"""What an engine costs besides time per text: seconds to its first vector, and peak memory.
+
+Each engine starts in a process of its own (python -m minifuse.footprint, one JSON object in, one
+out), since neither can be measured in a process where others have run.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["measure_footprint"]
+
+
+def measure_footprint(
+    engine: str, dtype: str, model: str | Path, num_threads: int, texts: Sequence[str]
+) -> dict[str, float]:
+    """Start an engine, embed one text, then all of them.
+
+    Args:
+        engine: its name in minifuse.engines; what it needs must be installed and converted.
+        dtype: "float32", "bfloat16" or "int8".
+        model: a folder or name.
+        num_threads: for the engine.
+        texts: at least one.
+
+    Returns:
+        ``startup_seconds``: imports, loading and the first text, without the interpreter's own
+        start; ``peak_mib``: the largest resident size of the process, texts and vectors included.
+
+    Raises:
+        RuntimeError: the process failed; its last line of error output.
+    """
+    request = {
+        "engine": engine,
+        "dtype": dtype,
+        "model": str(model),
+        "num_threads": num_threads,
+        "texts": list(texts),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "minifuse.footprint"],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        last = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
+        raise RuntimeError(f"{engine}, {dtype}: {last}")
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def _main() -> None:
+    request = json.load(sys.stdin)
+    start = time.perf_counter()
+    from minifuse.engines import start_engine
+
+    engine = start_engine(
+        request["engine"], request["model"], request["num_threads"], request["dtype"]
+    )
+    engine.encode_one(request["texts"][0])
+    seconds = time.perf_counter() - start
+    engine.encode(request["texts"])
+
+    import resource  # POSIX only, like the benchmark
+
+    # Linux counts KiB, macOS bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    print(json.dumps({"startup_seconds": seconds, "peak_mib": peak_mib}))
+
+
+if __name__ == "__main__":
+    _main()
