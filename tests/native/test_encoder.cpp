@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "encoder/encoder.h"
+#include "encoder/quantize.h"
 #include "expect.h"
 
 using namespace minifuse;
@@ -12,6 +13,15 @@ using namespace minifuse::test;
 namespace {
 
 constexpr int64_t kHidden = 48;
+
+void set_quantized(Encoder& encoder, const std::string& name, const std::vector<float>& weight,
+                   const std::vector<int64_t>& shape) {
+  const int64_t N = shape[0], K = shape[1];
+  std::vector<int8_t> codes(static_cast<size_t>(N * K));
+  std::vector<float> scale(static_cast<size_t>(int8_groups(K) * N));
+  quantize_rows(weight.data(), K, N, K, nullptr, codes.data(), scale.data(), N);
+  encoder.weights().set_quantized(name, codes.data(), shape, scale.data(), nullptr);
+}
 
 std::unique_ptr<Encoder> random_encoder(const InstructionSet& isa, WeightType type) {
   const Config config{.vocab_size = 50,
@@ -31,7 +41,11 @@ std::unique_ptr<Encoder> random_encoder(const InstructionSet& isa, WeightType ty
       if (extent < 0) extent = 2;
       count *= extent;
     }
-    encoder->weights().set(name, random_floats(count, seed++, 0.2f).data(), shape);
+    const std::vector<float> values = random_floats(count, seed++, 0.2f);
+    if (type == WeightType::kInt8 && name.starts_with("encoder.layer.") && shape.size() == 2)
+      set_quantized(*encoder, name, values, shape);
+    else
+      encoder->weights().set(name, values.data(), shape);
   }
   encoder->weights().finish();
   return encoder;
