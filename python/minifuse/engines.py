@@ -108,8 +108,8 @@ class CompiledTorchEngine(SentenceTransformersEngine):
         super().__init__(model, num_threads, dtype)
         import torch
 
-        transformer = self._model[0]
-        transformer.auto_model = torch.compile(transformer.auto_model, dynamic=True)
+        bert = self._model[0].auto_model
+        bert.forward = torch.compile(bert.forward, dynamic=True)
 
 
 class _PaddedEngine(Engine):
