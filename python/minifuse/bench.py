@@ -143,7 +143,7 @@ def bench_encode(
         }
     result["query"] = _bench_query(model, engines, query)
     result["footprint"] = _bench_footprint(
-        model_name, engines, num_threads, next(iter(workloads.values()), [query])
+        model_name, engines, num_threads, next(iter(workloads.values()), [query]), absent
     )
     return result
 
@@ -285,19 +285,24 @@ def _bench_footprint(
     engines: Sequence[Engine],
     num_threads: int,
     texts: Sequence[str],
+    absent: dict[str, str],
     rounds: int = 3,
 ) -> list[dict[str, Any]]:
-    """Medians over processes, the engines in turn."""
+    """Medians over processes, the engines in turn; one that fails is told in absent."""
     runs: list[list[dict[str, float]]] = [[] for _ in engines]
     for _ in range(rounds):
         for engine, results in zip(engines, runs, strict=True):
-            results.append(
-                measure_footprint(engine.name, engine.dtype, model_name, num_threads, texts)
-            )
+            try:
+                results.append(
+                    measure_footprint(engine.name, engine.dtype, model_name, num_threads, texts)
+                )
+            except RuntimeError as error:  # the figures before it must not be lost
+                absent[f"start-up of {engine.name}, {engine.dtype}"] = str(error)
     return [
         {"engine": engine.name, "dtype": engine.dtype}
         | {key: float(np.median([one[key] for one in results])) for key in results[0]}
         for engine, results in zip(engines, runs, strict=True)
+        if results
     ]
 
 
