@@ -192,7 +192,9 @@ def test_profile_accounts_for_the_whole_encode(run, tmp_path):
         np.testing.assert_allclose(total, whole["us_per_token"], rtol=1e-6)
         times = {row["stage"]: row["us_per_token"] for row in parts}
         assert times["matrix products"] > 0
-        assert (times["quantisation"] > 0.01) == (name == "x, int8")
+        # Float rows lie as they are: what is counted is reading the counter, a ten-thousandth.
+        is_quantised = times["quantisation"] > 0.01 * times["matrix products"]
+        assert is_quantised == (name == "x, int8")
 
 
 def test_evaluate_retrieval(run, tmp_path):
