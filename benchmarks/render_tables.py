@@ -29,6 +29,9 @@ PEERS = {
     "ctranslate2": "CTranslate2",
 }
 
+# Rows, and key -> heading of their columns, as format_table takes them.
+Table = tuple[list[dict[str, Any]], dict[str, str]]
+
 
 def _where(machine: dict[str, Any]) -> str:
     versions = machine["versions"]
@@ -40,7 +43,7 @@ def _where(machine: dict[str, Any]) -> str:
     )
 
 
-def encode_table(result: dict[str, Any]) -> str:
+def encode_table(result: dict[str, Any]) -> Table:
     """tokens/s on each workload, milliseconds for a query, cosines: a row an engine."""
     rows: dict[str, dict[str, Any]] = {}
     columns = {"engine": "engine", "dtype": "dtype"}
@@ -60,10 +63,10 @@ def encode_table(result: dict[str, Any]) -> str:
         one = rows[f"{row['engine']}, {row['dtype']}"]
         one["p50"] = f"{row['p50_ms']:.2f}"
         one["query ratio"] = f"{row['ours_over_theirs_time']:.2f}x"
-    return format_table(list(rows.values()), columns) + "\n\n" + _where(result["machine"])
+    return list(rows.values()), columns
 
 
-def encoder_table(result: dict[str, Any]) -> str:
+def encoder_table(result: dict[str, Any]) -> Table:
     """The encoder alone against the ceiling."""
     rows = [
         {
@@ -82,10 +85,10 @@ def encoder_table(result: dict[str, Any]) -> str:
                "peak": "measured ceiling", "share": "share"}  # fmt: skip
     if any(row["tile"] != "-" for row in rows):
         columns["tile"] = "a tile in L1"
-    return format_table(rows, columns) + "\n\n" + _where(result["machine"])
+    return rows, columns
 
 
-def footprint_table(result: dict[str, Any]) -> str:
+def footprint_table(result: dict[str, Any]) -> Table:
     """Start-up and memory of every engine, each in a process of its own."""
     rows = [
         {
@@ -98,10 +101,10 @@ def footprint_table(result: dict[str, Any]) -> str:
     ]
     columns = {"engine": "engine", "dtype": "dtype", "startup": "first vector after, s",
                "peak": "peak memory, MiB"}  # fmt: skip
-    return format_table(rows, columns) + "\n\n" + _where(result["machine"])
+    return rows, columns
 
 
-def ops_table(result: dict[str, Any]) -> str:
+def ops_table(result: dict[str, Any]) -> Table:
     """Every op at every size against PyTorch."""
     rows = [
         {
@@ -120,10 +123,10 @@ def ops_table(result: dict[str, Any]) -> str:
     columns = {"op": "op", "tokens": "tokens", "torch": "PyTorch, us", "packed": "minifuse, us",
                "speedup": "speed-up", "unpacked": "weights not packed, us",
                "speedup2": "speed-up"}  # fmt: skip
-    return format_table(rows, columns) + "\n\n" + _where(result["machine"])
+    return rows, columns
 
 
-def profile_table(result: dict[str, Any]) -> str:
+def profile_table(result: dict[str, Any]) -> Table:
     """Shares of a whole encode, a column for each workload and dtype."""
     rows: dict[str, dict[str, Any]] = {}
     for name, profile in result["profiles"].items():
@@ -133,10 +136,10 @@ def profile_table(result: dict[str, Any]) -> str:
         whole[name] = f"{profile[-1]['us_per_token']:.0f}"
     whole = rows.pop("encode, us a token")
     columns = {"stage": "stage"} | {name: name for name in result["profiles"]}
-    return format_table([*rows.values(), whole], columns) + "\n\n" + _where(result["machine"])
+    return [*rows.values(), whole], columns
 
 
-TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Table]]] = {
     "encode": ("encode.json", encode_table),
     "encoder": ("encode.json", encoder_table),
     "footprint": ("encode.json", footprint_table),
@@ -149,9 +152,10 @@ def rendered(text: str) -> str:
     """The page with every table made anew."""
 
     def table(match: re.Match[str]) -> str:
-        file, render = TABLES[match[1]]
+        file, rows_of = TABLES[match[1]]
         result = json.loads((RESULTS / file).read_text(encoding="utf-8"))
-        return f"<!-- table {match[1]} -->\n{render(result)}\n<!-- end -->"
+        text = f"{format_table(*rows_of(result))}\n\n{_where(result['machine'])}"
+        return f"<!-- table {match[1]} -->\n{text}\n<!-- end -->"
 
     return re.sub(r"<!-- table (\w+) -->\n.*?<!-- end -->", table, text, flags=re.S)
 

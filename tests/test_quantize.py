@@ -72,6 +72,16 @@ def test_saved_again_it_is_the_same(quantized, tmp_path):
     np.testing.assert_array_equal(again.encode(TEXTS), model.encode(TEXTS))
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "model.int8.safetensors"])
+def test_without_its_weights_nothing_is_saved(source, quantized, tmp_path, name):
+    folder = source if name == "model.safetensors" else quantized
+    model = SentenceTransformer(folder)
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match="what the model came from is gone"):
+        model.save_pretrained(tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_other_dtypes_are_refused(quantized, dtype):
     with pytest.raises(ValueError, match=f"int8 weights only, dtype='{dtype}' needs the model"):

@@ -13,7 +13,7 @@ namespace {
 std::atomic<const InstructionSet*> selected{nullptr};
 
 // Operations per second of num_threads threads together: each makes its own work() by make(), which
-// does a part of a millisecond and returns the operations done, and takes the median of its rates.
+// takes some milliseconds and returns the operations done, and takes the median of its rates.
 template <typename Make>
 double measure_rate(int num_threads, double seconds, Make make) {
   check(num_threads > 0, "num_threads is ", num_threads, ", wanted > 0");

@@ -1,6 +1,7 @@
 """The engines that `minifuse bench` compares: ours and every peer that is installed.
 
-Each peer runs at its best published setting: ONNX Runtime on the graph that its own optimiser
+Each peer runs at its best published setting: PyTorch as sentence-transformers uses it and under
+torch.compile; ONNX Runtime on the graph that its own optimiser
 fuses, in int8 dynamically quantised as it recommends for the CPU; OpenVINO with its throughput hint
 (its latency hint for one query), in int8 statically quantised by NNCF; CTranslate2 converted. Texts
 are tokenised by the `tokenizers` package, sorted by length and padded to the longest of a batch of

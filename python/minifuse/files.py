@@ -10,6 +10,7 @@ import contextlib
 import csv
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,14 @@ from typing import Any, Protocol, TextIO
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["new_folder", "open_writer", "read_objects", "read_rows", "read_texts"]
+__all__ = [
+    "ignore_other_engines",
+    "new_folder",
+    "open_writer",
+    "read_objects",
+    "read_rows",
+    "read_texts",
+]
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -254,6 +262,12 @@ class open_writer:
             with contextlib.suppress(OSError):  # closing a file on a full disk fails once more
                 self._writer.close()
             self._partial.unlink(missing_ok=True)
+
+
+# For shutil.copytree of a model: what only other engines read, and hidden files.
+ignore_other_engines = shutil.ignore_patterns(
+    "onnx", "openvino", "*.bin", "*.h5", "*.ot", "*.onnx", ".*"
+)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minifuse import sample_text
-from minifuse.files import new_folder
+from minifuse.files import ignore_other_engines, new_folder
 from minifuse.loading import (
     QUANTIZED_WEIGHTS,
     BertConfig,
@@ -187,11 +187,10 @@ def quantize(
 
 
 def _ignored(weights_path: Path) -> Any:
-    """For shutil.copytree: the float weights and everything that only other engines read."""
-    others = shutil.ignore_patterns("onnx", "openvino", "*.bin", "*.h5", "*.ot", "*.onnx", ".*")
+    """For shutil.copytree: the float weights, and what only other engines read."""
 
     def ignored(folder: str, names: list[str]) -> set[str]:
         own = {weights_path.name} if Path(folder) == weights_path.parent else set()
-        return others(folder, names) | own
+        return {*ignore_other_engines(folder, names), *own}
 
     return ignored

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minifuse import util
-from minifuse.files import new_folder
+from minifuse.files import ignore_other_engines, new_folder
 from minifuse.hardware import DTYPES
 from minifuse.inputs import WINDOW_TEXTS, as_list, checked, windows
 from minifuse.loading import DenseModule, ModelFolder, load_encoder, read_model_folder
@@ -729,10 +729,12 @@ class SentenceTransformer:
             FileNotFoundError: the folder it was loaded from is gone.
         """
         source = self._folder.path
-        if not source.is_dir():
-            raise FileNotFoundError(f"{source}: the folder that the model came from is gone")
+        try:
+            self._folder.weights_path  # noqa: B018  # a folder without weights would look whole
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{source}: what the model came from is gone") from error
         with new_folder(path) as copy:
-            shutil.copytree(source, copy, ignore=_IGNORED_FILES, dirs_exist_ok=True)
+            shutil.copytree(source, copy, ignore=ignore_other_engines, dirs_exist_ok=True)
             transformer = copy / self._folder.transformer_path.relative_to(source)
             sentence = {
                 "max_seq_length": self._max_seq_length,
@@ -766,9 +768,6 @@ class _Job(NamedTuple):
     refuse_long: bool
     truncate_dim: int | None
     normalize: bool
-
-
-_IGNORED_FILES = shutil.ignore_patterns("onnx", "openvino", "*.bin", "*.h5", "*.ot", "*.onnx", ".*")
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
