@@ -20,7 +20,8 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 def _forced(name, dtype):
     """Force an instruction set, prove that it multiplies this dtype, and put the old one back."""
     if name not in core.supported_isas():
-        # No test can add the hardware; tests/native/emulate_vnni.h stands in for VNNI alone.
+        # No test can add the hardware; tests/native/emulate_vnni.h stands in for VNNI alone, and
+        # tests/native/test_bfloat16.cpp runs the source of avx512_bf16 on plain floats.
         assert name != "scalar", "any CPU runs the scalar build"
         has = ", ".join(core.supported_isas())
         pytest.skip(f"executes {name} instructions, which this CPU lacks: it has {has}")
@@ -41,6 +42,12 @@ def isa(request):
 def int8_isa(request):
     """Each instruction set with int8 kernels of its own in turn."""
     yield from _forced(request.param, "int8")
+
+
+@pytest.fixture(params=["avx512_bf16"])
+def bfloat16_dot_isa(request):
+    """Each instruction set that multiplies bfloat16 in pairs in turn."""
+    yield from _forced(request.param, "bfloat16")
 
 
 @pytest.fixture

@@ -69,6 +69,8 @@ def test_instruction_sets(model, minilm_folder, texts, expected):
             core.select_isa(isa)
             other = SentenceTransformer(minilm_folder, dtype=model.dtype)
             assert other.isa == core.isa_of(model.dtype)
+            if other.isa != model.isa and "avx512_bf16" in (other.isa, model.isa):
+                continue  # its dot product rounds in its own way
             part = texts[:6] if isa == "scalar" else texts
             same_bits(other.encode(part), expected[: len(part)])
     finally:
@@ -91,8 +93,15 @@ def test_forced_by_the_environment(model, minilm_folder, expected, texts):
             text=True,
             check=True,
         )
-        name = isa if model.dtype == "int8" else isa.removesuffix("_vnni")
-        assert run.stdout.split() == [name, name, wanted]
+        name = isa.removesuffix("_vnni").removesuffix("_bf16")
+        if model.dtype == "int8":
+            name = isa.replace("_bf16", "_vnni")
+        elif model.dtype == "bfloat16" and isa == "avx512_bf16":
+            name = isa
+        *names, digest = run.stdout.split()
+        assert names == [name, name]
+        if name == model.isa or "avx512_bf16" not in (name, model.isa):
+            assert digest == wanted
 
 
 @pytest.mark.parametrize("isa", ["avx9000", "amx", "AVX2 "])

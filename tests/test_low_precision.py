@@ -46,7 +46,19 @@ def test_bfloat16_is_float32_with_rounded_weights(isa, rng, n, k):
         )
 
 
-def test_bfloat16_rounds_to_nearest_even(rng):
+@pytest.mark.parametrize(("n", "k"), shapes.LINEAR)
+def test_bfloat16_in_pairs_rounds_both_sides(bfloat16_dot_isa, rng, n, k):
+    w, b = rng.standard_normal((n, k)).astype(np.float32), rng.standard_normal(n).astype(np.float32)
+    packed = ops.pack_linear(w, "bfloat16")
+    assert (packed.dtype, packed.isa) == ("bfloat16", bfloat16_dot_isa)
+    for m in shapes.ROWS:
+        x = rng.standard_normal((m, k)).astype(np.float32)
+        exact = to_bfloat16(x).astype(np.float64) @ to_bfloat16(w).T.astype(np.float64) + b
+        error = np.linalg.norm(ops.linear(x, packed, b) - exact)
+        assert error <= max(1e-6, 2.5e-8 * k**0.5) * np.linalg.norm(exact)
+
+
+def test_bfloat16_rounds_to_nearest_even(isa, rng):
     # A product with 1 shows the weight as it was stored.
     halves = [1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, 3.4e38, 1e-40, 0.0, np.inf]
     w = np.array([*halves, *rng.standard_normal(100)], np.float32)[:, None]

@@ -20,6 +20,7 @@ TABLES = {
     "avx2": "kKernels",
     "avx2_vnni": "kInt8",
     "avx512": "kKernels",
+    "avx512_bf16": "kBfloat16",
     "avx512_vnni": "kInt8",
 }
 ISAS = tuple(TABLES)
@@ -91,6 +92,7 @@ def test_nothing_runs_at_load(objects, isa):
         ("avx512", "zmm", "vpmaddubsw", "vpbroadcastd", 5),
         ("avx2_vnni", "ymm", "vpdpbusd", "vpbroadcastd", 3),
         ("avx512_vnni", "zmm", "vpdpbusd", "vpbroadcastd", 5),
+        ("avx512_bf16", "zmm", "vdpbf16ps", "vpbroadcastd", 5),
     ],
 )
 def test_the_inner_loops_keep_their_accumulators_in_registers(

@@ -56,5 +56,7 @@ void register_encoder(py::module_& module);
 void register_row_ops(py::module_& module);
 void register_sentence_ops(py::module_& module);
 void register_hardware(py::module_& module);
+void register_search(py::module_& module);
+void register_training(py::module_& module);
 
 }  // namespace minifuse

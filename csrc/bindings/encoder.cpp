@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <map>
+#include <tuple>
 
 #include "bindings/bindings.h"
 
@@ -151,6 +152,24 @@ std::map<std::string, double> profile(const Encoder& encoder, const IntArray& id
   return shares;
 }
 
+// The schedule of sentences of these lengths and every other that was considered:
+// (chunk_tokens, num_chunks, num_shared_chunks, cost) each, the chosen one first.
+std::vector<std::tuple<int64_t, int64_t, int64_t, double>> plan(const Encoder& encoder,
+                                                                const IntArray& cu_seqlens,
+                                                                int64_t batch_size,
+                                                                int num_threads) {
+  check(cu_seqlens.ndim() == 1 && cu_seqlens.size() >= 1,
+        "cu_seqlens: wanted one dimension and at least one element");
+  const Batch batch{nullptr, cu_seqlens.data(), cu_seqlens.size() - 1, 0};
+  std::vector<Schedule> all;
+  Schedule best = encoder.plan(batch, batch_size, num_threads, &all);
+  all.insert(all.begin(), std::move(best));
+  std::vector<std::tuple<int64_t, int64_t, int64_t, double>> rows;
+  for (const Schedule& s : all)
+    rows.emplace_back(s.chunk_tokens, s.num_chunks, s.num_shared_chunks, s.cost);
+  return rows;
+}
+
 }  // namespace
 
 void register_encoder(py::module_& module) {
@@ -200,6 +219,8 @@ void register_encoder(py::module_& module) {
            py::arg("cu_seqlens").noconvert(), py::kw_only(), py::arg("num_threads"))
       .def("profile", &profile, py::arg("ids").noconvert(), py::arg("cu_seqlens").noconvert(),
            py::kw_only(), py::arg("batch_size"), py::arg("num_threads"))
+      .def("plan", &plan, py::arg("cu_seqlens").noconvert(), py::kw_only(), py::arg("batch_size"),
+           py::arg("num_threads"))
       .def("input_maxima", &input_maxima, py::arg("ids").noconvert(),
            py::arg("cu_seqlens").noconvert(), py::kw_only(), py::arg("num_threads"));
 }

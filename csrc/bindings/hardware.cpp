@@ -57,9 +57,9 @@ double measure_peak(const std::string& dtype, int num_threads, double seconds) {
 // micro-kernel reaches where it never waits for memory.
 double measure_tile(const std::string& dtype, int num_threads, double seconds) {
   const LinearKernels& kernels = active_isa().linear(parse_weight_type(dtype));
-  check(kernels.weight_type != WeightType::kInt8,
-        "dtype is 'int8', wanted float32 or bfloat16: a tile alone would mostly quantise its rows");
   const int64_t M = kernels.tile_rows, N = kernels.panel_columns;
+  check(kernels.scratch_bytes(M, N, 64) == 0, "dtype is '", dtype,
+        "', wanted one that multiplies x as it lies: a tile alone would mostly round its rows");
   constexpr int64_t kL1Bytes = 28 * 1024, kStep = 64;
   int64_t K = kStep;
   while (kernels.panel_bytes(K + kStep) + M * (K + kStep) * 4 <= kL1Bytes) K += kStep;

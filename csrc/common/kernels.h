@@ -42,10 +42,35 @@ struct Kernels {
   // x[r] /= max(||x[r]||, 1e-12) for rows of width H, ldx apart.
   void (*l2_normalize)(float* x, int64_t ldx, int64_t num_rows, int64_t H);
 
+  void (*search_float32)(const SearchParams& params);
+  void (*search_bfloat16)(const SearchParams& params);
+  void (*search_int8)(const SearchParams& params);
+  // Rows of x [num_vectors, dim] as 8-bit codes [num_vectors, stride] and scales [num_vectors, 2]
+  // (SearchParams); zeros past dim.
+  void (*quantize_vectors)(const float* x, int64_t num_vectors, int64_t dim, uint8_t* codes,
+                           int64_t stride, float* scale);
+
+  void (*attention_forward)(const AttentionTrainingParams& params);
+  void (*attention_backward)(const AttentionTrainingParams& params);
+  // y = x * keep / (1 - p), keep drawn by hashing the seed with first, first + 1, ...; x may be y.
+  void (*dropout)(const float* x, float* y, int64_t n, uint64_t seed, uint64_t first, float p);
+
   // Elementwise, for the tests that sweep their whole range: y[i] = f(x[i]).
   void (*exp)(const float* x, float* y, int64_t n);
   void (*erf)(const float* x, float* y, int64_t n);
   void (*activate)(const float* x, float* y, int64_t n, Activation activation);
+};
+
+// What is better at integers than the table it stands beside, with the same bits.
+struct Int8Kernels {
+  LinearKernels linear;
+  void (*search)(const SearchParams& params);
+};
+
+// What multiplies bfloat16 in pairs, both operands rounded to it. Bits are those of one machine.
+struct Bfloat16Kernels {
+  LinearKernels linear;
+  void (*attention)(const AttentionParams& params);
 };
 
 }  // namespace minifuse

@@ -82,6 +82,17 @@ struct AttentionParams {
   float* scratch;  // attention_scratch_floats(seqlen_k, head_dim), 64-byte aligned
 };
 
+// Attention of one sentence with dropout of its weights, and its gradient
+// (attention_training.inl.h). seqlen_q = seqlen_k, no key_index.
+struct AttentionTrainingParams {
+  AttentionParams forward;  // scratch: attention_training_floats(seqlen, head_dim)
+  float dropout;  // the share of weights that is dropped, 0 <= dropout < 1
+  uint64_t seed, first_number;  // of the draw (dropout.inl.h)
+  // Of the gradient only; dq, dk and dv lie as q, k and v do, dout as out.
+  const float* dout = nullptr;
+  float *dq = nullptr, *dk = nullptr, *dv = nullptr;
+};
+
 // x[i] = LayerNorm(word[ids[i]] + position[positions[i]]), token type 0 folded into position.
 struct EmbedParams {
   const int32_t* ids;  // [M]
@@ -105,6 +116,28 @@ struct PoolParams {
   int64_t first_row;  // rows before it (a prompt) stay out; they still count in a row's place
   int64_t num_rows, H;
   Pooling pooling;
+};
+
+// The dot products of queries with vectors of an index (search.inl.h); what exceeds its query's
+// threshold is offered, vectors ascending.
+struct SearchParams {
+  const void* vectors;  // [num_vectors, stride]: float32, bfloat16 bits or 8-bit codes
+  int64_t stride;
+  int64_t num_vectors, dim;
+  const float* queries;  // [num_queries, dim]; not read for codes
+  int64_t num_queries;
+  // The queries packed as a weight [num_queries, dim] of the vectors' type (bfloat16: float32).
+  const void* query_panels;
+  const float* thresholds;  // [num_queries, padded to whole panels with infinity]
+  void (*offer)(void* context, int64_t query, int64_t vector, float score);  // may raise thresholds
+  void* context;
+  float* scratch;  // search_scratch_floats(dim), 64-byte aligned
+  // Codes only: vector v is vector_scale[v][0] code + vector_scale[v][1], query q is query_scale[q]
+  // query_codes[q]; query_sum = query_scale times the sum of its codes. Both padded like thresholds.
+  const float* vector_scale = nullptr;  // [num_vectors, 2]
+  const int8_t* query_codes = nullptr;  // [num_queries, dim rounded up to 64], zeros past dim
+  const float* query_scale = nullptr;
+  const float* query_sum = nullptr;
 };
 
 // Floats between rows of a workspace: whole cache lines, and an odd number of them, so that the
@@ -145,6 +178,21 @@ inline constexpr int64_t kMaxPanelColumns = 32;
 static constexpr int64_t attention_scratch_floats(int64_t seqlen_k, int64_t head_dim) {
   const int64_t keys = padded_stride(round_up(seqlen_k, kMaxPanelColumns));
   return head_dim * keys + kMaxTileRows * keys + round_up(head_dim, kMaxPanelColumns) * seqlen_k;
+}
+
+// Four matrices of one head and three sets of panels.
+static constexpr int64_t attention_training_floats(int64_t seqlen, int64_t head_dim) {
+  const int64_t ld = padded_stride(round_up(seqlen, kMaxPanelColumns));
+  return 4 * round_up(seqlen, 16) * ld +
+         3 * round_up(head_dim, kMaxPanelColumns) * round_up(seqlen, kMaxPanelColumns);
+}
+
+// A panel of vectors, or a block of them in float32.
+inline constexpr int64_t kSearchBlockFloats = 32 * 1024;
+static constexpr int64_t search_scratch_floats(int64_t dim) {
+  const int64_t panel = dim * kMaxPanelColumns, rows = kMaxTileRows * dim;
+  const int64_t block = rows > kSearchBlockFloats ? rows : kSearchBlockFloats;
+  return (panel > block ? panel : block) + 64;
 }
 
 }  // namespace minifuse

@@ -114,6 +114,22 @@ struct ValuePanels {
   int64_t stride, panel_step;
 };
 
+// O's columns from c on: acc / sum.
+template <int kRows>
+MINIFUSE_INLINE inline void store_context(const AttentionParams& p, int64_t c,
+                                          const f32x16 (&acc)[kRows][kTileVectors],
+                                          const float (&inverse_sum)[kRows], float* out) {
+  over_tile<kRows, kTileVectors>([&](auto i, auto j) MINIFUSE_INLINE {
+    const int64_t left = p.head_dim - c - 16 * j.value;
+    float* y = out + i.value * p.out_row_stride + c + 16 * j.value;
+    const f32x16 row = mul(acc[i.value][j.value], broadcast(inverse_sum[i.value]));
+    if (left >= 16)
+      store(y, row);
+    else if (left > 0)
+      store_first(y, row, left);
+  });
+}
+
 template <int kRows>
 __attribute__((noinline)) void attention_tile(const AttentionParams& p, const float* q,
                                               const float* key_panels, const ValuePanels& values,
@@ -132,15 +148,23 @@ __attribute__((noinline)) void attention_tile(const AttentionParams& p, const fl
     clear(acc);
     multiply_tile(scores, lds, values.data + c / kPanelColumns * values.panel_step, values.stride,
                   p.seqlen_k, acc);
-    over_tile<kRows, kTileVectors>([&](auto i, auto j) MINIFUSE_INLINE {
-      const int64_t left = p.head_dim - c - 16 * j.value;
-      float* y = out + i.value * p.out_row_stride + c + 16 * j.value;
-      const f32x16 row = mul(acc[i.value][j.value], broadcast(inverse_sum[i.value]));
-      if (left >= 16)
-        store(y, row);
-      else if (left > 0)
-        store_first(y, row, left);
-    });
+    store_context<kRows>(p, c, acc, inverse_sum, out);
+  }
+}
+
+// prepare(head), then tile(height, q, out) for every tile of that head's queries.
+template <typename Prepare, typename Tile>
+inline void over_heads_and_tiles(const AttentionParams& p, Prepare prepare, Tile tile) {
+  const int64_t num_tiles = (p.seqlen_q + kTileRows - 1) / kTileRows;
+  for (int64_t head = p.head_begin; head < p.head_end; ++head) {
+    prepare(head);
+    for (int64_t t = 0; t < num_tiles; ++t) {
+      const int64_t first = p.seqlen_q * t / num_tiles;
+      const int64_t last = p.seqlen_q * (t + 1) / num_tiles;
+      const float* q = p.q + head * p.q_head_stride + first * p.q_row_stride;
+      float* out = p.out + head * p.out_head_stride + first * p.out_row_stride;
+      with_tile_rows(last - first, [&](auto height) { tile(height, q, out); });
+    }
   }
 }
 
@@ -150,24 +174,19 @@ void attention(const AttentionParams& p) {
   float* scores = key_panels + p.head_dim * round_up(p.seqlen_k, kPanelColumns);
   float* packed_values = scores + kTileRows * lds;
   const bool values_in_place = !p.key_index && p.head_dim % kPanelColumns == 0;
-  const int64_t num_tiles = (p.seqlen_q + kTileRows - 1) / kTileRows;
-
-  for (int64_t head = p.head_begin; head < p.head_end; ++head) {
-    const float* v = p.v + head * p.v_head_stride;
-    transpose_keys(p, p.k + head * p.k_head_stride, key_panels);
-    ValuePanels values{v, p.v_row_stride, kPanelColumns};
-    if (!values_in_place) {
-      pack_values(p, v, packed_values);
-      values = {packed_values, kPanelColumns, p.seqlen_k * kPanelColumns};
-    }
-    for (int64_t tile = 0; tile < num_tiles; ++tile) {
-      const int64_t first = p.seqlen_q * tile / num_tiles;
-      const int64_t last = p.seqlen_q * (tile + 1) / num_tiles;
-      const float* q = p.q + head * p.q_head_stride + first * p.q_row_stride;
-      float* out = p.out + head * p.out_head_stride + first * p.out_row_stride;
-      with_tile_rows(last - first, [&](auto height) {
+  ValuePanels values{};
+  over_heads_and_tiles(
+      p,
+      [&](int64_t head) {
+        const float* v = p.v + head * p.v_head_stride;
+        transpose_keys(p, p.k + head * p.k_head_stride, key_panels);
+        values = {v, p.v_row_stride, kPanelColumns};
+        if (!values_in_place) {
+          pack_values(p, v, packed_values);
+          values = {packed_values, kPanelColumns, p.seqlen_k * kPanelColumns};
+        }
+      },
+      [&](auto height, const float* q, float* out) {
         attention_tile<height.value>(p, q, key_panels, values, scores, lds, out);
       });
-    }
-  }
 }

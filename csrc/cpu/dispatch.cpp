@@ -25,10 +25,13 @@ namespace isa_avx512 {
 extern const Kernels kKernels;
 }
 namespace isa_avx2_vnni {
-extern const LinearKernels kInt8;
+extern const Int8Kernels kInt8;
 }
 namespace isa_avx512_vnni {
-extern const LinearKernels kInt8;
+extern const Int8Kernels kInt8;
+}
+namespace isa_avx512_bf16 {
+extern const Bfloat16Kernels kBfloat16;
 }
 #endif
 
@@ -105,17 +108,35 @@ std::string supported_names() {
 const LinearKernels& InstructionSet::linear(WeightType type) const {
   switch (type) {
     case WeightType::kBfloat16:
-      return kernels->bfloat16;
+      return bfloat16 ? bfloat16->linear : kernels->bfloat16;
     case WeightType::kInt8:
-      return int8 ? *int8 : kernels->int8;
+      return int8 ? int8->linear : kernels->int8;
     default:
       return kernels->float32;
+  }
+}
+
+void (*InstructionSet::attention(WeightType type) const)(const AttentionParams& params) {
+  return type == WeightType::kBfloat16 && bfloat16 ? bfloat16->attention : kernels->attention;
+}
+
+void (*InstructionSet::search(WeightType type) const)(const SearchParams& params) {
+  switch (type) {
+    case WeightType::kBfloat16:
+      return kernels->search_bfloat16;
+    case WeightType::kInt8:
+      return int8 ? int8->search : kernels->search_int8;
+    default:
+      return kernels->search_float32;
   }
 }
 
 const std::vector<InstructionSet>& instruction_sets() {
   static const std::vector<InstructionSet> table = {
 #if defined(__x86_64__)
+      {"avx512_bf16", "avx512_bf16 avx512_vnni avx512f avx512vl avx512bw avx512dq avx2 fma",
+       [] { return has({"avx512_bf16", "avx512_vnni"}) && has_avx512(); }, &isa_avx512::kKernels,
+       &isa_avx512_vnni::kInt8, &isa_avx512_bf16::kBfloat16},
       {"avx512_vnni", "avx512_vnni avx512f avx512vl avx512bw avx512dq avx2 fma",
        [] { return has({"avx512_vnni"}) && has_avx512(); }, &isa_avx512::kKernels,
        &isa_avx512_vnni::kInt8},

@@ -14,10 +14,16 @@ struct InstructionSet {
   const char* requires_text;  // the features it is compiled with
   bool (*is_supported)();
   const Kernels* kernels;
-  const LinearKernels* int8 = nullptr;  // better than the one in kernels; null: none is
+  // Better than those in kernels; null: none are.
+  const Int8Kernels* int8 = nullptr;
+  const Bfloat16Kernels* bfloat16 = nullptr;
 
   // What it multiplies weights of this type with: named after what it needs, which may be less.
   const LinearKernels& linear(WeightType type) const;
+  // The attention of a model with weights of this type.
+  void (*attention(WeightType type) const)(const AttentionParams& params);
+  // The search among vectors of this type.
+  void (*search(WeightType type) const)(const SearchParams& params);
 };
 
 // Best first.

@@ -34,14 +34,7 @@ struct FloatFormat {
     // The next tile's first lines, while this one is stored: half a percent at K = 384.
     for (int i = 0; i < kRows; ++i) __builtin_prefetch(rows.x + (kRows + i) * rows.ldx);
     for (int i = 0; i < 16; ++i) __builtin_prefetch(weight + 64 * i);
-    const int64_t column = panel * kPanelColumns;
-    const float* bias = p.bias ? p.bias + column : nullptr;
-    store_tile<kRows>(p.y + first * p.ldy + column, p.ldy, panel_width(p, panel),
-                      [&](auto j, int64_t left) MINIFUSE_INLINE {
-                        const f32x16 b = load_bias(bias ? bias + 16 * j.value : nullptr, left);
-                        return [&acc, b, j](auto i)
-                                   MINIFUSE_INLINE { return add(acc[i.value][j.value], b); };
-                      });
+    store_sums<kRows>(p, panel, first, acc);
   }
 
   static double peak_loop(int64_t iterations, float* sink) { return fma_loop(iterations, sink); }

@@ -42,16 +42,24 @@ struct Int8 {
   }
   static int64_t panel_bytes(int64_t K) { return round_up(K, 4) * kPanelColumns; }
 
-  // One group of a row. A NaN or an infinity anywhere makes the scale NaN and so the whole row of
-  // y, as it would in float32.
-  static Scale quantize(const float* x, const float* input_scale, int64_t K, uint8_t* codes) {
-    const auto value = [&](int64_t k) {
-      const f32x16 v = load_upto(x + k, K - k);
-      return input_scale ? mul(v, load_upto(input_scale + k, K - k)) : v;
-    };
+  // Sixteen values before they are rounded, zeros past K.
+  static f32x16 scaled(const float* x, const float* input_scale, int64_t k, int64_t K) {
+    const f32x16 v = load_upto(x + k, K - k);
+    return input_scale ? mul(v, load_upto(input_scale + k, K - k)) : v;
+  }
+
+  // How values become codes: code = value inverse + zero_point.
+  struct Range {
+    float inverse, zero_point;
+    Scale scale;
+  };
+
+  // Of one group of a row. A NaN or an infinity anywhere makes the scale NaN and so the whole row
+  // of y, as it would in float32.
+  static Range range_of(const float* x, const float* input_scale, int64_t K) {
     f32x16 low = zero(), high = zero(), poison = zero();
     for (int64_t k = 0; k < K; k += 16) {
-      const f32x16 v = value(k);
+      const f32x16 v = scaled(x, input_scale, k, K);
       low = min(v, low);
       high = max(v, high);
       poison = fma(v, zero(), poison);
@@ -63,11 +71,24 @@ struct Int8 {
     const float inverse = is_flat ? 0.0f : 255.0f / range;
     constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
     const float zero_point = (kRound - lowest * inverse) - kRound;
-    const f32x16 factor = broadcast(inverse), shift = broadcast(zero_point);
-    for (int64_t k = 0; k < K; k += 16)
-      store_codes(codes + k, min(max(fma(value(k), factor, shift), zero()), broadcast(255.0f)));
     const float scale = (range <= 1e-30f ? 0.0f : range / 255.0f) + reduce_add(poison);
-    return {scale, -(scale * zero_point)};
+    return {inverse, zero_point, {scale, -(scale * zero_point)}};
+  }
+
+  // K codes, rounded up to the next 16.
+  static void store_row(const float* x, const float* input_scale, int64_t K, const Range& range,
+                        uint8_t* codes) {
+    const f32x16 factor = broadcast(range.inverse), shift = broadcast(range.zero_point);
+    for (int64_t k = 0; k < K; k += 16) {
+      const f32x16 v = fma(scaled(x, input_scale, k, K), factor, shift);
+      store_codes(codes + k, min(max(v, zero()), broadcast(255.0f)));
+    }
+  }
+
+  static Scale quantize(const float* x, const float* input_scale, int64_t K, uint8_t* codes) {
+    const Range range = range_of(x, input_scale, K);
+    store_row(x, input_scale, K, range, codes);
+    return range.scale;
   }
 
   static Rows rows(const LinearParams& p, int64_t row, int64_t rows) {

@@ -14,9 +14,14 @@ namespace {
 #include "cpu/vec_avx2.h"
 #include "cpu/dot_avx2_vnni.h"
 
-#include "cpu/int8_kernels.inl.h"
+#include "cpu/linear_kernels.inl.h"
+
+#include "cpu/int8.inl.h"
+#include "cpu/search.inl.h"
+#include "cpu/search_int8.inl.h"
 }  // namespace
 
-extern constinit const LinearKernels kInt8 = linear_kernels<Int8>("avx2_vnni");
+extern constinit const Int8Kernels kInt8 = {.linear = linear_kernels<Int8>("avx2_vnni"),
+                                            .search = search_int8};
 
 }  // namespace minifuse::isa_avx2_vnni

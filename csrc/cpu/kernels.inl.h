@@ -2,12 +2,18 @@
 // steps of its dot_*.h. No include guards: each isa_*.cpp includes it once, in a namespace of its
 // own.
 
-#include "cpu/int8_kernels.inl.h"
+#include "cpu/linear_kernels.inl.h"
 
 #include "cpu/float_formats.inl.h"
+#include "cpu/int8.inl.h"
 #include "cpu/attention.inl.h"
+#include "cpu/dropout.inl.h"
+#include "cpu/attention_training.inl.h"
 #include "cpu/embed.inl.h"
 #include "cpu/pool.inl.h"
+#include "cpu/search.inl.h"
+#include "cpu/search_floats.inl.h"
+#include "cpu/search_int8.inl.h"
 
 constexpr Kernels filled_table(const char* isa) {
   return {
@@ -19,6 +25,13 @@ constexpr Kernels filled_table(const char* isa) {
       .embed_layer_norm = embed_layer_norm,
       .pool = pool,
       .l2_normalize = l2_normalize,
+      .search_float32 = search_floats<float>,
+      .search_bfloat16 = search_floats<uint16_t>,
+      .search_int8 = search_int8,
+      .quantize_vectors = quantize_vectors,
+      .attention_forward = attention_forward,
+      .attention_backward = attention_backward,
+      .dropout = dropout,
       .exp = exp_array,
       .erf = erf_array,
       .activate = activate_array,
@@ -26,6 +39,7 @@ constexpr Kernels filled_table(const char* isa) {
 }
 
 constexpr bool is_complete(const Kernels& t) {
-  return t.layer_norm && t.attention && t.embed_layer_norm && t.pool && t.l2_normalize && t.exp &&
-         t.erf && t.activate;
+  return t.layer_norm && t.attention && t.embed_layer_norm && t.pool && t.l2_normalize &&
+         t.search_float32 && t.search_bfloat16 && t.search_int8 && t.quantize_vectors &&
+         t.attention_forward && t.attention_backward && t.dropout && t.exp && t.erf && t.activate;
 }

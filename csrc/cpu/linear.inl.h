@@ -9,10 +9,10 @@
 //
 // Loops: block of rows (fits L2 with its output) > panel (fetched from L3 once a block) > tile.
 //
-// A Format (float_formats.inl.h, int8.inl.h) says how weights lie and how a tile is multiplied:
+// A Format (float_formats.inl.h, int8.inl.h, bfloat16_dot.inl.h) says how weights lie and how a tile is multiplied:
 //
 //   Rows         the rows of a block as its tiles read them; .from(row) begins further down
-//   rows()       makes them from x: as it lies, or quantised into the scratch memory
+//   rows()       makes them from x: as it lies, or rounded into the scratch memory
 //   tile()       kRows x NR of y, without the activation
 //   kPanelLines  cache lines of a panel in four steps of k
 
@@ -43,6 +43,20 @@ MINIFUSE_INLINE inline void store_tile(float* y, int64_t ldy, int64_t columns, F
 // 16 values of a bias, zeros for none.
 inline f32x16 load_bias(const float* bias, int64_t left) {
   return !bias ? zero() : left >= 16 ? load(bias) : load_first(bias, left);
+}
+
+// A tile of float32 sums and the bias into y, the first row being `first`.
+template <int kRows>
+MINIFUSE_INLINE inline void store_sums(const LinearParams& p, int64_t panel, int64_t first,
+                                       const f32x16 (&acc)[kRows][kTileVectors]) {
+  const int64_t column = panel * kPanelColumns;
+  const float* bias = p.bias ? p.bias + column : nullptr;
+  store_tile<kRows>(p.y + first * p.ldy + column, p.ldy, panel_width(p, panel),
+                    [&](auto j, int64_t left) MINIFUSE_INLINE {
+                      const f32x16 b = load_bias(bias ? bias + 16 * j.value : nullptr, left);
+                      return [&acc, b, j](auto i)
+                                 MINIFUSE_INLINE { return add(acc[i.value][j.value], b); };
+                    });
 }
 
 // Tiles that go through the activation together: its constants are loaded once for them and its

@@ -69,6 +69,11 @@ inline f32x16 max(f32x16 a, f32x16 b) {
 inline f32x16 min(f32x16 a, f32x16 b) {
   return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)};
 }
+inline uint32_t greater_mask(f32x16 a, f32x16 b) {
+  const int lo = _mm256_movemask_ps(_mm256_cmp_ps(a.lo, b.lo, _CMP_GT_OQ));
+  const int hi = _mm256_movemask_ps(_mm256_cmp_ps(a.hi, b.hi, _CMP_GT_OQ));
+  return static_cast<uint32_t>(lo | hi << 8);
+}
 inline f32x16 shift_into_exponent(f32x16 v) {
   return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v.lo), 23)),
           _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v.hi), 23))};
@@ -138,6 +143,17 @@ inline i32x16 broadcast_codes(const uint8_t* p) {
   __builtin_memcpy(&four, p, 4);
   const __m256i v = _mm256_set1_epi32(four);
   return {v, v};
+}
+inline i32x16 load_codes(const uint8_t* p) {
+  return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
+          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
+}
+inline int32_t reduce_add(i32x16 v) {
+  const __m256i eight = _mm256_add_epi32(v.lo, v.hi);
+  const __m128i four =
+      _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4E));
+  return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xB1)));
 }
 inline f32x16 to_float(i32x16 v) { return {_mm256_cvtepi32_ps(v.lo), _mm256_cvtepi32_ps(v.hi)}; }
 // Sixteen values in [0, 255] to the nearest integers, ties to even.

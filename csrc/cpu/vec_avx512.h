@@ -42,6 +42,9 @@ inline void accumulate(f32x16& acc, f32x16 a, f32x16 b) {
 }
 inline f32x16 max(f32x16 a, f32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline f32x16 min(f32x16 a, f32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline uint32_t greater_mask(f32x16 a, f32x16 b) {
+  return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ);
+}
 inline f32x16 shift_into_exponent(f32x16 v) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(v.v), 23))};
 }
@@ -105,6 +108,15 @@ inline i32x16 broadcast_codes(const uint8_t* p) {
   int32_t four;
   __builtin_memcpy(&four, p, 4);
   return {_mm512_set1_epi32(four)};
+}
+inline i32x16 load_codes(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+inline int32_t reduce_add(i32x16 v) {
+  const __m256i eight =
+      _mm256_add_epi32(_mm512_castsi512_si256(v.v), _mm512_extracti64x4_epi64(v.v, 1));
+  const __m128i four =
+      _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4E));
+  return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xB1)));
 }
 inline f32x16 to_float(i32x16 v) { return {_mm512_cvtepi32_ps(v.v)}; }
 // Sixteen values in [0, 255] to the nearest integers, ties to even.

@@ -62,6 +62,12 @@ inline f32x16 max(f32x16 a, f32x16 b) {
 inline f32x16 min(f32x16 a, f32x16 b) {
   return map_lanes([&](int i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; });
 }
+// Bit i: a's lane i is above b's; never for NaN.
+inline uint32_t greater_mask(f32x16 a, f32x16 b) {
+  uint32_t mask = 0;
+  for (int i = 0; i < 16; ++i) mask |= static_cast<uint32_t>(a.lane[i] > b.lane[i]) << i;
+  return mask;
+}
 // The lanes' bits shifted left by 23, read as floats: turns a biased exponent into a power of two.
 inline f32x16 shift_into_exponent(f32x16 v) {
   return map_lanes([&](int i) {
@@ -114,6 +120,17 @@ inline i32x16 broadcast_codes(const uint8_t* p) {
   i32x16 r;
   for (int i = 0; i < 16; ++i) __builtin_memcpy(&r.lane[i], p, 4);
   return r;
+}
+// Sixteen groups of four.
+inline i32x16 load_codes(const uint8_t* p) {
+  i32x16 r;
+  __builtin_memcpy(r.lane, p, 64);
+  return r;
+}
+inline int32_t reduce_add(i32x16 v) {
+  int32_t sum = 0;
+  for (int i = 0; i < 16; ++i) sum += v.lane[i];
+  return sum;
 }
 inline f32x16 to_float(i32x16 v) {
   return map_lanes([&](int i) { return static_cast<float>(v.lane[i]); });

@@ -1,7 +1,7 @@
-// The encoder as its equations. In the throughput schedule a thread takes a chunk of sentences
-// through all layers alone (a team of one); in the latency schedule the threads of a team share a
-// chunk: each takes a share of the output columns, rows or heads, and all meet at a barrier after
-// every step. Either way each number is the same sum in the same order.
+// The encoder as its equations. A thread takes a chunk of sentences through all layers alone (a team
+// of one), or the threads of a team share a chunk: each takes a share of the output columns, rows
+// or heads, and all meet at a barrier after every step. Either way each number is the same sum in
+// the same order, and schedule.cpp says which way is cheaper.
 
 #include "encoder/encoder.h"
 
@@ -15,10 +15,10 @@ namespace minifuse {
 struct Workspace {
   int64_t tokens, hidden_rows;
   int64_t ldx, ldqkv, ldhidden, scratch_floats;
-  Buffer x, y, context;         // [tokens, H]
-  Buffer qkv;                   // [tokens, 3H]
-  Buffer hidden;                // [tokens, F]: a team of one uses the first ffn_rows only
-  Buffer scratch;               // [members, attention_scratch_floats]
+  Buffer x, y, context;  // [tokens, H]
+  Buffer qkv;  // [tokens, 3H]
+  Buffer hidden;  // [tokens, F]: a team of one uses the first ffn_rows only
+  Buffer scratch;  // [members, attention_scratch_floats]
   BufferOf<std::byte> linear_scratch;  // [members, linear_scratch_bytes]
   int64_t linear_scratch_bytes;
   bool is_timed = false;
@@ -69,6 +69,7 @@ Encoder::Encoder(const Config& config, const InstructionSet& isa, WeightType wei
       blocks_(block_sizes(l2_cache_bytes())),
       kernels_(*isa.kernels),
       linear_kernels_(isa.linear(weight_type)),
+      attention_(isa.attention(weight_type)),
       weights_(config, linear_kernels_) {}
 
 Encoder::~Encoder() = default;
@@ -144,26 +145,26 @@ void Encoder::layer(const LayerWeights& w, const int32_t* cu_seqlens, const Chun
     const int64_t row = cu_seqlens[sentence] - cu_seqlens[chunk.first];
     const int64_t seqlen = cu_seqlens[sentence + 1] - cu_seqlens[sentence];
     const float* q = qkv + row * ws.ldqkv;
-    kernels_.attention({.q = q,
-                        .k = q + H,
-                        .v = q + 2 * H,
-                        .out = context + row * ws.ldx,
-                        .q_row_stride = ws.ldqkv,
-                        .k_row_stride = ws.ldqkv,
-                        .v_row_stride = ws.ldqkv,
-                        .out_row_stride = ws.ldx,
-                        .q_head_stride = D,
-                        .k_head_stride = D,
-                        .v_head_stride = D,
-                        .out_head_stride = D,
-                        .seqlen_q = seqlen,
-                        .seqlen_k = seqlen,
-                        .head_dim = D,
-                        .key_index = nullptr,
-                        .head_begin = head,
-                        .head_end = head + heads,
-                        .scale = 1.0f / std::sqrt(static_cast<float>(D)),
-                        .scratch = ws.scratch.data() + team.member * ws.scratch_floats});
+    attention_({.q = q,
+                .k = q + H,
+                .v = q + 2 * H,
+                .out = context + row * ws.ldx,
+                .q_row_stride = ws.ldqkv,
+                .k_row_stride = ws.ldqkv,
+                .v_row_stride = ws.ldqkv,
+                .out_row_stride = ws.ldx,
+                .q_head_stride = D,
+                .k_head_stride = D,
+                .v_head_stride = D,
+                .out_head_stride = D,
+                .seqlen_q = seqlen,
+                .seqlen_k = seqlen,
+                .head_dim = D,
+                .key_index = nullptr,
+                .head_begin = head,
+                .head_end = head + heads,
+                .scale = 1.0f / std::sqrt(static_cast<float>(D)),
+                .scratch = ws.scratch.data() + team.member * ws.scratch_floats});
     item += heads;
   }
   if (ticks) ticks->attention += ticks_now() - attention_start;
@@ -275,7 +276,7 @@ void Encoder::pool_chunk(const Batch& batch, const Outputs& outputs, const Chunk
   }
 }
 
-void Encoder::check_batch(const Batch& batch, const Outputs& outputs) const {
+void Encoder::check_lengths(const Batch& batch) const {
   check(batch.batch >= 0, "cu_seqlens: wanted at least one element");
   check(batch.cu_seqlens[0] == 0, "cu_seqlens[0] is ", batch.cu_seqlens[0], ", wanted 0");
   for (int64_t i = 0; i < batch.batch; ++i) {
@@ -285,65 +286,96 @@ void Encoder::check_batch(const Batch& batch, const Outputs& outputs) const {
     check(seqlen <= config_.max_position_embeddings, "sentence ", i, " has ", seqlen,
           " tokens, wanted at most max_position_embeddings=", config_.max_position_embeddings);
   }
+}
+
+void Encoder::check_ids(const Batch& batch) const {
   check(batch.cu_seqlens[batch.batch] == batch.total_tokens, "cu_seqlens ends at ",
         batch.cu_seqlens[batch.batch], ", wanted the number of ids, ", batch.total_tokens);
   for (int64_t i = 0; i < batch.total_tokens; ++i)
     check(batch.ids[i] >= 0 && batch.ids[i] < config_.vocab_size, "ids[", i, "] is ", batch.ids[i],
           ", wanted 0..", config_.vocab_size - 1);
-  check(outputs.pool_from >= 0, "pool_from is ", outputs.pool_from, ", wanted >= 0");
 }
 
 bool Encoder::encode(const Batch& batch, const Outputs& outputs, int64_t max_sentences,
                      int num_threads, const std::function<bool()>& should_stop) const {
-  check_batch(batch, outputs);
-  check(max_sentences > 0, "batch_size is ", max_sentences, ", wanted > 0");
-  check(num_threads > 0, "num_threads is ", num_threads, ", wanted > 0");
-  const Schedule schedule = plan_schedule(batch.cu_seqlens, batch.batch, max_sentences,
-                                          blocks_.chunk_tokens, num_threads);
-  if (schedule.chunks.empty()) return true;
+  const Schedule schedule = plan(batch, max_sentences, num_threads);
+  check_ids(batch);
+  check(outputs.pool_from >= 0, "pool_from is ", outputs.pool_from, ", wanted >= 0");
+  const int64_t num_chunks = static_cast<int64_t>(schedule.chunks.size());
+  const int64_t num_shared = schedule.num_shared_chunks;
+  if (num_chunks == 0) return true;
 
-  int64_t tokens = 0, max_seqlen = 0;
-  for (const Chunk& chunk : schedule.chunks)
-    tokens =
-        std::max<int64_t>(tokens, batch.cu_seqlens[chunk.last] - batch.cu_seqlens[chunk.first]);
+  const auto most_tokens = [&](int64_t from, int64_t to) {
+    int64_t most = 0;
+    for (int64_t i = from; i < to; ++i) {
+      const Chunk& chunk = schedule.chunks[static_cast<size_t>(i)];
+      most = std::max<int64_t>(most, batch.cu_seqlens[chunk.last] - batch.cu_seqlens[chunk.first]);
+    }
+    return most;
+  };
+  const int64_t shared_tokens = most_tokens(0, num_shared);
+  const int64_t tokens_alone = most_tokens(num_shared, num_chunks);
+  int64_t max_seqlen = 0;
   for (int64_t i = 0; i < batch.batch; ++i)
     max_seqlen = std::max<int64_t>(max_seqlen, batch.cu_seqlens[i + 1] - batch.cu_seqlens[i]);
 
-  const int64_t num_chunks = static_cast<int64_t>(schedule.chunks.size());
   Call call{batch, outputs, should_stop};
-  bool ran;
-  if (schedule.is_latency) {
-    std::unique_ptr<Workspace> ws = borrow_workspace(tokens, max_seqlen, num_threads);
-    ws->is_timed = outputs.ticks != nullptr;
-    SpinBarrier barrier;
-    ran = ThreadPool::get().run(
-        num_threads,
-        [&](int member, int size) {
-          const Team team{member, size, member == 0, &barrier};
-          for (const Chunk& chunk : schedule.chunks) {
-            encode_chunk(call, chunk, *ws, team);
-            if (call.is_stopped) return;
-          }
-        },
-        should_stop);
-    add_ticks(outputs, *ws);
-    return_workspace(std::move(ws));
-  } else {
-    ran = ThreadPool::get().run(
-        num_threads,
-        [&](int member, int) {
-          std::unique_ptr<Workspace> ws = borrow_workspace(tokens, max_seqlen, 1);
-          ws->is_timed = outputs.ticks != nullptr;
-          const Team team{0, 1, member == 0, nullptr};
-          for (int64_t i = call.next_chunk++; i < num_chunks && !call.is_stopped;
-               i = call.next_chunk++)
-            encode_chunk(call, schedule.chunks[static_cast<size_t>(i)], *ws, team);
-          add_ticks(outputs, *ws);
-          return_workspace(std::move(ws));
-        },
-        should_stop);
+  call.next_chunk = num_shared;
+  SpinBarrier barrier;
+  std::unique_ptr<Workspace> shared_ws;
+  if (num_shared > 0) {
+    shared_ws = borrow_workspace(shared_tokens, max_seqlen, num_threads);
+    shared_ws->is_timed = outputs.ticks != nullptr;
+  }
+  const bool ran = ThreadPool::get().run(
+      num_threads,
+      [&](int member, int size) {
+        const Team team{member, size, member == 0, &barrier};
+        for (int64_t i = 0; i < num_shared && !call.is_stopped; ++i)
+          encode_chunk(call, schedule.chunks[static_cast<size_t>(i)], *shared_ws, team);
+        if (num_shared == num_chunks) return;
+
+        std::unique_ptr<Workspace> ws = borrow_workspace(tokens_alone, max_seqlen, 1);
+        ws->is_timed = outputs.ticks != nullptr;
+        const Team alone{0, 1, member == 0, nullptr};
+        for (int64_t i = call.next_chunk++; i < num_chunks && !call.is_stopped;
+             i = call.next_chunk++)
+          encode_chunk(call, schedule.chunks[static_cast<size_t>(i)], *ws, alone);
+        add_ticks(outputs, *ws);
+        return_workspace(std::move(ws));
+      },
+      should_stop);
+  if (shared_ws) {
+    add_ticks(outputs, *shared_ws);
+    return_workspace(std::move(shared_ws));
   }
   return ran && !call.is_stopped;
+}
+
+CostModel Encoder::cost_model() const {
+  // Weights that come from the last-level cache or from memory hold up a thread for as long as two
+  // operations a byte take. A meeting costs a microsecond with the wait for the slowest, and a
+  // layer has seven (encoder.cpp's team.meet()).
+  constexpr double kOperationsPerByte = 2.0, kOperationsPerMeeting = 1e5;
+  const double H = static_cast<double>(config_.hidden_size);
+  const double F = static_cast<double>(config_.intermediate_size);
+  const double L = static_cast<double>(config_.num_hidden_layers);
+  const double num_weights = L * (4 * H * H + 2 * H * F);
+  const double bytes_per_weight = static_cast<double>(linear_kernels_.panel_bytes(64)) /
+                                  static_cast<double>(64 * linear_kernels_.panel_columns);
+  return {.per_token = 2 * num_weights,
+          .per_pair = 4 * L * H,
+          .per_chunk = num_weights * bytes_per_weight * kOperationsPerByte,
+          .per_shared_chunk = (7 * L + 3) * kOperationsPerMeeting};
+}
+
+Schedule Encoder::plan(const Batch& batch, int64_t max_sentences, int num_threads,
+                       std::vector<Schedule>* considered) const {
+  check_lengths(batch);
+  check(max_sentences > 0, "batch_size is ", max_sentences, ", wanted > 0");
+  check(num_threads > 0, "num_threads is ", num_threads, ", wanted > 0");
+  return plan_schedule(batch.cu_seqlens, batch.batch, max_sentences, blocks_.chunk_tokens,
+                       num_threads, cost_model(), considered);
 }
 
 std::unique_ptr<Workspace> Encoder::borrow_workspace(int64_t tokens, int64_t max_seqlen,

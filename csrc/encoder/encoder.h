@@ -44,6 +44,11 @@ class Encoder {
 
   Weights& weights() { return weights_; }
   const Config& config() const { return config_; }
+  // What a chunk of sentences costs.
+  CostModel cost_model() const;
+  // The plan of a call, and every other that was considered where they are asked for.
+  Schedule plan(const Batch& batch, int64_t max_sentences, int num_threads,
+                std::vector<Schedule>* considered = nullptr) const;
   // What its matrices are multiplied with.
   const LinearKernels& linear_kernels() const { return linear_kernels_; }
 
@@ -55,7 +60,8 @@ class Encoder {
  private:
   struct Call;
 
-  void check_batch(const Batch& batch, const Outputs& outputs) const;
+  void check_lengths(const Batch& batch) const;
+  void check_ids(const Batch& batch) const;
   void encode_chunk(Call& call, const Chunk& chunk, Workspace& ws, const Team& team) const;
   void layer(const LayerWeights& w, const int32_t* cu_seqlens, const Chunk& chunk, Workspace& ws,
              const Team& team, float* input_maxima) const;
@@ -73,6 +79,7 @@ class Encoder {
   BlockSizes blocks_;
   const Kernels& kernels_;
   const LinearKernels& linear_kernels_;
+  void (*attention_)(const AttentionParams& params);
   Weights weights_;
   mutable std::mutex outputs_mutex_;  // what several threads add to: maxima and ticks
   mutable std::mutex workspace_mutex_;

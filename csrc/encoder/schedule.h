@@ -34,16 +34,38 @@ struct Chunk {
   int64_t first, last;
 };
 
-struct Schedule {
-  bool is_latency;  // fewer chunks than threads: every chunk is shared by the whole team
-  int64_t chunk_tokens;  // the size that was aimed at
-  std::vector<Chunk> chunks;  // in the order in which they are taken
+// What a chunk costs, in the time of one thread's floating-point operations.
+struct CostModel {
+  double per_token;  // of the matrices
+  double per_pair;  // a query and a key of one sentence
+  double per_chunk;  // fetching the weights
+  double per_shared_chunk;  // a team's meetings
+
+  double alone(double tokens, double pairs) const {
+    return tokens * per_token + pairs * per_pair + per_chunk;
+  }
+  double shared(double tokens, double pairs, int num_threads) const {
+    return alone(tokens, pairs) / num_threads + per_shared_chunk;
+  }
 };
 
-// Pure: the same lengths give the same schedule. A chunk holds whole sentences, at most
-// max_sentences of them, and at most chunk_tokens tokens unless one sentence has more.
+// The chunks of a batch, in the order in which they are taken. The first num_shared_chunks go
+// through the layers one after the other, each split among all threads (the latency schedule);
+// every other one is taken by the next thread that is free and goes through alone (the throughput
+// schedule).
+struct Schedule {
+  int64_t chunk_tokens = 0;  // the size that was aimed at
+  int64_t num_chunks = 0, num_shared_chunks = 0;
+  double cost = 0;  // until the last thread is done, as CostModel counts
+  std::vector<Chunk> chunks;  // of one that was considered only: none
+};
+
+// Pure: the same lengths give the same schedule, the cheapest of those considered. A chunk holds
+// whole sentences, at most max_sentences of them, and at most chunk_tokens tokens unless one
+// sentence has more. Every schedule considered, for people to read, where they are asked for.
 Schedule plan_schedule(const int32_t* cu_seqlens, int64_t batch, int64_t max_sentences,
-                       int64_t chunk_tokens, int num_threads);
+                       int64_t chunk_tokens, int num_threads, const CostModel& costs,
+                       std::vector<Schedule>* considered = nullptr);
 
 // All members meet here; spins, and yields where more threads run than cores.
 class SpinBarrier {

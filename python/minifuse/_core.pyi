@@ -1,6 +1,7 @@
 """The native module. Arrays are C-contiguous and of exactly the dtype shown."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +9,7 @@ import numpy.typing as npt
 _F32 = npt.NDArray[np.float32]
 _I8 = npt.NDArray[np.int8]
 _I32 = npt.NDArray[np.int32]
+_I64 = npt.NDArray[np.int64]
 _U8 = npt.NDArray[np.uint8]
 
 class PackedLinear:
@@ -62,6 +64,9 @@ class Encoder:
     def profile(
         self, ids: _I32, cu_seqlens: _I32, *, batch_size: int, num_threads: int
     ) -> dict[str, float]: ...
+    def plan(
+        self, cu_seqlens: _I32, *, batch_size: int, num_threads: int
+    ) -> list[tuple[int, int, int, float]]: ...
     def input_maxima(self, ids: _I32, cu_seqlens: _I32, *, num_threads: int) -> _F32: ...
 
 def isa() -> str: ...
@@ -94,4 +99,46 @@ def attention_varlen(q: _F32, k: _F32, v: _F32, cu_seqlens: _I32, scale: float) 
 def masked_mean_pool(x: _F32, attention_mask: _U8) -> _F32: ...
 def mean_pool_varlen(x: _F32, cu_seqlens: _I32) -> _F32: ...
 def l2_normalize(x: _F32) -> _F32: ...
+def search(
+    segments: Sequence[tuple[npt.NDArray[Any], _F32 | None]],
+    dtype: str,
+    dim: int,
+    stride: int,
+    queries: _F32,
+    k: int,
+    num_threads: int,
+) -> tuple[_F32, _I64]: ...
+def rescore(
+    segments: Sequence[tuple[npt.NDArray[Any], _F32 | None]],
+    dim: int,
+    queries: _F32,
+    candidates: _I64,
+    k: int,
+    num_threads: int,
+) -> tuple[_F32, _I64]: ...
+def quantize_vectors(x: _F32, stride: int) -> tuple[_U8, _F32]: ...
+def to_bfloat16(x: _F32) -> npt.NDArray[np.uint16]: ...
+def attention_forward(
+    qkv: _F32, cu_seqlens: _I32, numbers: _I64, *, num_heads: int, dropout: float, seed: int
+) -> _F32: ...
+def attention_backward(
+    qkv: _F32,
+    out: _F32,
+    dout: _F32,
+    cu_seqlens: _I32,
+    numbers: _I64,
+    *,
+    num_heads: int,
+    dropout: float,
+    seed: int,
+) -> _F32: ...
+def dropout(x: _F32, numbers: _I64, p: float, seed: int) -> _F32: ...
+def contrastive_loss(
+    a: _F32,
+    b: _F32,
+    scale: float,
+    weight: float,
+    group_a: _I64 | None = None,
+    group_b: _I64 | None = None,
+) -> tuple[float, _F32, _F32]: ...
 def vector_math(name: str, x: _F32) -> _F32: ...

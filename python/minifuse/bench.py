@@ -6,6 +6,7 @@ medians and ratios are reported, and rows that we lose stay.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import time
@@ -20,10 +21,12 @@ import numpy as np
 from minifuse import hardware
 from minifuse.engines import Engine, installed_engines
 from minifuse.footprint import measure_footprint
+from minifuse.loading import new_encoder, read_model_folder
 from minifuse.op_cases import OP_TOKENS, op_cases
+from minifuse.resolve import resolve_model
 from minifuse.sentence_transformer import SentenceTransformer
 
-__all__ = ["bench_encode", "bench_ops", "bench_profile", "format_table", "machine"]
+__all__ = ["bench_encode", "bench_ops", "bench_profile", "format_table", "machine", "schedules"]
 
 _FLOPS_PER_TOKEN_TERM = 2
 _REFEREE = "sentence-transformers, float32"
@@ -221,6 +224,50 @@ def bench_profile(
     return [*rows, {"stage": "encode", "share": "100%", "us_per_token": whole * per_token}]
 
 
+def schedules(
+    model_name: str,
+    seqlens: Sequence[int],
+    num_threads: int | None = None,
+    batch_size: int = 32,
+    dtype: str = "float32",
+) -> list[dict[str, Any]]:
+    """How a batch of sentences with these token counts could be dealt out to the threads.
+
+    Args:
+        model_name: its configuration decides what a token, a pair of tokens and fetching the
+            weights cost; no weight is read.
+        seqlens: token counts, in the order of the batch.
+        num_threads: the default number if None.
+        batch_size: the most sentences in a chunk.
+        dtype: of the weights.
+
+    Returns:
+        Rows with ``choice`` ("chosen" or ""), ``chunk_tokens`` aimed at, ``chunks``, ``shared`` of
+        them that all threads compute together, one after the other, before each takes the next of
+        the rest alone, and ``gflop`` until the last thread is done, in the time that one takes for
+        10^9 floating-point operations. The cheapest is what ``encode`` does.
+
+    Raises:
+        ValueError: a token count that is negative or above max_position_embeddings.
+    """
+    config = read_model_folder(resolve_model(model_name)).config
+    cu_seqlens = np.concatenate([[0], np.cumsum(seqlens, dtype=np.int64)]).astype(np.int32)
+    threads = hardware.describe()["num_threads"] if num_threads is None else num_threads
+    chosen, *considered = new_encoder(config, dtype).plan(
+        cu_seqlens, batch_size=batch_size, num_threads=threads
+    )
+    return [
+        {
+            "choice": "chosen" if row == chosen else "",
+            "chunk_tokens": row[0],
+            "chunks": row[1],
+            "shared": row[2],
+            "gflop": row[3] / 1e9,
+        }
+        for row in considered
+    ]
+
+
 def share_of_peak(
     run: Callable[[], Any], flops: float, num_threads: int, rounds: int, dtype: str = "float32"
 ) -> dict[str, float]:
@@ -235,7 +282,7 @@ def share_of_peak(
     for _ in range(rounds):
         peaks.append(hardware.peak(num_threads, 0.1, dtype)[dtype])
         seconds.append(time_once(run))
-        if dtype != "int8":
+        with contextlib.suppress(ValueError):  # rows are rounded on the way: there is no such rate
             tiles.append(hardware.tile_rate(num_threads, 0.1, dtype))
     median, peak = float(np.median(seconds)), float(np.median(peaks))
     tile = {"tile_share_of_peak": float(np.median(tiles)) / peak} if tiles else {}

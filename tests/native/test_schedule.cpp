@@ -50,19 +50,36 @@ void test_block_of() {
   }
 }
 
+// MiniLM's, roughly: a token, a pair, the fetch of the weights, a team's meetings.
+constexpr CostModel kCosts{2.1e7, 9e3, 8.5e7, 4.5e6};
+
+Schedule plan(const std::vector<int>& seqlens, int64_t max_sentences, int64_t chunk_tokens,
+              int num_threads, std::vector<Schedule>* considered = nullptr) {
+  return plan_schedule(offsets_of(seqlens).data(), static_cast<int64_t>(seqlens.size()),
+                       max_sentences, chunk_tokens, num_threads, kCosts, considered);
+}
+
 void test_plan() {
   std::mt19937 generator(1);
   for (int round = 0; round < 300; ++round) {
     std::vector<int> seqlens(generator() % 60);
     for (int& seqlen : seqlens) seqlen = static_cast<int>(generator() % (round % 7 ? 40 : 513));
     const std::vector<int32_t> offsets = offsets_of(seqlens);
-    const int64_t batch = static_cast<int64_t>(seqlens.size());
     const int64_t most = 1 + static_cast<int64_t>(generator() % 9);
     const int64_t tokens = block_sizes(round % 2 ? 1 << 19 : 1 << 21).chunk_tokens;
     const int threads = 1 + static_cast<int>(generator() % 8);
-    const Schedule schedule = plan_schedule(offsets.data(), batch, most, tokens, threads);
+    std::vector<Schedule> considered;
+    const Schedule schedule = plan(seqlens, most, tokens, threads, &considered);
+    EXPECT(schedule.num_chunks == static_cast<int64_t>(schedule.chunks.size()), "a wrong count");
+    EXPECT(threads > 1 || schedule.num_shared_chunks == 0, "one thread cannot share");
+    for (const Schedule& other : considered)
+      EXPECT(schedule.cost <= 1.02 * other.cost, "%g was cheaper", other.cost);
+
+    std::vector<Chunk> chunks = schedule.chunks;
+    std::sort(chunks.begin(), chunks.end(),
+              [](const Chunk& a, const Chunk& b) { return a.first < b.first; });
     int64_t next = 0;
-    for (const Chunk& chunk : schedule.chunks) {
+    for (const Chunk& chunk : chunks) {
       EXPECT(chunk.first == next && chunk.last > chunk.first, "a gap at %d", int(next));
       EXPECT(chunk.last - chunk.first <= most, "%d sentences", int(chunk.last - chunk.first));
       EXPECT(chunk.last == chunk.first + 1 || offsets[static_cast<size_t>(chunk.last)] -
@@ -71,10 +88,10 @@ void test_plan() {
              "a chunk too large at %d", int(next));
       next = chunk.last;
     }
-    EXPECT(next == batch, "%d of %d sentences", int(next), int(batch));
-    EXPECT(threads > 1 || !schedule.is_latency, "one thread cannot share");
-    const Schedule again = plan_schedule(offsets.data(), batch, most, tokens, threads);
-    EXPECT(again.is_latency == schedule.is_latency &&
+    EXPECT(next == static_cast<int64_t>(seqlens.size()), "%d of %d sentences", int(next),
+           int(seqlens.size()));
+    const Schedule again = plan(seqlens, most, tokens, threads);
+    EXPECT(again.num_shared_chunks == schedule.num_shared_chunks &&
                std::equal(again.chunks.begin(), again.chunks.end(), schedule.chunks.begin(),
                           schedule.chunks.end(),
                           [](const Chunk& a, const Chunk& b) {
@@ -82,6 +99,25 @@ void test_plan() {
                           }),
            "not a pure function");
   }
+}
+
+// How long the threads work beyond an even division of all that is to be done.
+double idle_share(const std::vector<int>& seqlens, int num_threads) {
+  const Schedule schedule = plan(seqlens, 32, 96, num_threads);
+  const Schedule alone = plan(seqlens, 32, 96, 1);
+  return schedule.cost * num_threads / alone.cost - 1;
+}
+
+void test_the_threads_end_together() {
+  EXPECT(plan({12}, 32, 96, 2).num_shared_chunks == 1, "a query is for all threads");
+  EXPECT(plan({500, 3}, 32, 96, 2).num_shared_chunks > 0, "one thread would wait for the other");
+  EXPECT(plan(std::vector<int>(1000, 16), 32, 96, 2).num_shared_chunks == 0, "many need no team");
+  std::vector<int> mixed(40, 3);
+  mixed.insert(mixed.begin(), {500, 480, 300});
+  for (const int threads : {2, 3, 4})
+    EXPECT(idle_share(mixed, threads) < 0.12, "%g idle", idle_share(mixed, threads));
+  for (const auto& seqlens : {std::vector<int>{200, 200, 200}, {500, 3, 3, 3}, {90, 60, 30}})
+    EXPECT(idle_share(seqlens, 2) < 0.12, "%g idle", idle_share(seqlens, 2));
 }
 
 void test_barrier() {
@@ -165,6 +201,7 @@ int main() {
   test_block_sizes();
   test_block_of();
   test_plan();
+  test_the_threads_end_together();
   test_barrier();
   test_pool();
   std::printf("schedule, barrier and pool hold\n");

@@ -1,5 +1,5 @@
-// The linear layers in int8 and what they stand on: all that an instruction set adds which is
-// better at integers only. The vec_*.h and dot_*.h headers come before it.
+// What every linear layer stands on, whatever its weights' format. The vec_*.h header comes before
+// it.
 
 #define MINIFUSE_INLINE __attribute__((always_inline))
 
@@ -10,4 +10,3 @@ static_assert(kTileRows <= kMaxTileRows && kPanelColumns <= kMaxPanelColumns);
 #include "cpu/layernorm.inl.h"
 #include "cpu/micro_kernel.inl.h"
 #include "cpu/linear.inl.h"
-#include "cpu/int8.inl.h"

@@ -1,0 +1,137 @@
+// Search among the vectors of an index: segments are borrowed under the GIL, which is then released.
+// Shapes and meanings are in python/minifuse/index.py.
+
+#include "search/search.h"
+
+#include <optional>
+
+#include "bindings/bindings.h"
+#include "encoder/quantize.h"
+
+namespace minifuse {
+namespace {
+
+using IdArray = py::array_t<int64_t, py::array::c_style>;
+
+// (vectors [count, stride], scale [count, 2] or None): float32, bfloat16 bits in uint16, or codes in
+// uint8.
+using SegmentArrays = std::vector<std::pair<py::array, std::optional<FloatArray>>>;
+
+SearchSpace borrow_space(const SegmentArrays& segments, const std::string& dtype, int64_t dim,
+                         int64_t stride) {
+  SearchSpace space{parse_weight_type(dtype), dim, stride, {}};
+  check(dim >= 1 && dim <= (1 << 16), "dim is ", dim, ", wanted 1..65536");
+  check(stride >= dim, "stride is ", stride, ", wanted at least dim=", dim);
+  const char kind = space.type == WeightType::kFloat32 ? 'f' : 'u';
+  const py::ssize_t itemsize = space.type == WeightType::kFloat32    ? 4
+                               : space.type == WeightType::kBfloat16 ? 2
+                                                                     : 1;
+  int64_t first_id = 0;
+  for (const auto& [vectors, scale] : segments) {
+    check(vectors.dtype().kind() == kind && vectors.itemsize() == itemsize,
+          "vectors have another dtype than ", dtype);
+    check(vectors.ndim() == 2 && vectors.shape(1) == stride && vectors.strides(1) == itemsize &&
+              vectors.strides(0) == stride * itemsize,
+          "vectors: wanted C-contiguous [count, ", stride, "]");
+    const int64_t count = vectors.shape(0);
+    if (space.type == WeightType::kInt8)
+      check(scale && scale->ndim() == 2 && scale->shape(0) == count && scale->shape(1) == 2,
+            "scale: wanted [", count, ", 2]");
+    space.segments.push_back({vectors.data(), scale ? scale->data() : nullptr, count, first_id});
+    first_id += count;
+  }
+  return space;
+}
+
+void check_queries(const FloatArray& queries, int64_t dim) {
+  check(queries.ndim() == 2 && queries.shape(1) == dim, "queries: wanted [num_queries, ", dim, "]");
+}
+
+// run(scores, ids, should_stop) without the GIL; the two arrays [num_queries, k].
+template <typename Run>
+py::tuple run_search(int64_t num_queries, int64_t k, Run run) {
+  FloatArray scores({num_queries, k});
+  IdArray ids({num_queries, k});
+  float* score_data = scores.mutable_data();
+  int64_t* id_data = ids.mutable_data();
+  SignalPoller poller;
+  {
+    const py::gil_scoped_release release;
+    run(score_data, id_data, [&poller] { return poller(); });
+  }
+  poller.raise_if_signalled();
+  return py::make_tuple(scores, ids);
+}
+
+py::tuple search_segments(const SegmentArrays& segments, const std::string& dtype, int64_t dim,
+                          int64_t stride, const FloatArray& queries, int64_t k, int num_threads) {
+  const SearchSpace space = borrow_space(segments, dtype, dim, stride);
+  check_queries(queries, dim);
+  check(k >= 0 && k <= space.num_vectors(), "k is ", k, ", wanted 0..", space.num_vectors());
+  check(num_threads > 0, "num_threads is ", num_threads, ", wanted > 0");
+  const InstructionSet& isa = active_isa();
+  return run_search(queries.shape(0), k,
+                    [&](float* scores, int64_t* ids, const std::function<bool()>& should_stop) {
+                      search(isa, space, queries.data(), queries.shape(0), k, num_threads,
+                             should_stop, scores, ids);
+                    });
+}
+
+py::tuple rescore_candidates(const SegmentArrays& segments, int64_t dim, const FloatArray& queries,
+                             const IdArray& candidates, int64_t k, int num_threads) {
+  const SearchSpace space = borrow_space(segments, "float32", dim, dim);
+  check_queries(queries, dim);
+  check(candidates.ndim() == 2 && candidates.shape(0) == queries.shape(0), "candidates: wanted [",
+        queries.shape(0), ", any]");
+  const int64_t num_vectors = space.num_vectors(), width = candidates.shape(1);
+  check(k >= 0 && k <= width, "k is ", k, ", wanted 0..", width);
+  check(num_threads > 0, "num_threads is ", num_threads, ", wanted > 0");
+  for (int64_t i = 0; i < candidates.size(); ++i)
+    check(candidates.data()[i] >= -1 && candidates.data()[i] < num_vectors, "candidate ",
+          candidates.data()[i], ", wanted -1..", num_vectors - 1);
+  const InstructionSet& isa = active_isa();
+  return run_search(queries.shape(0), k,
+                    [&](float* scores, int64_t* ids, const std::function<bool()>& should_stop) {
+                      rescore(isa, space, queries.data(), queries.shape(0), candidates.data(),
+                              width, k, num_threads, should_stop, scores, ids);
+                    });
+}
+
+// x [count, dim] -> codes [count, stride], scale [count, 2].
+py::tuple quantize_vectors(const FloatArray& x, int64_t stride) {
+  check(x.ndim() == 2 && stride >= x.shape(1), "x: wanted [count, dim] and stride >= dim");
+  ByteArray codes({static_cast<py::ssize_t>(x.shape(0)), static_cast<py::ssize_t>(stride)});
+  FloatArray scale({static_cast<py::ssize_t>(x.shape(0)), py::ssize_t{2}});
+  const Kernels& kernels = *active_isa().kernels;
+  const float* data = x.data();
+  const int64_t count = x.shape(0), dim = x.shape(1);
+  uint8_t* code_data = codes.mutable_data();
+  float* scale_data = scale.mutable_data();
+  {
+    const py::gil_scoped_release release;
+    kernels.quantize_vectors(data, count, dim, code_data, stride, scale_data);
+  }
+  return py::make_tuple(codes, scale);
+}
+
+// The bits of the nearest bfloat16, ties to even.
+py::array_t<uint16_t> round_to_bfloat16(const FloatArray& x) {
+  py::array_t<uint16_t> bits(std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim()));
+  to_bfloat16(x.data(), x.size(), bits.mutable_data());
+  return bits;
+}
+
+}  // namespace
+
+void register_search(py::module_& module) {
+  module.def("search", &search_segments, py::arg("segments"), py::arg("dtype"), py::arg("dim"),
+             py::arg("stride"), py::arg("queries").noconvert(), py::arg("k"),
+             py::arg("num_threads"));
+  module.def("rescore", &rescore_candidates, py::arg("segments"), py::arg("dim"),
+             py::arg("queries").noconvert(), py::arg("candidates").noconvert(), py::arg("k"),
+             py::arg("num_threads"));
+  module.def("quantize_vectors", &quantize_vectors, py::arg("x").noconvert(), py::arg("stride"));
+  module.def("to_bfloat16", &round_to_bfloat16, py::arg("x").noconvert());
+}
+
+}  // namespace minifuse

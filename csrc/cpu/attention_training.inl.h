@@ -1,0 +1,183 @@
+// Attention of one sentence for training: forward with dropout of the weights, and its gradient.
+//
+//   P = softmax(scale q k^T)    P' = dropout(P)    out = P' v                       [seqlen, D]
+//
+//   given dout:   dP' = dout v^T            t_i = sum_d dout[i][d] out[i][d] = sum_j P'_ij dP'_ij
+//                 dS  = P (keep / (1 - p) dP' - t)
+//                 dq  = scale dS k          dk = scale dS^T q          dv = P'^T dout
+//
+// Nothing is kept from the forward pass but q, k, v and out: P is computed again, and its dropout
+// is drawn again (dropout.inl.h: element (head, i, j) of a sentence is number
+// (head seqlen + i) seqlen + j from `first_number` on). All matrices of a head stay in L2: three of
+// seqlen x seqlen floats.
+
+// Where the matrices [seqlen, seqlen] and panels of a head lie in the scratch memory.
+struct TrainingScratch {
+  float *key_panels, *value_panels, *weights, *kept, *gradient, *transposed, *packed;
+  int64_t ld;
+
+  TrainingScratch(float* memory, int64_t seqlen, int64_t head_dim) {
+    ld = padded_stride(round_up(seqlen, kMaxPanelColumns));
+    const int64_t rows = round_up(seqlen, 16), square = rows * ld;
+    const int64_t wide = round_up(head_dim, kMaxPanelColumns);
+    const auto take = [&memory](int64_t num_floats) {
+      float* const taken = memory;
+      memory += num_floats;
+      return taken;
+    };
+    weights = take(square), kept = take(square);
+    gradient = take(square), transposed = take(square);
+    const int64_t panels = wide * round_up(seqlen, kMaxPanelColumns);
+    key_panels = take(panels), value_panels = take(panels), packed = take(panels);
+  }
+};
+
+// y [rows, seqlen] = factor x [rows, D] b^T, b's rows transposed into panels.
+inline void times_transposed(const float* x, int64_t ldx, const float* panels, int64_t rows,
+                             int64_t seqlen, int64_t head_dim, float factor, float* y,
+                             int64_t ldy) {
+  const f32x16 f = broadcast(factor);
+  for (int64_t row = 0; row < rows; row += kTileRows)
+    with_tile_rows(rows - row < kTileRows ? rows - row : kTileRows, [&](auto height) {
+      for (int64_t key = 0; key < seqlen; key += kPanelColumns) {
+        f32x16 acc[height.value][kTileVectors];
+        clear(acc);
+        multiply_tile(x + row * ldx, ldx, panels + key * head_dim, kPanelColumns, head_dim, acc);
+        over_tile<height.value, kTileVectors>([&](auto i, auto j) MINIFUSE_INLINE {
+          store(y + (row + i.value) * ldy + key + 16 * j.value, mul(acc[i.value][j.value], f));
+        });
+      }
+    });
+}
+
+// y [rows, D] = factor a [rows, seqlen] b [seqlen, D], b's rows packed by pack_values.
+inline void times(const float* a, int64_t lda, const float* packed, int64_t rows, int64_t seqlen,
+                  int64_t head_dim, float factor, float* y, int64_t ldy) {
+  const f32x16 f = broadcast(factor);
+  for (int64_t row = 0; row < rows; row += kTileRows)
+    with_tile_rows(rows - row < kTileRows ? rows - row : kTileRows, [&](auto height) {
+      for (int64_t c = 0; c < head_dim; c += kPanelColumns) {
+        f32x16 acc[height.value][kTileVectors];
+        clear(acc);
+        multiply_tile(a + row * lda, lda, packed + c * seqlen, kPanelColumns, seqlen, acc);
+        over_tile<height.value, kTileVectors>([&](auto i, auto j) MINIFUSE_INLINE {
+          const int64_t left = head_dim - c - 16 * j.value;
+          float* out = y + (row + i.value) * ldy + c + 16 * j.value;
+          const f32x16 value = mul(acc[i.value][j.value], f);
+          if (left >= 16)
+            store(out, value);
+          else if (left > 0)
+            store_first(out, value, left);
+        });
+      }
+    });
+}
+
+// y = x^T for x [seqlen, seqlen], both ld apart, their rows up to the next 16 readable.
+inline void transpose_square(const float* x, int64_t seqlen, int64_t ld, float* y) {
+  for (int64_t i = 0; i < seqlen; i += 16)
+    for (int64_t j = 0; j < seqlen; j += 16) {
+      const float* rows[16];
+      for (int64_t r = 0; r < 16; ++r) rows[r] = x + (i + r) * ld + j;
+      transpose_16x16(rows, y + j * ld + i, ld);
+    }
+}
+
+// P [seqlen, seqlen] of one head.
+inline void attention_weights(const AttentionParams& p, const float* q, const float* k,
+                              float* key_panels, float* weights, int64_t ld) {
+  transpose_keys(p, k, key_panels);
+  times_transposed(q, p.q_row_stride, key_panels, p.seqlen_q, p.seqlen_k, p.head_dim, p.scale,
+                   weights, ld);
+  for (int64_t row = 0; row < p.seqlen_q; ++row) {
+    float* w = weights + row * ld;
+    float inverse_sum[1];
+    softmax_rows<1>(w, ld, p.seqlen_k, inverse_sum);
+    const f32x16 inverse = broadcast(inverse_sum[0]);
+    for (int64_t j = 0; j < p.seqlen_k; j += 16) store(w + j, mul(load(w + j), inverse));
+  }
+}
+
+inline void drop_weights(const AttentionTrainingParams& t, int64_t head, const float* weights,
+                         float* kept, int64_t ld) {
+  const int64_t S = t.forward.seqlen_q;
+  for (int64_t row = 0; row < S; ++row)
+    dropout(weights + row * ld, kept + row * ld, S, t.seed,
+            t.first_number + static_cast<uint64_t>((head * S + row) * S), t.dropout);
+}
+
+void attention_forward(const AttentionTrainingParams& t) {
+  const AttentionParams& p = t.forward;
+  const int64_t S = p.seqlen_q, D = p.head_dim;
+  const TrainingScratch s(p.scratch, S, D);
+  for (int64_t head = p.head_begin; head < p.head_end; ++head) {
+    attention_weights(p, p.q + head * p.q_head_stride, p.k + head * p.k_head_stride, s.key_panels,
+                      s.weights, s.ld);
+    if (t.dropout > 0) drop_weights(t, head, s.weights, s.weights, s.ld);
+    pack_values(p, p.v + head * p.v_head_stride, s.packed);
+    times(s.weights, s.ld, s.packed, S, S, D, 1.0f, p.out + head * p.out_head_stride,
+          p.out_row_stride);
+  }
+}
+
+// The strides of q, k and v are those of their gradients too, and out's those of dout.
+void attention_backward(const AttentionTrainingParams& t) {
+  const AttentionParams& p = t.forward;
+  const int64_t S = p.seqlen_q, D = p.head_dim;
+  const TrainingScratch s(p.scratch, S, D);
+  // Rows between seqlen and the next 16 are transposed with the others.
+  float* const matrices[] = {s.weights, s.kept, s.gradient};
+  for (float* matrix : matrices)
+    for (int64_t row = S; row < round_up(S, 16); ++row)
+      for (int64_t j = 0; j < round_up(S, 16); j += 16) store(matrix + row * s.ld + j, zero());
+  for (int64_t head = p.head_begin; head < p.head_end; ++head) {
+    const float *q = p.q + head * p.q_head_stride, *k = p.k + head * p.k_head_stride;
+    const float* v = p.v + head * p.v_head_stride;
+    const float* dout = t.dout + head * p.out_head_stride;
+    const float* out = p.out + head * p.out_head_stride;
+    attention_weights(p, q, k, s.key_panels, s.weights, s.ld);
+    const bool drops = t.dropout > 0;
+    float* kept = s.weights;
+    if (drops) {
+      kept = s.kept;
+      drop_weights(t, head, s.weights, kept, s.ld);
+    }
+
+    // dv = P'^T dout
+    AttentionParams as_values = p;
+    as_values.v_row_stride = p.out_row_stride;
+    transpose_square(kept, S, s.ld, s.transposed);
+    pack_values(as_values, dout, s.packed);
+    times(s.transposed, s.ld, s.packed, S, S, D, 1.0f, t.dv + head * p.v_head_stride,
+          p.v_row_stride);
+
+    // dP' = dout v^T, then dS in its place
+    AttentionParams as_keys = p;
+    as_keys.k_row_stride = p.v_row_stride;
+    transpose_keys(as_keys, v, s.value_panels);
+    times_transposed(dout, p.out_row_stride, s.value_panels, S, S, D, 1.0f, s.gradient, s.ld);
+    if (drops) drop_weights(t, head, s.gradient, s.gradient, s.ld);
+    for (int64_t row = 0; row < S; ++row) {
+      f32x16 sum = zero();
+      for (int64_t c = 0; c < D; c += 16)
+        sum = fma(load_upto(dout + row * p.out_row_stride + c, D - c),
+                  load_upto(out + row * p.out_row_stride + c, D - c), sum);
+      const f32x16 total = broadcast(reduce_add(sum));
+      float *g = s.gradient + row * s.ld, *w = s.weights + row * s.ld;
+      for (int64_t j = 0; j < S; j += 16)
+        store(g + j, mul(load_upto(w + j, S - j), sub(load_upto(g + j, S - j), total)));
+    }
+
+    // dq = scale dS k,  dk = scale dS^T q
+    AttentionParams k_as_values = p, q_as_values = p;
+    k_as_values.v_row_stride = p.k_row_stride;
+    q_as_values.v_row_stride = p.q_row_stride;
+    pack_values(k_as_values, k, s.packed);
+    times(s.gradient, s.ld, s.packed, S, S, D, p.scale, t.dq + head * p.q_head_stride,
+          p.q_row_stride);
+    transpose_square(s.gradient, S, s.ld, s.transposed);
+    pack_values(q_as_values, q, s.packed);
+    times(s.transposed, s.ld, s.packed, S, S, D, p.scale, t.dk + head * p.k_head_stride,
+          p.k_row_stride);
+  }
+}

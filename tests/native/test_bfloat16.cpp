@@ -1,0 +1,215 @@
+// The bfloat16 kernels that multiply in pairs, against double precision on the same rounded values:
+// AVX-512 BF16's own where the CPU has it, and everywhere the same source, with the same tile of
+// 12 x 32, on plain floats.
+
+#include <cmath>
+
+#include "cpu/dispatch.h"
+#include "encoder/quantize.h"
+#include "encoder/weights.h"
+#include "expect.h"
+
+namespace emulated {
+using namespace minifuse;
+namespace {
+
+#define kTileRows kScalarTileRows
+#define kTileVectors kScalarTileVectors
+#include "cpu/vec_scalar.h"
+#undef kTileRows
+#undef kTileVectors
+constexpr int kTileRows = 12, kTileVectors = 2;  // vec_avx512.h
+
+struct bf16x32 {
+  uint16_t lane[32];
+};
+float widened(uint16_t bits) {
+  const uint32_t word = static_cast<uint32_t>(bits) << 16;
+  float value;
+  __builtin_memcpy(&value, &word, 4);
+  return value;
+}
+bf16x32 load_pairs(const uint16_t* p) {
+  bf16x32 pairs;
+  __builtin_memcpy(pairs.lane, p, 64);
+  return pairs;
+}
+bf16x32 broadcast_pair(const uint16_t* p) {
+  bf16x32 pairs;
+  for (int i = 0; i < 16; ++i) __builtin_memcpy(pairs.lane + 2 * i, p, 4);
+  return pairs;
+}
+void dot(f32x16& acc, const bf16x32& x, const bf16x32& w) {
+  for (int i = 0; i < 16; ++i)
+    for (const int j : {2 * i + 1, 2 * i})
+      acc.lane[i] = __builtin_fmaf(widened(x.lane[j]), widened(w.lane[j]), acc.lane[i]);
+}
+void store_bfloat16(uint16_t* p, f32x16 v) { to_bfloat16(v.lane, 16, p); }
+void store_pairs(uint16_t* p, f32x16 even, f32x16 odd) {
+  for (int i = 0; i < 16; ++i) {
+    to_bfloat16(even.lane + i, 1, p + 2 * i);
+    to_bfloat16(odd.lane + i, 1, p + 2 * i + 1);
+  }
+}
+
+#include "cpu/bfloat16_kernels.inl.h"
+
+constinit const Bfloat16Kernels kKernels = bfloat16_kernels("emulated");
+
+}  // namespace
+}  // namespace emulated
+
+using namespace minifuse;
+using namespace minifuse::test;
+
+namespace {
+
+double rounded(float x) {
+  uint16_t bits;
+  to_bfloat16(&x, 1, &bits);
+  const uint32_t word = static_cast<uint32_t>(bits) << 16;
+  float value;
+  std::memcpy(&value, &word, 4);
+  return value;
+}
+
+// The largest difference, each in units of the magnitudes that were summed.
+double relative_error(const std::vector<float>& ours, const std::vector<double>& exact,
+                      const std::vector<double>& magnitude) {
+  double error = 0;
+  for (size_t i = 0; i < exact.size(); ++i)
+    error = std::max(error, std::fabs(ours[i] - exact[i]) / magnitude[i]);
+  return error;
+}
+
+std::vector<float> linear(const LinearKernels& kernels, int64_t M, int64_t N, int64_t K,
+                          const std::vector<float>& x, const std::vector<float>& w,
+                          const std::vector<float>& b) {
+  PackedLinear packed(kernels, N, K);
+  packed.pack(w.data(), K, 0, packed.num_panels);
+  BufferOf<std::byte> scratch(packed.scratch_bytes(M));
+  std::vector<float> y(static_cast<size_t>(M * N));
+  LinearParams params =
+      packed.params(x.data(), K, y.data(), N, M, Activation::kNone, scratch.data());
+  params.bias = b.data();
+  kernels.linear(params);
+  return y;
+}
+
+void test_linear(const LinearKernels& kernels) {
+  for (const int64_t N : {1, 15, 16, 31, 32, 33, 70})
+    for (const int64_t K : {1, 2, 3, 5, 15, 16, 31, 33, 64, 97, 384})
+      for (const int64_t M : {0, 1, 2, 11, 12, 13, 25}) {
+        const auto x = random_floats(M * K, 1), w = random_floats(N * K, 2);
+        const auto b = random_floats(N, 3);
+        std::vector<double> exact(static_cast<size_t>(M * N)), magnitude(exact.size());
+        for (int64_t m = 0; m < M; ++m)
+          for (int64_t n = 0; n < N; ++n) {
+            double sum = b[static_cast<size_t>(n)], total = std::fabs(sum);
+            for (int64_t k = 0; k < K; ++k) {
+              const double product = rounded(x[static_cast<size_t>(m * K + k)]) *
+                                     rounded(w[static_cast<size_t>(n * K + k)]);
+              sum += product;
+              total += std::fabs(product);
+            }
+            exact[static_cast<size_t>(m * N + n)] = sum;
+            magnitude[static_cast<size_t>(m * N + n)] = total;
+          }
+        const auto y = linear(kernels, M, N, K, x, w, b);
+        const double error = relative_error(y, exact, magnitude);
+        EXPECT(error < 6e-8 * (2 + std::sqrt(double(K))), "%s M=%d N=%d K=%d: %g", kernels.isa,
+               int(M), int(N), int(K), error);
+        for (int64_t m = 0; m < M; m += 5) {  // a row alone: the same bits
+          const std::vector<float> row(x.begin() + m * K, x.begin() + (m + 1) * K);
+          const std::vector<float> among(y.begin() + m * N, y.begin() + (m + 1) * N);
+          EXPECT(same_bits(linear(kernels, 1, N, K, row, w, b), among), "%s row %d of %d",
+                 kernels.isa, int(m), int(M));
+        }
+      }
+}
+
+// Beyond the rounding of q, k and v, a weight of the average is off by 2^-8 at most.
+void test_attention(const Bfloat16Kernels& kernels) {
+  constexpr int64_t kHeads = 2;
+  for (const int64_t D : {1, 5, 16, 26, 31, 32, 48, 64, 128, 256})
+    for (const int64_t sk : {1, 2, 3, 16, 17, 32, 33, 70})
+      for (const int64_t sq : {1, 7, 12, 13, 25})
+        for (const bool with_index : {false, true}) {
+          std::vector<int32_t> keys;
+          for (int64_t i = 0; with_index && i < sk; ++i)
+            keys.push_back(static_cast<int32_t>(2 * i + 1));
+          const int64_t rows = with_index ? 2 * sk : sk, width = kHeads * D;
+          const auto q = random_floats(sq * width, 1), k = random_floats(rows * width, 2);
+          const auto v = random_floats(rows * width, 3);
+          std::vector<float> out(static_cast<size_t>(sq * width));
+          Buffer scratch(attention_scratch_floats(sk, D));
+          kernels.attention({.q = q.data(),
+                             .k = k.data(),
+                             .v = v.data(),
+                             .out = out.data(),
+                             .q_row_stride = width,
+                             .k_row_stride = width,
+                             .v_row_stride = width,
+                             .out_row_stride = width,
+                             .q_head_stride = D,
+                             .k_head_stride = D,
+                             .v_head_stride = D,
+                             .out_head_stride = D,
+                             .seqlen_q = sq,
+                             .seqlen_k = sk,
+                             .head_dim = D,
+                             .key_index = with_index ? keys.data() : nullptr,
+                             .head_begin = 0,
+                             .head_end = kHeads,
+                             .scale = 0.2f,
+                             .scratch = scratch.data()});
+          std::vector<double> exact(out.size()), magnitude(out.size());
+          for (int64_t h = 0; h < kHeads; ++h)
+            for (int64_t i = 0; i < sq; ++i) {
+              std::vector<double> weight(static_cast<size_t>(sk));
+              double total = 0;
+              const auto at = [&](const std::vector<float>& x, int64_t row, int64_t d) {
+                return rounded(x[static_cast<size_t>(row * width + h * D + d)]);
+              };
+              const auto row_of = [&](int64_t j) { return with_index ? 2 * j + 1 : j; };
+              for (int64_t j = 0; j < sk; ++j) {
+                double score = 0;
+                for (int64_t d = 0; d < D; ++d) score += at(q, i, d) * at(k, row_of(j), d);
+                total += weight[static_cast<size_t>(j)] = std::exp(0.2 * score);
+              }
+              for (int64_t d = 0; d < D; ++d) {
+                double sum = 0, sizes = 0;
+                for (int64_t j = 0; j < sk; ++j) {
+                  const double product = weight[static_cast<size_t>(j)] * at(v, row_of(j), d);
+                  sum += product;
+                  sizes += std::fabs(product);
+                }
+                exact[static_cast<size_t>(i * width + h * D + d)] = sum / total;
+                magnitude[static_cast<size_t>(i * width + h * D + d)] = sizes / total;
+              }
+            }
+          const double error = relative_error(out, exact, magnitude);
+          EXPECT(error < 1.0 / 256 + 1e-5, "%s sq=%d sk=%d D=%d: %g", kernels.linear.isa, int(sq),
+                 int(sk), int(D), error);
+        }
+}
+
+void test_kernels(const Bfloat16Kernels& kernels) {
+  test_linear(kernels.linear);
+  test_attention(kernels);
+  std::printf("%s: bfloat16 in pairs as double precision\n", kernels.linear.isa);
+}
+
+}  // namespace
+
+int main() {
+  test_kernels(emulated::kKernels);
+  for (const InstructionSet& isa : instruction_sets()) {
+    if (!isa.bfloat16) continue;
+    if (isa.is_supported())
+      test_kernels(*isa.bfloat16);
+    else
+      std::printf("%s: this CPU lacks it; only its source ran\n", isa.name);
+  }
+  return 0;
+}
