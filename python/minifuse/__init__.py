@@ -6,9 +6,10 @@ embeddings = model.encode(["The sky is blue.", "Der Himmel ist blau."])
 """
 
 from minifuse import hardware, ops, util
+from minifuse.index import Index
 from minifuse.sentence_transformer import EncodeInfo, SentenceTransformer
 
-__all__ = ["EncodeInfo", "SentenceTransformer", "__version__", "hardware", "ops", "util"]
+__all__ = ["EncodeInfo", "Index", "SentenceTransformer", "__version__", "hardware", "ops", "util"]
 
 __version__: str
 

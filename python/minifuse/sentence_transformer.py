@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
-from minifuse import util
+from minifuse import similarity
 from minifuse.files import ignore_other_engines, new_folder
 from minifuse.hardware import DTYPES
 from minifuse.inputs import WINDOW_TEXTS, as_list, checked, windows
@@ -263,6 +263,11 @@ class SentenceTransformer:
         return Device("cpu")
 
     @property
+    def name(self) -> str:
+        """What it was loaded by: a name, or the path of a folder."""
+        return self._name
+
+    @property
     def is_quantized(self) -> bool:
         """Whether its folder is one of `minifuse quantize`: in int8, and nothing else."""
         return self._folder.is_quantized
@@ -328,9 +333,10 @@ class SentenceTransformer:
     @similarity_fn_name.setter
     def similarity_fn_name(self, value: Any) -> None:
         name = str(getattr(value, "value", value))
-        if name not in util.SIMILARITIES:
+        if name not in similarity.SIMILARITIES:
             raise ValueError(
-                f"similarity_fn_name is {name!r}, wanted one of {', '.join(util.SIMILARITIES)}"
+                f"similarity_fn_name is {name!r}, wanted one of "
+                + ", ".join(similarity.SIMILARITIES)
             )
         self._similarity_fn_name = name
 
@@ -537,9 +543,10 @@ class SentenceTransformer:
             )
         if batch_size <= 0:
             raise ValueError(f"batch_size must be a positive integer, got {batch_size}.")
-        if precision is not None and precision not in util.PRECISIONS:
+        if precision is not None and precision not in similarity.PRECISIONS:
             raise ValueError(
-                f"Precision {precision!r} is not supported, must be one of {list(util.PRECISIONS)}"
+                f"Precision {precision!r} is not supported, must be one of "
+                f"{list(similarity.PRECISIONS)}"
             )
         if output_value not in ("sentence_embedding", "token_embeddings", None):
             raise ValueError(
@@ -577,7 +584,7 @@ class SentenceTransformer:
             result = [_to_tensors(torch, one) if convert_to_tensor else one for one in result]
         else:
             if precision not in (None, "float32"):
-                result = util.quantize_embeddings(result, str(precision))
+                result = similarity.quantize_embeddings(result, str(precision))
             if convert_to_tensor:
                 result = torch.from_numpy(result)
             elif not convert_to_numpy:
@@ -711,11 +718,11 @@ class SentenceTransformer:
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Every row with every row by similarity_fn_name: [n1, n2], an array for arrays."""
-        return util.SIMILARITIES[self._similarity_fn_name][0](embeddings1, embeddings2)
+        return similarity.SIMILARITIES[self._similarity_fn_name][0](embeddings1, embeddings2)
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Row i with row i by similarity_fn_name: [n], an array for arrays."""
-        return util.SIMILARITIES[self._similarity_fn_name][1](embeddings1, embeddings2)
+        return similarity.SIMILARITIES[self._similarity_fn_name][1](embeddings1, embeddings2)
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write the model as a folder that minifuse and sentence-transformers load.

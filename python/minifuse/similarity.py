@@ -1,4 +1,4 @@
-"""Similarities, normalisation, quantisation and search, by sentence-transformers' names.
+"""Similarities, normalisation and quantisation, by sentence-transformers' names.
 
 Inputs are arrays, tensors or lists of them, [n, d] or [d]. Arrays in, array out; where an input is
 a torch tensor the result is one.
@@ -15,6 +15,9 @@ import numpy.typing as npt
 from minifuse import native
 
 __all__ = [
+    "PRECISIONS",
+    "SIMILARITIES",
+    "as_matrix",
     "cos_sim",
     "dot_score",
     "euclidean_sim",
@@ -25,15 +28,15 @@ __all__ = [
     "pairwise_euclidean_sim",
     "pairwise_manhattan_sim",
     "quantize_embeddings",
-    "semantic_search",
     "truncate_embeddings",
+    "unit_rows",
 ]
 
 Array = npt.NDArray[Any]
 PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
 
 
-def _matrix(name: str, value: Any) -> tuple[Array, Any]:
+def as_matrix(name: str, value: Any) -> tuple[Array, Any]:
     """A float array [n, d] and the tensor that the result should be like, if any."""
     example = value
     if isinstance(value, (list, tuple)) and value:
@@ -59,8 +62,8 @@ def _plain(value: Any) -> Any:
 
 
 def _pair(a: Any, b: Any) -> tuple[Array, Array, Any]:
-    x, example_a = _matrix("a", a)
-    y, example_b = _matrix("b", b)
+    x, example_a = as_matrix("a", a)
+    y, example_b = as_matrix("b", b)
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"a has {x.shape[1]} dimensions and b has {y.shape[1]}, wanted the same")
     return x, y, example_a if native.is_tensor(example_a) else example_b
@@ -73,7 +76,8 @@ def _rows_pair(a: Any, b: Any) -> tuple[Array, Array, Any]:
     return x, y, example
 
 
-def _unit(x: Array) -> Array:
+def unit_rows(x: Array) -> Array:
+    """Rows divided by max(||row||, 1e-12): [n, d]."""
     norms: Array = np.linalg.norm(x, axis=1, keepdims=True)
     return np.asarray(x / np.maximum(norms, 1e-12))
 
@@ -81,7 +85,7 @@ def _unit(x: Array) -> Array:
 def cos_sim(a: Any, b: Any) -> Any:
     """Cosine of every row of a with every row of b: [n_a, n_b]."""
     x, y, example = _pair(a, b)
-    return native.like(_unit(x) @ _unit(y).T, example)
+    return native.like(unit_rows(x) @ unit_rows(y).T, example)
 
 
 def dot_score(a: Any, b: Any) -> Any:
@@ -109,7 +113,7 @@ def manhattan_sim(a: Any, b: Any) -> Any:
 def pairwise_cos_sim(a: Any, b: Any) -> Any:
     """Cosine of a[i] with b[i]: [n]."""
     x, y, example = _rows_pair(a, b)
-    return native.like((_unit(x) * _unit(y)).sum(1), example)
+    return native.like((unit_rows(x) * unit_rows(y)).sum(1), example)
 
 
 def pairwise_dot_score(a: Any, b: Any) -> Any:
@@ -132,8 +136,8 @@ def pairwise_manhattan_sim(a: Any, b: Any) -> Any:
 
 def normalize_embeddings(embeddings: Any) -> Any:
     """Rows divided by max(||row||, 1e-12): [n, d]."""
-    x, example = _matrix("embeddings", embeddings)
-    return native.like(_unit(x), example)
+    x, example = as_matrix("embeddings", embeddings)
+    return native.like(unit_rows(x), example)
 
 
 def truncate_embeddings(embeddings: Any, truncate_dim: int | None) -> Any:
@@ -167,7 +171,7 @@ def quantize_embeddings(
     Raises:
         ValueError: an unknown precision, or ranges that would come from a single vector.
     """
-    x, _ = _matrix("embeddings", embeddings)
+    x, _ = as_matrix("embeddings", embeddings)
     if precision == "float32":
         return x.astype(np.float32)
     if precision in ("int8", "uint8"):
@@ -196,62 +200,3 @@ def quantize_embeddings(
     if precision == "binary":
         return (np.packbits(x > 0, axis=-1).astype(np.int16) - 128).astype(np.int8)
     raise ValueError(f"Precision {precision!r} is not supported, must be one of {list(PRECISIONS)}")
-
-
-def semantic_search(
-    query_embeddings: Any,
-    corpus_embeddings: Any,
-    query_chunk_size: int = 100,
-    corpus_chunk_size: int = 500_000,
-    top_k: int = 10,
-    score_function: Callable[[Any, Any], Any] = cos_sim,
-) -> list[list[dict[str, int | float]]]:
-    """The top_k corpus rows of each query, best first, ties by the lower id.
-
-    Args:
-        query_embeddings: [num_queries, d] or [d].
-        corpus_embeddings: [num_corpus, d].
-        query_chunk_size, corpus_chunk_size: rows scored at a time; they bound the memory.
-        top_k: how many.
-        score_function: scores of [q, d] with [c, d], higher is better.
-
-    Returns:
-        Per query a list of {"corpus_id": int, "score": float}.
-    """
-    for name, value in (
-        ("query_chunk_size", query_chunk_size),
-        ("corpus_chunk_size", corpus_chunk_size),
-        ("top_k", top_k),
-    ):
-        if value <= 0:
-            raise ValueError(f"{name} is {value}, wanted > 0")
-    queries, _ = _matrix("query_embeddings", query_embeddings)
-    corpus, _ = _matrix("corpus_embeddings", corpus_embeddings)
-    if queries.shape[1] != corpus.shape[1]:
-        raise ValueError(
-            f"queries have {queries.shape[1]} dimensions and the corpus has {corpus.shape[1]}"
-        )
-    is_cosine = score_function is cos_sim
-    if is_cosine:
-        queries = _unit(queries)
-    results: list[list[dict[str, int | float]]] = []
-    for first in range(0, len(queries), query_chunk_size):
-        chunk = queries[first : first + query_chunk_size]
-        best_scores = np.empty((len(chunk), 0))
-        best_ids = np.empty((len(chunk), 0), np.int64)
-        for start in range(0, len(corpus), corpus_chunk_size):
-            part = corpus[start : start + corpus_chunk_size]
-            scores = chunk @ _unit(part).T if is_cosine else score_function(chunk, part)
-            scores = np.asarray(_plain(scores))
-            ids = np.broadcast_to(np.arange(start, start + len(part)), scores.shape)
-            scores = np.concatenate([best_scores, scores], axis=1)
-            ids = np.concatenate([best_ids, ids], axis=1)
-            # Ids ascend within equal scores, so a stable sort breaks ties by the lower id.
-            order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
-            best_scores = np.take_along_axis(scores, order, 1)
-            best_ids = np.take_along_axis(ids, order, 1)
-        results.extend(
-            [{"corpus_id": int(i), "score": float(s)} for s, i in zip(*row, strict=True)]
-            for row in zip(best_scores, best_ids, strict=True)
-        )
-    return results

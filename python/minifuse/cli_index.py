@@ -1,0 +1,167 @@
+"""minifuse index build | search | info: an index of texts on the disk."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from minifuse.index import Index
+
+__all__ = ["add_index_commands"]
+
+# Texts that are embedded and appended at a time: what a killed build loses at most.
+_WINDOW_TEXTS = 4096
+
+
+def add_index_commands(parser: argparse.ArgumentParser, default_model: str) -> None:
+    """The three commands below ``minifuse index``."""
+    commands = parser.add_subparsers(dest="index_command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[Any], int], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command(
+        "build", _build, "Embed texts into an index; an interrupted build goes on where it was."
+    )
+    sub.add_argument("inputs", nargs="+", help="files of lines, .jsonl, .csv, .tsv; - for stdin")
+    sub.add_argument("-o", "--output", required=True, help="the index")
+    sub.add_argument("--column", help="the column or key that holds the text")
+    sub.add_argument("-m", "--model", default=default_model, help="folder or name (%(default)s)")
+    sub.add_argument("--model-dtype", choices=("float32", "bfloat16", "int8", "auto"))
+    sub.add_argument("--dtype", choices=("float32", "bfloat16", "int8"), default="float32",
+                     help="of the vectors (%(default)s)")  # fmt: skip
+    sub.add_argument("--metric", choices=("cosine", "dot"), default="cosine")
+    sub.add_argument(
+        "--codes-only", action="store_true", help="int8: do not keep float32 vectors to rescore by"
+    )
+    sub.add_argument("--threads", type=int, help="at most this many threads")
+    sub.add_argument("--no-progress", action="store_true")
+
+    sub = command("search", _search, "The texts of an index that are nearest to a query.")
+    sub.add_argument("index")
+    sub.add_argument("queries", nargs="*", help="texts; none: lines of the standard input")
+    sub.add_argument("-k", type=int, default=10, help="how many (%(default)s)")
+    sub.add_argument("-m", "--model", help="folder or name; the one that the index was built with")
+    sub.add_argument("--threads", type=int, help="at most this many threads")
+    sub.add_argument("--json", action="store_true", help="a line of JSON a query")
+
+    sub = command("info", _info, "What an index holds.")
+    sub.add_argument("index")
+    sub.add_argument("--verify", action="store_true", help="compare every byte with the checksums")
+
+
+def _texts(arguments: argparse.Namespace) -> Iterator[str]:
+    from minifuse.files import read_texts
+
+    for path in arguments.inputs:
+        yield from read_texts(path, arguments.column)
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from minifuse import SentenceTransformer
+
+    path = Path(arguments.output)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: the folder does not exist")
+    model = SentenceTransformer(
+        arguments.model, dtype=arguments.model_dtype, num_threads=arguments.threads
+    )
+    texts = _texts(arguments)
+    if path.exists():
+        index = Index.load(path)
+        _check_same(index, model, arguments)
+        for i, text in enumerate(itertools.islice(texts, len(index))):
+            if index.text(i) != text:
+                raise ValueError(
+                    f"{path} holds another text as number {i}: it was built from other inputs; "
+                    "give another --output"
+                )
+        print(f"{path}: {len(index)} texts are there already", file=sys.stderr)
+    else:
+        rescore = arguments.dtype == "int8" and not arguments.codes_only
+        index = Index(
+            model.get_embedding_dimension(), arguments.dtype, arguments.metric, rescore=rescore
+        )
+        index.bind(model)
+        index.save(path)
+    start, done = time.perf_counter(), 0
+    with tqdm(unit=" texts", disable=arguments.no_progress or None, initial=len(index)) as bar:
+        while window := list(itertools.islice(texts, _WINDOW_TEXTS)):
+            index.add(model.encode(window, show_progress_bar=False), texts=window)
+            index.save(path)
+            index = Index.load(path)  # what is on the disk need not stay in memory
+            done += len(window)
+            bar.set_postfix_str(f"{done / (time.perf_counter() - start):,.0f} texts/s", False)
+            bar.update(len(window))
+    print(index)
+    return 0
+
+
+def _check_same(index: Index, model: Any, arguments: argparse.Namespace) -> None:
+    index.check_model(model)
+    for name, there, wanted in (
+        ("dtype", index.dtype, arguments.dtype),
+        ("metric", index.metric, arguments.metric),
+    ):
+        if there != wanted:
+            raise ValueError(f"{arguments.output}: its {name} is {there}, wanted {wanted}")
+    if len(index) and not index.has_texts:
+        raise ValueError(f"{arguments.output}: it holds no texts, so it cannot be continued")
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    from minifuse import SentenceTransformer
+
+    index = Index.load(arguments.index, num_threads=arguments.threads)
+    name = arguments.model or index.model_name
+    if name is None:
+        raise ValueError(f"{arguments.index} does not say of which model it is: pass --model")
+    model = SentenceTransformer(name, num_threads=arguments.threads)
+    index.check_model(model)
+    queries = arguments.queries or [line.rstrip("\n") for line in sys.stdin]
+    if not queries:
+        raise ValueError("no query: give texts as arguments, or lines on the standard input")
+    scores, ids = index.search(model.encode_query(queries), min(arguments.k, len(index)))
+    for query, row_scores, row_ids in zip(queries, scores, ids, strict=True):
+        hits = [
+            {"id": int(i), "score": round(float(score), 6)}
+            | ({"text": index.text(int(i))} if index.has_texts else {})
+            for score, i in zip(row_scores, row_ids, strict=True)
+        ]
+        if arguments.json:
+            print(json.dumps({"query": query, "hits": hits}, ensure_ascii=False))
+            continue
+        if len(queries) > 1:
+            print(f"\n{query}")
+        for hit in hits:
+            print(f"{hit['score']:7.4f}  {hit['id']:8d}  {hit.get('text', '')}")
+    return 0
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    index = Index.load(arguments.index, verify=arguments.verify)
+    rows = {
+        "vectors": f"{len(index):,}",
+        "dim": index.dim,
+        "dtype": index.dtype + (", float32 beside" if index.rescores else ""),
+        "metric": index.metric,
+        "model": index.model_name or "-",
+        "texts": "yes" if index.has_texts else "no",
+        "searched": f"{index.nbytes / 1e6:,.1f} MB",
+        "file": f"{Path(arguments.index).stat().st_size / 1e6:,.1f} MB",
+    }
+    if arguments.verify:
+        rows["checksums"] = "all match"
+    for key, value in rows.items():
+        print(f"{key:10s} {value}")
+    return 0

@@ -1,0 +1,481 @@
+"""Exact nearest neighbours: the k vectors of an index with the highest cosine or dot product.
+
+index = minifuse.Index(384)
+index.add(model.encode(documents), texts=documents)
+scores, ids = index.search(model.encode(["a question"]), k=10)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from minifuse import native
+from minifuse.index_file import (
+    Segment,
+    append_segment,
+    open_locked,
+    read_about,
+    read_index,
+    write_index,
+)
+from minifuse.native import core
+
+__all__ = ["Index"]
+
+FloatArray = npt.NDArray[np.float32]
+IdArray = npt.NDArray[np.int64]
+
+_DTYPES = ("float32", "bfloat16", "int8")
+_METRICS = ("cosine", "dot")
+# Appends of up to this many vectors are joined in memory, so that a million of them one by one make
+# a few pieces to search and not a million.
+_JOINED_VECTORS = 1 << 16
+# What a model is recognised by: its vector of this text (Index.bind).
+_PROBE = "The quick brown fox jumps over the lazy dog."
+
+
+class Index:
+    """Vectors with ids 0, 1, 2, ... in the order in which they are added.
+
+    A search is exact over the vectors as they are stored: all of them are scored, in float32
+    arithmetic whose bits depend neither on the number of threads nor on the other queries; equal
+    scores are ordered by the lower id. In int8 the scores are approximate (by about 0.001 for unit
+    vectors), unless the float32 vectors are kept beside the codes and the best candidates are
+    scored again by them.
+
+    Args:
+        dim: of the vectors, 1 to 65,536.
+        dtype: how they are stored: "float32", "bfloat16" or "int8" (a byte a dimension and 8 bytes
+            a vector).
+        metric: "cosine" (vectors are stored with length 1) or "dot".
+        rescore: int8 only: keep the float32 vectors too. In a saved index they stay on the disk
+            but for the few that a search reads again.
+        num_threads: of a search; the default of the machine if None.
+
+    Raises:
+        ValueError: an argument that is none of these.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        dtype: str = "float32",
+        metric: str = "cosine",
+        *,
+        rescore: bool = False,
+        num_threads: int | None = None,
+    ) -> None:
+        if (
+            isinstance(dim, bool)
+            or not isinstance(dim, (int, np.integer))
+            or not 0 < dim <= 1 << 16
+        ):
+            raise ValueError(f"dim is {dim!r}, wanted 1..65536")
+        for name, value, wanted in (("dtype", dtype, _DTYPES), ("metric", metric, _METRICS)):
+            if value not in wanted:
+                raise ValueError(f"{name} is {value!r}, wanted one of {', '.join(wanted)}")
+        if rescore and dtype != "int8":
+            raise ValueError(f"rescore=True is for dtype='int8', not {dtype!r}")
+        self._dim, self._dtype, self._metric = int(dim), dtype, metric
+        self._rescore = rescore
+        self._threads = num_threads
+        self._segments: list[Segment] = []
+        self._path: Path | None = None
+        self._file: tuple[int, int] | None = None  # device and inode
+        self._num_saved = 0  # segments that are in the file
+        self._end = 0  # of the file
+        self._has_texts: bool | None = None
+        self._model: dict[str, Any] | None = None
+
+    # What it is.
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of a vector."""
+        return self._dim
+
+    @property
+    def dtype(self) -> str:
+        """How vectors are stored: "float32", "bfloat16" or "int8"."""
+        return self._dtype
+
+    @property
+    def metric(self) -> str:
+        """ "cosine" or "dot"."""
+        return self._metric
+
+    @property
+    def rescores(self) -> bool:
+        """Whether the float32 vectors are kept beside the codes."""
+        return self._rescore
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether the vectors came with their texts."""
+        return bool(self._has_texts)
+
+    @property
+    def model_name(self) -> str | None:
+        """The model that the vectors are of, where ``bind`` was told."""
+        return None if self._model is None else str(self._model["name"])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that a search reads: the vectors or codes, and scales."""
+        return sum(
+            s.vectors.nbytes + (0 if s.scale is None else s.scale.nbytes) for s in self._segments
+        )
+
+    def __len__(self) -> int:
+        return sum(segment.count for segment in self._segments)
+
+    def __repr__(self) -> str:
+        return (
+            f"Index({len(self)} vectors, dim={self._dim}, dtype={self._dtype!r}, "
+            f"metric={self._metric!r}{', rescore=True' if self._rescore else ''})"
+        )
+
+    # Filling it.
+
+    def add(self, vectors: Any, texts: Sequence[str] | None = None) -> range:
+        """Append vectors; returns their ids.
+
+        Args:
+            vectors: float32 or float64 [n, dim], or [dim] for one.
+            texts: n strings that ``text`` gives back; for all vectors of an index or for none.
+
+        Raises:
+            ValueError: another dimension; a NaN, an infinity or, with cosine, a vector of zeros
+                (the row is named); texts of another number, or given for some vectors only.
+            TypeError: not numbers; a text that is no string.
+        """
+        rows = self._checked("vectors", vectors)
+        if texts is not None:
+            if isinstance(texts, str) or len(texts) != len(rows):
+                raise ValueError(f"{len(rows)} vectors, wanted as many texts")
+            for i, text in enumerate(texts):
+                if not isinstance(text, str):
+                    raise TypeError(f"texts[{i}] is a {type(text).__name__}, wanted a string")
+        first = len(self)
+        if not len(rows):
+            return range(first, first)
+        if self._has_texts not in (None, texts is not None):
+            raise ValueError(
+                f"the vectors so far came {'with' if self._has_texts else 'without'} texts, "
+                "wanted the same here"
+            )
+        self._has_texts = texts is not None
+        self._segments.append(self._stored(rows, texts))
+        self._join()
+        return range(first, first + len(rows))
+
+    def bind(self, model: Any) -> None:
+        """Remember that the vectors are of this model: ``check_model`` then refuses another."""
+        name = getattr(model, "name", None) or repr(model)
+        probe = np.asarray(model.encode(_PROBE), np.float64)
+        if probe.shape != (self._dim,):
+            raise ValueError(f"the model has {len(probe)} dimensions, the index {self._dim}")
+        self._model = {"name": str(name), "probe": [round(float(x), 5) for x in probe]}
+
+    def check_model(self, model: Any) -> None:
+        """Refuse a model that is not the one of ``bind``, whatever its name and dtype.
+
+        Raises:
+            ValueError: its vector of a known sentence points elsewhere, or has another dimension.
+        """
+        probe = np.asarray(model.encode(_PROBE), np.float64)
+        if probe.shape != (self._dim,):
+            raise ValueError(
+                f"the model gives {len(probe)} dimensions, the index has {self._dim}: "
+                f"wanted {self.model_name or 'the model that the index was made with'}"
+            )
+        if self._model is None:
+            return
+        theirs = np.asarray(self._model["probe"])
+        lengths = float(np.linalg.norm(probe) * np.linalg.norm(theirs))
+        cosine = float(probe @ theirs) / max(lengths, 1e-12)
+        if cosine < 0.98:
+            raise ValueError(
+                f"the index holds vectors of {self.model_name}, and this model gives others "
+                f"(cosine {cosine:.3f} for the same sentence)"
+            )
+
+    # Asking it.
+
+    def search(
+        self,
+        queries: Any,
+        k: int = 10,
+        *,
+        oversample: int = 4,
+        num_threads: int | None = None,
+    ) -> tuple[FloatArray, IdArray]:
+        """The k best vectors of each query, best first, ties broken by the lower id.
+
+        Args:
+            queries: float32 or float64 [num_queries, dim], or [dim] for one.
+            k: 1 .. len(self).
+            oversample: of an index with ``rescore``: k times as many candidates are scored again.
+            num_threads: the index's if None.
+
+        Returns:
+            scores [num_queries, k] float32 and ids [num_queries, k] int64; one dimension less for a
+            single query.
+
+        Raises:
+            ValueError: another dimension, a NaN, an infinity or, with cosine, a query of zeros; k
+                out of range; the file of the index has become shorter.
+        """
+        rows = self._checked("queries", queries)
+        total = len(self)
+        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= total:
+            raise ValueError(f"k is {k!r}, wanted 1..{total}, the number of vectors in the index")
+        if oversample < 1:
+            raise ValueError(f"oversample is {oversample}, wanted at least 1")
+        self._check_file()
+        threads = num_threads or self._threads or core.default_num_threads()
+        wanted = min(total, k * oversample + 16) if self._rescore else k
+        scores, ids = core.search(
+            [(s.vectors, s.scale) for s in self._segments],
+            self._dtype,
+            self._dim,
+            self._stride,
+            rows,
+            int(wanted),
+            threads,
+        )
+        if self._rescore:
+            originals = [(s.originals, None) for s in self._segments]
+            scores, ids = core.rescore(originals, self._dim, rows, ids, int(k), threads)  # type: ignore[arg-type]
+        if np.ndim(queries) == 1:
+            return scores[0], ids[0]
+        return scores, ids
+
+    def text(self, i: int) -> str:
+        """The text of vector i.
+
+        Raises:
+            IndexError: no such vector.
+            ValueError: the vectors came without texts.
+        """
+        if not 0 <= i < len(self):
+            raise IndexError(f"id is {i}, wanted 0..{len(self) - 1}")
+        if not self._has_texts:
+            raise ValueError("the vectors came without texts: pass them to add()")
+        for segment in self._segments:
+            if i < segment.count:
+                return segment.text(i)
+            i -= segment.count
+        raise AssertionError
+
+    def reconstruct(self, ids: Any) -> FloatArray:
+        """The float32 vectors [len(ids), dim] of these ids, as stored: rounded in fewer bits."""
+        starts = np.cumsum([0] + [segment.count for segment in self._segments])
+        places = np.asarray(ids, np.int64).reshape(-1)
+        if places.size and (places.min() < 0 or places.max() >= len(self)):
+            raise IndexError(f"ids reach {places.min()}..{places.max()}, wanted 0..{len(self) - 1}")
+        rows = np.empty((len(places), self._dim), np.float32)
+        which = np.searchsorted(starts, places, side="right") - 1
+        for segment in np.unique(which):
+            here = which == segment
+            rows[here] = self._floats(self._segments[segment], places[here] - starts[segment])
+        return rows
+
+    # Keeping it.
+
+    def save(self, path: str | Path) -> None:
+        """Write the index, or append to the file that it was loaded from or saved to.
+
+        A new file appears under its name when it is whole. An append is seen to the disk before
+        this returns; a process that is killed in the middle of one loses nothing that was saved.
+
+        Raises:
+            FileNotFoundError: the folder does not exist.
+            BlockingIOError: another process writes to the file.
+            ValueError: another writer has appended to the file since.
+            OSError: the disk is full: the file is as it was.
+        """
+        path = Path(path)
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"{path.parent}: the folder does not exist")
+        if self._is_own(path) and read_about(path) == self._about():
+            with open_locked(path) as file:
+                self._append(file, path)
+            return
+        end = write_index(path, self._about(), self._segments)
+        self._remember(path, end)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        mmap: bool = True,
+        verify: bool = False,
+        num_threads: int | None = None,
+    ) -> Index:
+        """Open a saved index.
+
+        Args:
+            path: the file.
+            mmap: map it, so that it opens at once and memory is shared between processes; else read
+                it. Nobody may shorten the file while it is mapped.
+            verify: compare every byte with the checksums, at about a second a gigabyte; else only
+                what was written last.
+            num_threads: of a search; the default of the machine if None.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not an index, a newer version, truncated or damaged.
+        """
+        path = Path(path)
+        about = read_about(path)
+        try:
+            index = cls(
+                about["dim"],
+                about["dtype"],
+                about["metric"],
+                rescore=about["rescore"],
+                num_threads=num_threads,
+            )
+            index._model = about["model"]
+        except KeyError as error:
+            raise ValueError(f"{path}: the header lacks {error}") from error
+        index._segments, end = read_index(path, index._layout(), mmap, verify)
+        if index._segments:
+            index._has_texts = index._segments[0].text_offsets is not None
+        index._remember(path, end)
+        return index
+
+    # Below: how it is done.
+
+    @property
+    def _stride(self) -> int:
+        # Tiles of codes are read four dimensions at a time.
+        return -(-self._dim // 4) * 4 if self._dtype == "int8" else self._dim
+
+    def _layout(self) -> dict[str, tuple[Any, int | None]]:
+        dtype = {"float32": "<f4", "bfloat16": "<u2", "int8": "u1"}[self._dtype]
+        return {
+            "vectors": (dtype, self._stride),
+            "scale": ("<f4", 2),
+            "originals": ("<f4", self._dim),
+            "text_offsets": ("<i8", None),
+            "text_bytes": ("u1", None),
+        }
+
+    def _about(self) -> dict[str, Any]:
+        return {
+            "dim": self._dim,
+            "dtype": self._dtype,
+            "metric": self._metric,
+            "rescore": self._rescore,
+            "model": self._model,
+        }
+
+    def _checked(self, name: str, value: Any) -> FloatArray:
+        """Rows [n, dim] float32, of length 1 with cosine."""
+        array = np.asarray(value.detach().cpu().numpy() if native.is_tensor(value) else value)
+        if array.dtype.kind not in "fiu":
+            raise TypeError(f"{name} has dtype {array.dtype}, wanted float32")
+        if array.ndim == 1:
+            array = array[None, :]
+        if array.ndim != 2 or array.shape[1] != self._dim:
+            raise ValueError(
+                f"{name} has shape {array.shape}, wanted [n, {self._dim}] as the index has"
+            )
+        rows: FloatArray = np.ascontiguousarray(array, np.float32)
+        squares = np.einsum("ij,ij->i", rows, rows)
+        if not np.isfinite(squares).all():
+            row = int(np.flatnonzero(~np.isfinite(squares))[0])
+            raise ValueError(f"{name}[{row}] holds a NaN, an infinity or numbers beyond float32")
+        if self._metric == "cosine":
+            if not (squares > 1e-30).all():
+                row = int(np.flatnonzero(squares <= 1e-30)[0])
+                raise ValueError(f"{name}[{row}] is a vector of zeros: its cosine is not defined")
+            rows = core.l2_normalize(rows)
+        return rows
+
+    def _stored(self, rows: FloatArray, texts: Sequence[str] | None) -> Segment:
+        if self._dtype == "float32":
+            # A copy: the caller may change what was given.
+            segment = Segment(rows if self._metric == "cosine" else rows.copy())
+        elif self._dtype == "bfloat16":
+            segment = Segment(core.to_bfloat16(rows))
+        else:
+            codes, scale = core.quantize_vectors(rows, self._stride)
+            segment = Segment(codes, scale, rows.copy() if self._rescore else None)
+        if texts is not None:
+            encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+            lengths = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+            segment.text_offsets = lengths
+            segment.text_bytes = np.frombuffer(b"".join(encoded), np.uint8)
+        return segment
+
+    def _join(self) -> None:
+        """Join the last two segments while the later is as large as the earlier, none saved."""
+        while len(self._segments) - self._num_saved >= 2:
+            earlier, later = self._segments[-2:]
+            if earlier.count > later.count or earlier.count + later.count > _JOINED_VECTORS:
+                return
+            self._segments[-2:] = [_joined(earlier, later)]
+
+    def _floats(self, segment: Segment, rows: Any) -> FloatArray:
+        if segment.originals is not None:
+            return np.asarray(segment.originals[rows])
+        stored = segment.vectors[rows]
+        if self._dtype == "bfloat16":
+            return np.asarray((stored.astype(np.uint32) << 16).view(np.float32))
+        if segment.scale is not None:
+            scale, offset = segment.scale[rows].T
+            codes = stored[:, : self._dim].astype(np.float32)
+            return np.asarray(codes * scale[:, None] + offset[:, None])
+        return np.asarray(stored)
+
+    def _is_own(self, path: Path) -> bool:
+        if self._file is None or not path.exists():
+            return False
+        status = path.stat()
+        return (status.st_dev, status.st_ino) == self._file
+
+    def _append(self, file: Any, path: Path) -> None:
+        """The segments that are not in the locked file yet."""
+        _, end = read_index(path, self._layout())
+        if end != self._end:
+            raise ValueError(
+                f"{path}: another writer has appended to it since it was loaded here: load it "
+                "again and add what is missing"
+            )
+        file.seek(end)
+        while self._num_saved < len(self._segments):
+            append_segment(file, self._segments[self._num_saved])
+            self._num_saved += 1
+            self._end = file.tell()
+
+    def _remember(self, path: Path, end: int) -> None:
+        status = path.stat()
+        self._path, self._file, self._end = path, (status.st_dev, status.st_ino), end
+        self._num_saved = len(self._segments)
+
+    def _check_file(self) -> None:
+        """A mapped file that was cut off would end the process on the first read."""
+        if self._path is None or not any(isinstance(s.vectors, np.memmap) for s in self._segments):
+            return
+        if self._is_own(self._path) and self._path.stat().st_size < self._end:
+            raise ValueError(f"{self._path}: the file has become shorter since it was opened")
+
+
+def _joined(a: Segment, b: Segment) -> Segment:
+    def both(part: str) -> Any:
+        x, y = getattr(a, part), getattr(b, part)
+        return None if x is None else np.concatenate([x, y])
+
+    offsets = None
+    if a.text_offsets is not None and b.text_offsets is not None:
+        offsets = np.concatenate([a.text_offsets, a.text_offsets[-1] + b.text_offsets[1:]])
+    return Segment(both("vectors"), both("scale"), both("originals"), offsets, both("text_bytes"))
