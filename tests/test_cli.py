@@ -116,7 +116,7 @@ def test_standard_input_and_progress(inputs, tiny_folder):
         ),
         (["encode", "{}/x.txt", "-o", "{}/out.npy", "--batch-size", "0"], "batch_size must be"),
         (["encode", "{}/bad.txt", "-o", "{}/out.npy"], "not UTF-8"),
-        (["evaluate", "{}/x.tsv"], "column 'score' is missing"),
+        (["evaluate", "{}/x.tsv"], "wanted score, sentence1, sentence2"),
         (["evaluate", "{}"], "corpus.jsonl"),
         (["evaluate", "{}/constant.tsv"], "nothing to correlate with"),
         (["evaluate", "{}/words.tsv"], "line 2: score is 'x'"),

@@ -25,6 +25,7 @@ __all__ = [
     "ignore_other_engines",
     "new_folder",
     "open_writer",
+    "read_header",
     "read_objects",
     "read_rows",
     "read_texts",
@@ -101,6 +102,24 @@ def _jsonl(path: str, column: str) -> Iterator[str]:
         yield text
 
 
+def _table(file: TextIO, path: str | Path) -> csv.DictReader[str]:
+    csv.field_size_limit(1 << 30)
+    if Path(path).suffix.lower() == ".tsv":
+        return csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+    return csv.DictReader(file)
+
+
+def read_header(path: str | Path) -> list[str]:
+    """The names of the columns of a .csv or .tsv.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not UTF-8.
+    """
+    with _utf8(path, newline="") as file:
+        return list(_table(file, path).fieldnames or [])
+
+
 def read_rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     """Line numbers and the columns asked for of a .csv or .tsv with a header.
 
@@ -110,12 +129,8 @@ def read_rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, l
         FileNotFoundError: no such file.
         ValueError: not UTF-8, a column is missing, or a line is too short (it is named).
     """
-    csv.field_size_limit(1 << 30)
     with _utf8(path, newline="") as file:
-        if Path(path).suffix.lower() == ".tsv":
-            rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        else:
-            rows = csv.DictReader(file)
+        rows = _table(file, path)
         for column in columns:
             if column not in (rows.fieldnames or []):
                 raise ValueError(

@@ -1,22 +1,48 @@
-"""How good a model's vectors are: against human scores of pairs, and at finding documents."""
+"""How good a model's vectors are: against human scores, at finding documents, at labels."""
 
 from __future__ import annotations
 
+from minifuse.evaluation.labels import (
+    ClassificationScores,
+    ClusteringScores,
+    LabelledPairs,
+    LabelledTexts,
+    PairClassificationScores,
+    evaluate_classification,
+    evaluate_clustering,
+    evaluate_pair_classification,
+    read_labelled_pairs,
+    read_labelled_texts,
+)
 from minifuse.evaluation.pairs import PairScores, ScoredPairs, evaluate_pairs, read_scored_pairs
 from minifuse.evaluation.retrieval import (
     RetrievalScores,
     RetrievalTask,
     evaluate_retrieval,
     read_retrieval_task,
+    retrieval_rows,
 )
+from minifuse.evaluation.tasks import task_of
 
 __all__ = [
+    "ClassificationScores",
+    "ClusteringScores",
+    "LabelledPairs",
+    "LabelledTexts",
+    "PairClassificationScores",
     "PairScores",
     "RetrievalScores",
     "RetrievalTask",
     "ScoredPairs",
+    "evaluate_classification",
+    "evaluate_clustering",
+    "evaluate_pair_classification",
     "evaluate_pairs",
     "evaluate_retrieval",
+    "read_labelled_pairs",
+    "read_labelled_texts",
     "read_retrieval_task",
     "read_scored_pairs",
+    "retrieval_rows",
+    "task_of",
 ]

@@ -20,7 +20,13 @@ import numpy as np
 from minifuse import util
 from minifuse.files import read_objects, read_rows
 
-__all__ = ["RetrievalScores", "RetrievalTask", "evaluate_retrieval", "read_retrieval_task"]
+__all__ = [
+    "RetrievalScores",
+    "RetrievalTask",
+    "evaluate_retrieval",
+    "read_retrieval_task",
+    "retrieval_rows",
+]
 
 _CUT = 10
 _DEEP_CUT = 100
@@ -115,6 +121,20 @@ def evaluate_retrieval(model: Any, task: RetrievalTask, **encode_arguments: Any)
     Raises:
         ValueError: no document, or no query with a relevant document.
     """
+    rows = retrieval_rows(model, task, **encode_arguments)
+    means = {name: float(np.mean(values)) for name, values in rows.items()}
+    return RetrievalScores(
+        **means, num_queries=len(rows["ndcg_at_10"]), num_documents=len(task.corpus)
+    )
+
+
+def retrieval_rows(
+    model: Any, task: RetrievalTask, **encode_arguments: Any
+) -> dict[str, list[float]]:
+    """What ``evaluate_retrieval`` averages: each measure of RetrievalScores, a value a query.
+
+    Arguments and errors are the same.
+    """
     relevant = {
         query: {document: grade for document, grade in grades.items() if grade > 0}
         for query, grades in task.relevance.items()
@@ -131,23 +151,19 @@ def evaluate_retrieval(model: Any, task: RetrievalTask, **encode_arguments: Any)
         model.encode_document(list(task.corpus.values()), **encode_arguments),
         top_k=_DEEP_CUT,
     )
-    rows = []
+    rows: dict[str, list[float]] = {
+        "ndcg_at_10": [], "recall_at_10": [], "recall_at_100": [], "mrr_at_10": []
+    }  # fmt: skip
     for query, hits in zip(judged, found, strict=True):
         answers = relevant[query]
         grades = [answers.get(documents[int(hit["corpus_id"])], 0) for hit in hits]
         first = next((rank for rank, grade in enumerate(grades[:_CUT], 1) if grade), None)
-        rows.append(
-            (
-                _dcg(grades[:_CUT]) / _dcg(sorted(answers.values(), reverse=True)[:_CUT]),
-                np.count_nonzero(grades[:_CUT]) / len(answers),
-                np.count_nonzero(grades) / len(answers),
-                1 / first if first else 0.0,
-            )
-        )
-    ndcg, recall, deep_recall, reciprocal_rank = np.mean(rows, axis=0).tolist()
-    return RetrievalScores(
-        ndcg, recall, deep_recall, reciprocal_rank, len(judged), len(task.corpus)
-    )
+        best = _dcg(sorted(answers.values(), reverse=True)[:_CUT])
+        rows["ndcg_at_10"].append(_dcg(grades[:_CUT]) / best)
+        rows["recall_at_10"].append(float(np.count_nonzero(grades[:_CUT]) / len(answers)))
+        rows["recall_at_100"].append(float(np.count_nonzero(grades) / len(answers)))
+        rows["mrr_at_10"].append(1 / first if first else 0.0)
+    return rows
 
 
 def _dcg(grades: Sequence[int]) -> float:
