@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
@@ -15,6 +16,18 @@ def test_our_own(tiny_folder):
     result = measure_footprint("minifuse", "int8", tiny_folder, 1, ["a dog", "a cat"])
     assert 0 < result["startup_seconds"] < 60
     assert 10 < result["peak_mib"] < 1000
+
+
+def test_the_parents_memory_is_not_the_engines(tiny_folder):
+    script = (
+        "import sys, numpy as np; from minifuse.footprint import measure_footprint\n"
+        "a = np.ones((600, 1 << 20), np.uint8)\n"
+        "print(measure_footprint('minifuse', 'float32', sys.argv[1], 1, ['a dog'])['peak_mib'])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(tiny_folder)], capture_output=True, text=True, check=True
+    )
+    assert float(run.stdout) < 500
 
 
 def test_a_failing_process_is_named(tiny_folder, tmp_path):

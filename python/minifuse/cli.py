@@ -1,4 +1,4 @@
-"""The command line: minifuse encode, similarity, evaluate, quantize, parity, bench, info."""
+"""The command line: minifuse encode, similarity, evaluate, quantize, parity, bench, index, info."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -64,15 +64,39 @@ def _parser() -> argparse.ArgumentParser:
     sub = command(
         "evaluate",
         _evaluate,
-        "Judge a model by human scores of pairs, or by retrieval; float32 beside another dtype.",
+        "Judge a model by scored pairs, retrieval or labels; float32 beside another dtype.",
         with_dtype=True,
     )
     sub.add_argument(
         "path",
-        help=".tsv or .csv with columns score, sentence1, sentence2; or a retrieval folder in "
-        "BEIR's layout (corpus.jsonl, queries.jsonl, qrels.tsv)",
+        help=".tsv or .csv with columns score, sentence1, sentence2 (correlation), label, text "
+        "(clustering; classification with --train) or label, sentence1, sentence2 (pair "
+        "classification); or a retrieval folder in BEIR's layout (corpus.jsonl, queries.jsonl, "
+        "qrels.tsv)",
     )
+    sub.add_argument("--train", metavar="FILE", help="what a classifier learns from: label, text")
     sub.add_argument("--json", action="store_true")
+
+    sub = command(
+        "compare", _compare, "Two models, or two groups of pairs: is the difference real?", False
+    )
+    sub.add_argument("a", help="folder or name; NAME@DTYPE for another dtype")
+    sub.add_argument("b", nargs="?", help="the same; none: the groups of labelled pairs")
+    sub.add_argument("--pairs", "--data", dest="path", required=True, metavar="PATH",
+                     help="scored or labelled pairs, or a retrieval folder")  # fmt: skip
+    sub.add_argument("--plot", metavar="FILE", help="intervals and distributions: .png, .svg, .pdf")
+    sub.add_argument("--threads", type=int, help="at most this many threads")
+    sub.add_argument("--json", action="store_true")
+
+    sub = command(
+        "explore", _explore, "Clusters of texts, named, on a map: one page.", with_dtype=True
+    )
+    sub.add_argument("input", help="a file of lines, .jsonl, .csv or .tsv; - for stdin")
+    sub.add_argument("--column", help="the column or key that holds the text")
+    sub.add_argument("-o", "--output", help="the page (FILE.html beside the input)")
+    sub.add_argument("--png", metavar="FILE", help="the map as a picture too")
+    sub.add_argument("-k", "--clusters", type=int, help="how many; the best by silhouette if none")
+    sub.add_argument("--limit", type=int, help="only the first texts")
 
     sub = command("quantize", _quantize, "Write a model in int8, which loads at once.", False)
     sub.add_argument("model", help="folder or name")
@@ -95,8 +119,18 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--rounds", type=int, default=7)
     sub.add_argument("--json", metavar="FILE", help="write every figure")
 
-    sub = command("info", _info, "The machine: instruction sets, threads, ceiling.", False)
+    sub = command("index", None, "An index of texts on the disk: build, search, info.", False)
+    from minifuse.cli_index import add_index_commands
+
+    add_index_commands(sub, DEFAULT_MODEL)
+
+    sub = command("info", _info, "The machine: instruction sets, threads, ceiling, schedules.")
     sub.add_argument("--peak", action="store_true", help="measure the arithmetic ceiling")
+    sub.add_argument(
+        "--schedule",
+        metavar="TOKENS",
+        help="how a batch would be dealt out to the threads: sentences' token counts, as 500,3,3,3",
+    )
     return parser
 
 
@@ -169,20 +203,7 @@ def _similarity(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from minifuse import SentenceTransformer, evaluation
 
-    judge: Callable[[Any], evaluation.PairScores | evaluation.RetrievalScores]
-    if Path(arguments.path).is_dir():
-        task = evaluation.read_retrieval_task(arguments.path)
-
-        def judge(model: Any) -> evaluation.RetrievalScores:
-            return evaluation.evaluate_retrieval(model, task)
-    else:
-        pairs = evaluation.read_scored_pairs(arguments.path)
-
-        def judge(model: Any) -> evaluation.PairScores:
-            return evaluation.evaluate_pairs(
-                model, pairs.sentences1, pairs.sentences2, pairs.scores
-            )
-
+    judge = evaluation.task_of(arguments.path, arguments.train)
     model = _load(arguments)
     results = {model.dtype: asdict(judge(model))}
     if model.dtype != "float32" and not model.is_quantized:
@@ -205,6 +226,54 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             other = results["float32"][name]
             line += f"{value:8.4f}  {other:8.4f}  {value - other:+10.4f}"
         print(line)
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from minifuse import SentenceTransformer, comparison
+
+    def load(name: str) -> Any:
+        name, _, dtype = name.partition("@")
+        return SentenceTransformer(name, dtype=dtype or None, num_threads=arguments.threads)
+
+    a = load(arguments.a)
+    b = None if arguments.b is None else load(arguments.b)
+    result = comparison.compare(a, b, arguments.path, (arguments.a, str(arguments.b)))
+    if arguments.plot:
+        comparison.plot_comparison(result, arguments.plot)
+    if arguments.json:
+        rows = [asdict(one) | {"is_real": one.is_real} for one in result.differences]
+        print(json.dumps({"verdict": result.verdict(), "differences": rows}))
+        return 0
+    for one in result.differences:
+        print(
+            f"{one.measure:12s} {one.a:8.4f} {one.b:8.4f}  {one.interval.estimate:+.4f} "
+            f"[{one.interval.low:+.4f}, {one.interval.high:+.4f}]  p = {one.p_value:.3g}"
+            f"{'  real' if one.is_real else ''}"
+        )
+    print(result.verdict())
+    return 0
+
+
+def _explore(arguments: argparse.Namespace) -> int:
+    from minifuse import exploration
+    from minifuse.exploration_page import write_page
+    from minifuse.files import read_texts
+
+    texts = list(itertools.islice(read_texts(arguments.input, arguments.column), arguments.limit))
+    name = "texts" if arguments.input == "-" else Path(arguments.input).stem
+    output = Path(arguments.output or Path(arguments.input).with_name(f"{name}.html"))
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"{output.parent}: the folder does not exist")
+    vectors = _load(arguments).encode(texts, normalize_embeddings=True)
+    result = exploration.explore(texts, vectors, arguments.clusters)
+    write_page(result, output, f"{name}: {len(texts):,} texts")
+    if arguments.png:
+        exploration.write_png(result, arguments.png)
+    for cluster, title in enumerate(result.names):
+        count = int((result.labels == cluster).sum())
+        print(f"{count:6d}  {title:40s}  {texts[result.centers[cluster]][:70]}")
+    print(output)
     return 0
 
 
@@ -358,7 +427,7 @@ def _bench_profile(arguments: argparse.Namespace, threads: int) -> int:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    from minifuse import hardware
+    from minifuse import bench, hardware
 
     about = hardware.describe()
     if arguments.peak:
@@ -368,6 +437,21 @@ def _info(arguments: argparse.Namespace) -> int:
     for key, value in about.items():
         text = ", ".join(value) if isinstance(value, list) else value
         print(f"{key:15s} {text}")
+    if arguments.schedule is not None:
+        try:
+            lengths = [int(length) for length in arguments.schedule.split(",")]
+        except ValueError as error:
+            raise ValueError(f"--schedule: {error}; wanted token counts, as 500,3,3,3") from error
+        print(f"\n{len(lengths)} sentences, the cheapest of")
+        columns = {
+            "choice": "",
+            "chunk_tokens": "tokens a chunk",
+            "chunks": "chunks",
+            "shared": "shared by all threads",
+            "gflop": "GFLOP till the end",
+        }
+        rows = bench.schedules(arguments.model, lengths, arguments.threads)
+        print(bench.format_table(rows, columns))
     return 0
 
 
