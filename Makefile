@@ -44,7 +44,8 @@ test-slow: $(VENV)/.installed $(VENV)/.test-tools
 	$(BIN)/python -m pytest -m "slow or not slow"
 
 bench: $(VENV)/.installed $(VENV)/.bench-tools
-	$(BIN)/minifuse bench --peers $(WORKLOADS) --model $(MODEL) --json benchmarks/results/encode.json
+	$(BIN)/minifuse bench --peers $(WORKLOADS) --model $(MODEL) --json benchmarks/results/encode.json \
+	  --plot docs/encode.png
 	$(BIN)/minifuse bench --profile $(WORKLOADS) --model $(MODEL) --json benchmarks/results/profile.json
 	$(BIN)/minifuse bench --ops --json benchmarks/results/ops.json
 	$(BIN)/python benchmarks/bench_roofline.py --json benchmarks/results/roofline.json

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -58,7 +60,7 @@ def reference_attention(qkv, cu_seqlens, numbers, num_heads, p, seed):
     hidden = qkv.shape[1] // 3
     head_dim = hidden // num_heads
     outs = []
-    for sentence, (begin, end) in enumerate(zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True)):
+    for sentence, (begin, end) in enumerate(itertools.pairwise(cu_seqlens)):
         length = end - begin
         q, k, v = (
             part.reshape(length, num_heads, head_dim).transpose(0, 1)

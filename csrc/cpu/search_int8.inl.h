@@ -8,7 +8,7 @@
 // arithmetic behind it is the same. Two query codes never exceed 128 in sum, so vpmaddubsw does not
 // saturate (dot_avx2.h).
 
-constexpr int64_t kFewInt8Queries = 3;
+constexpr int64_t kFewInt8Queries = 8;
 
 inline void offer_int8(const SearchParams& p, int64_t query, int64_t vector, int32_t sum) {
   const float scale = p.vector_scale[2 * vector], offset = p.vector_scale[2 * vector + 1];
@@ -58,7 +58,7 @@ void search_int8(const SearchParams& p) {
                    dot_codes(codes + vector * p.stride, p.query_codes + query * padded_dim, p.dim));
     return;
   }
-  const int64_t most = 4 * kSearchBlockFloats / (p.dim > 0 ? p.dim : 1) / kTileRows * kTileRows;
+  const int64_t most = 4 * kSearchBlockFloats / p.dim / kTileRows * kTileRows;
   over_vectors(
       p, most < kTileRows ? kTileRows : most, [](int64_t, int64_t) {},
       [&](int64_t panel, int64_t first, int64_t row, int64_t height) {

@@ -117,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         "--profile", action="store_true", help="where our own time goes, stage by stage, instead"
     )
     sub.add_argument("--rounds", type=int, default=7)
+    sub.add_argument("--plot", metavar="FILE", help="speeds of the engines: .png, .svg, .pdf")
     sub.add_argument("--json", metavar="FILE", help="write every figure")
 
     sub = command("index", None, "An index of texts on the disk: build, search, info.", False)
@@ -404,6 +405,8 @@ def _bench(arguments: argparse.Namespace) -> int:
     print(bench.format_table(result["footprint"], columns))
     for name, reason in result["absent"].items():
         print(f"{name}: {reason}")
+    if arguments.plot:
+        bench.plot_encode(result, arguments.plot)
     if arguments.json:
         bench.write_json(arguments.json, result)
     return 0

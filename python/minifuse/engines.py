@@ -1,9 +1,10 @@
 """The engines that `minifuse bench` compares: ours and every peer that is installed.
 
 Each peer runs at its best published setting: PyTorch as sentence-transformers uses it and under
-torch.compile; ONNX Runtime on the graph that its own optimiser
+torch.compile (zentorch where it is installed); ONNX Runtime on the graph that its own optimiser
 fuses, in int8 dynamically quantised as it recommends for the CPU; OpenVINO with its throughput hint
-(its latency hint for one query), in int8 statically quantised by NNCF; CTranslate2 converted. Texts
+(its latency hint for one query), in int8 statically quantised by NNCF; CTranslate2 converted, with
+AVX-512 where the CPU has it (CT2_FORCE_CPU_ISA says otherwise). Texts
 are tokenised by the `tokenizers` package, sorted by length and padded to the longest of a batch of
 32; mean pooling and normalisation are NumPy's. What a peer needs to convert is kept in minifuse's
 cache.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
@@ -111,6 +113,23 @@ class CompiledTorchEngine(SentenceTransformersEngine):
 
         bert = self._model[0].auto_model
         bert.forward = torch.compile(bert.forward, dynamic=True)
+
+
+class ZentorchEngine(SentenceTransformersEngine):
+    """The same compiled by AMD's extension of PyTorch, where it is installed."""
+
+    name = "zentorch"
+    packages = dict.fromkeys(
+        ("float32", "bfloat16"), ("torch", "sentence_transformers", "zentorch")
+    )
+
+    def __init__(self, model: Path, num_threads: int, dtype: str) -> None:
+        super().__init__(model, num_threads, dtype)
+        import torch
+        import zentorch  # noqa: F401  (registers itself as a backend)
+
+        bert = self._model[0].auto_model
+        bert.forward = torch.compile(bert.forward, backend="zentorch", dynamic=True)
 
 
 class _PaddedEngine(Engine):
@@ -363,6 +382,9 @@ class CTranslate2Engine(_BatchEngine):
 
     def __init__(self, model: Path, num_threads: int, dtype: str) -> None:
         super().__init__(model)
+        # It takes AVX2 on AMD's CPUs even where they have more. Read once, when it is loaded.
+        if {"avx512f", "avx512bw", "avx512vl"} <= set(describe()["features"]):
+            os.environ.setdefault("CT2_FORCE_CPU_ISA", "AVX512")
         import ctranslate2
 
         def convert(folder: Path) -> None:
@@ -385,6 +407,7 @@ ENGINES: tuple[Any, ...] = (
     MinifuseEngine,
     SentenceTransformersEngine,
     CompiledTorchEngine,
+    ZentorchEngine,
     OnnxRuntimeEngine,
     OpenVinoEngine,
     CTranslate2Engine,
