@@ -77,7 +77,7 @@ def main() -> None:
 
         engines["NumPy"] = by_numpy
         rows = measure(engines, queries, arguments.rounds)
-    columns = {"engine": "engine", "queries": "queries", "ms": "ms", "ratio": "minifuse in float32 takes",
+    columns = {"engine": "engine", "queries": "queries", "ms": "ms", "ratio": "faster than float32",
                "recall": "recall@10"}  # fmt: skip
     print(format_table(rows, columns))
     if arguments.json:

@@ -1,0 +1,233 @@
+"""The encoder in PyTorch, padding-free: packed tokens in, a vector a sentence out, with gradients.
+
+The equations are those of csrc/encoder/encoder.cpp, with dropout where BERT has it. Attention and
+dropout are native functions of autograd; every draw of a dropout is a hash of the seed of the step
+and the place of the element, so that a sentence gets the same draws in whatever pieces a batch is
+computed (what gradient caching replays).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from minifuse.loading import ModelFolder, iterate_weights
+from minifuse.native import core
+from minifuse.safetensors import SafetensorsFile
+
+__all__ = ["Draws", "TrainableEncoder"]
+
+_MASK = (1 << 64) - 1
+
+
+def _mixed(value: int) -> int:
+    """splitmix64 (Steele, Lea and Flood 2014): near seeds become far ones."""
+    value = (value + 0x9E3779B97F4A7C15) & _MASK
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    return value ^ (value >> 31)
+
+
+class Draws:
+    """The seeds of a step's dropouts, one a place in the model."""
+
+    def __init__(self, seed: int, step: int) -> None:
+        self._base = _mixed(_mixed(seed) ^ step)
+
+    def seed(self, layer: int, site: int) -> int:
+        """Of a site (0 embeddings, 1 attention, 2 after Wo, 3 after W2) in a layer."""
+        return _mixed(self._base ^ _mixed(layer * 4 + site))
+
+
+class _Dropout(torch.autograd.Function):  # type: ignore[misc]
+    """Rows of x [rows, width], each with the draws of its number."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, numbers: Any, p: float, seed: int) -> Any:
+        ctx.arguments = numbers, p, seed
+        return torch.from_numpy(core.dropout(x.detach().contiguous().numpy(), numbers, p, seed))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (dy,) = gradients
+        dx = core.dropout(dy.contiguous().numpy(), *ctx.arguments)
+        return torch.from_numpy(dx), None, None, None
+
+
+class _Attention(torch.autograd.Function):  # type: ignore[misc]
+    """softmax(q k^T / sqrt(D)) v in each sentence, weights dropped: [total, 3 H] -> [total, H]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, qkv: Any, cu_seqlens: Any, numbers: Any, num_heads: int, p: float, seed: int
+    ) -> Any:
+        x = qkv.detach().contiguous()
+        ctx.where = cu_seqlens, numbers
+        ctx.how = {"num_heads": num_heads, "dropout": p, "seed": seed}
+        out = torch.from_numpy(core.attention_forward(x.numpy(), cu_seqlens, numbers, **ctx.how))
+        ctx.save_for_backward(x, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (dout,) = gradients
+        qkv, out = (tensor.detach().numpy() for tensor in ctx.saved_tensors)
+        dqkv = core.attention_backward(qkv, out, dout.contiguous().numpy(), *ctx.where, **ctx.how)
+        return torch.from_numpy(dqkv), None, None, None, None, None
+
+
+_ACTIVATIONS: dict[str, Any] = {
+    "gelu": F.gelu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+}
+
+
+class TrainableEncoder(torch.nn.Module):  # type: ignore[misc]
+    """Packed tokens to pooled vectors, float32.
+
+    Args:
+        folder: what the model is and where its weights lie.
+
+    Raises:
+        ValueError: the folder holds int8 weights, another pooling than mean or cls, or modules
+            behind the pooling that have weights.
+    """
+
+    def __init__(self, folder: ModelFolder) -> None:
+        super().__init__()
+        if folder.is_quantized:
+            raise ValueError(f"{folder.path}: int8 weights cannot be trained, wanted float ones")
+        if folder.poolings not in (["mean"], ["cls"]):
+            raise ValueError(f"{folder.path}: pools by {folder.poolings}, wanted mean or cls")
+        if any(hasattr(module, "weight") for module in folder.modules):
+            raise ValueError(f"{folder.path}: has a Dense module, which cannot be trained yet")
+        self.folder = folder
+        config = json.loads((folder.transformer_path / "config.json").read_text("utf-8"))
+        self.hidden_dropout = float(config.get("hidden_dropout_prob", 0.1))
+        self.attention_dropout = float(config.get("attention_probs_dropout_prob", 0.1))
+        self._weights = torch.nn.ParameterDict()
+        wanted = set(core_names(folder))
+        tensors = {name: torch.from_numpy(x) for name, x in iterate_weights(folder, wanted)}
+        missing = sorted(wanted - tensors.keys())
+        if missing:
+            raise ValueError(f"{folder.weights_path}: tensor {missing[0]!r} is missing")
+        for name, tensor in tensors.items():
+            self._weights[_key(name)] = torch.nn.Parameter(tensor.clone())
+
+    def _get(self, name: str) -> Any:
+        return self._weights[_key(name)]
+
+    def no_decay(self) -> tuple[list[Any], list[Any]]:
+        """Parameters that decay, and those that do not: biases and LayerNorms."""
+        decaying: list[Any] = []
+        others: list[Any] = []
+        for name, parameter in self._weights.items():
+            is_other = name.endswith("bias") or "LayerNorm" in name
+            (others if is_other else decaying).append(parameter)
+        return decaying, others
+
+    def forward(
+        self,
+        ids: npt.NDArray[np.int32],
+        cu_seqlens: npt.NDArray[np.int32],
+        numbers: npt.NDArray[np.int64],
+        draws: Draws | None = None,
+    ) -> Any:
+        """Vectors [batch, H] of packed sentences.
+
+        Args:
+            ids: [total_tokens].
+            cu_seqlens: [batch + 1].
+            numbers: [batch], the place of each sentence in the whole batch: of its draws.
+            draws: None: no dropout.
+        """
+        config = self.folder.config
+        heads, eps, most = (
+            config.num_attention_heads,
+            config.layer_norm_eps,
+            config.max_position_embeddings,
+        )
+        lengths: npt.NDArray[np.int64] = cu_seqlens[1:].astype(np.int64) - cu_seqlens[:-1]
+        positions = np.arange(len(ids)) - np.repeat(cu_seqlens[:-1].astype(np.int64), lengths)
+        rows = np.repeat(numbers, lengths) * most + positions
+        places = numbers * (heads * most * most)
+
+        def dropped(x: Any, layer: int, site: int) -> Any:
+            if draws is None or self.hidden_dropout == 0:
+                return x
+            return _Dropout.apply(x, rows, self.hidden_dropout, draws.seed(layer, site))
+
+        def norm(x: Any, name: str) -> Any:
+            gamma, beta = self._get(f"{name}.weight"), self._get(f"{name}.bias")
+            return F.layer_norm(x, (x.shape[1],), gamma, beta, eps)
+
+        def linear(x: Any, name: str) -> Any:
+            return F.linear(x, self._get(f"{name}.weight"), self._get(f"{name}.bias"))
+
+        # X0 = LayerNorm(word[id] + position[i] + token_type[0])
+        word, position, token_type = (
+            self._get(f"embeddings.{part}_embeddings.weight")
+            for part in ("word", "position", "token_type")
+        )
+        x = F.embedding(torch.from_numpy(ids.astype(np.int64)), word)
+        x = x + F.embedding(torch.from_numpy(positions), position) + token_type[0]
+        x = dropped(norm(x, "embeddings.LayerNorm"), 0, 0)
+        activation = _ACTIVATIONS[config.activation]
+        for layer in range(config.num_hidden_layers):
+            prefix = f"encoder.layer.{layer}"
+            parts = [f"{prefix}.attention.self.{part}" for part in ("query", "key", "value")]
+            # Q, K, V = X Wq + bq, X Wk + bk, X Wv + bv
+            weight = torch.cat([self._get(f"{part}.weight") for part in parts])
+            bias = torch.cat([self._get(f"{part}.bias") for part in parts])
+            qkv = F.linear(x, weight, bias)
+            # per sentence, per head:  O = softmax(Q K^T / sqrt(D)) V
+            p = 0.0 if draws is None else self.attention_dropout
+            seed = 0 if draws is None else draws.seed(layer, 1)
+            context = _Attention.apply(qkv, cu_seqlens, places, heads, p, seed)
+            # Y = LayerNorm(X + O Wo + bo)
+            out = linear(context, f"{prefix}.attention.output.dense")
+            y = norm(x + dropped(out, layer, 2), f"{prefix}.attention.output.LayerNorm")
+            # X = LayerNorm(Y + GELU(Y W1 + b1) W2 + b2)
+            hidden = activation(linear(y, f"{prefix}.intermediate.dense"))
+            out = linear(hidden, f"{prefix}.output.dense")
+            x = norm(y + dropped(out, layer, 3), f"{prefix}.output.LayerNorm")
+
+        starts = torch.from_numpy(cu_seqlens[:-1].astype(np.int64))
+        if self.folder.poolings == ["cls"]:
+            return x[starts]
+        sentence = torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths))
+        sums = torch.zeros(len(lengths), x.shape[1]).index_add(0, sentence, x)
+        return sums / torch.from_numpy(lengths.astype(np.float32))[:, None]
+
+    def tensors(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Every tensor of the folder's file by its own name, trained ones as they are now."""
+        tensors = {}
+        with SafetensorsFile(self.folder.weights_path) as file:
+            for name in file.names():
+                ours = _own_name(name)
+                if _key(ours) in self._weights:
+                    tensors[name] = self._get(ours).detach().numpy()
+                elif "position_ids" not in name:
+                    tensors[name] = file.read(name)
+        return tensors
+
+
+def _own_name(name: str) -> str:
+    return name.removeprefix("bert.").replace(".gamma", ".weight").replace(".beta", ".bias")
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "/")  # a ParameterDict's keys hold no dots
+
+
+def core_names(folder: ModelFolder) -> list[str]:
+    """The names of every weight of the encoder, without prefix."""
+    from minifuse.loading import new_encoder
+
+    return list(new_encoder(folder.config, "float32").expected_weights())

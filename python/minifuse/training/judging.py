@@ -1,0 +1,82 @@
+"""How good a model is at the pairs it learns for, while it learns, and a plot of that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from minifuse import mining, stats
+from minifuse.training.pairs import TrainingPairs
+
+__all__ = ["judge_of", "plot_training", "rank_of_answers"]
+
+FloatArray = npt.NDArray[np.float32]
+Encode = Callable[[Sequence[str]], FloatArray]
+
+
+def rank_of_answers(encode: Encode, pairs: TrainingPairs) -> npt.NDArray[np.int64]:
+    """The rank, from 1, of each anchor's answer among all different answers, by cosine.
+
+    Args:
+        encode: texts -> vectors.
+        pairs: each anchor with its answer; equal answers count as one.
+
+    Returns:
+        [n]; beyond the first hundred: 101.
+    """
+    answers = list(dict.fromkeys(pairs.positives))
+    place = {text: i for i, text in enumerate(answers)}
+    found = mining.semantic_search(
+        encode(pairs.anchors), encode(answers), top_k=min(100, len(answers))
+    )
+    ranks = []
+    for hits, positive in zip(found, pairs.positives, strict=True):
+        ids = [hit["corpus_id"] for hit in hits]
+        wanted = place[positive]
+        ranks.append(ids.index(wanted) + 1 if wanted in ids else 101)
+    return np.array(ranks, np.int64)
+
+
+def judge_of(pairs: TrainingPairs) -> Callable[[Encode], float]:
+    """encode -> the mean reciprocal rank of the answers, or Spearman's rho with the scores."""
+
+    def mean_reciprocal_rank(encode: Encode) -> float:
+        ranks = rank_of_answers(encode, pairs)
+        return float(np.where(ranks <= 100, 1 / ranks, 0).mean())
+
+    def spearman(encode: Encode) -> float:
+        first, second = encode(pairs.anchors), encode(pairs.positives)
+        cosines = (first * second).sum(axis=1)
+        return float(stats._scipy_stats().spearmanr(cosines, pairs.scores).statistic)
+
+    return spearman if pairs.scores else mean_reciprocal_rank
+
+
+def plot_training(result: Any, path: str | Path) -> None:
+    """Loss and quality over the steps, as a .png, .svg or .pdf.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: another ending.
+    """
+    from minifuse.plots import new_figure, save_figure
+
+    figure = new_figure(8, 4)
+    chart = figure.subplots()
+    steps = np.arange(1, len(result.losses) + 1)
+    chart.plot(steps, result.losses, color="0.75", lw=1)
+    width = max(1, len(steps) // 40)
+    smooth = np.convolve(result.losses, np.ones(width) / width, "valid")
+    chart.plot(steps[width - 1 :], smooth, color="C0", label="loss")
+    chart.set_xlabel("step")
+    chart.set_ylabel("loss")
+    if result.evaluations:
+        other = chart.twinx()
+        other.plot(*zip(*result.evaluations, strict=True), "o-", color="C1", label="quality")
+        other.set_ylabel("quality")
+    figure.legend(loc="upper right")
+    save_figure(figure, path)

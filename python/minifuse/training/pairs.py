@@ -1,0 +1,166 @@
+"""What a model learns from: pairs of texts that belong together, or that people have scored."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from minifuse.files import read_header, read_objects, read_rows
+
+__all__ = ["TrainingPairs", "batches", "read_training_pairs"]
+
+# Columns that are understood: the two sides, then a score, a label or hard negatives.
+_SIDES = (
+    ("anchor", "positive"),
+    ("question", "answer"),
+    ("query", "document"),
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+)
+
+
+@dataclass(frozen=True)
+class TrainingPairs:
+    """Anchors and what belongs to each.
+
+    Attributes:
+        anchors: n texts.
+        positives: n texts, the right answer to each anchor.
+        negatives: n texts that are near but wrong, or empty.
+        scores: n human scores instead (then a positive is only the other side), or empty.
+    """
+
+    anchors: list[str]
+    positives: list[str]
+    negatives: list[str] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name in ("positives", "negatives", "scores"):
+            values = getattr(self, name)
+            if len(values) not in (len(self.anchors), 0 if name != "positives" else -1):
+                raise ValueError(
+                    f"{len(self.anchors)} anchors and {len(values)} {name}, wanted as many"
+                )
+        if not self.anchors:
+            raise ValueError("no pairs, wanted at least one")
+        if self.scores and self.negatives:
+            raise ValueError("scored pairs have no negatives")
+        if self.scores and len(set(self.scores)) == 1:
+            raise ValueError(f"all scores are {self.scores[0]}: there is no order to learn")
+
+    def __len__(self) -> int:
+        return len(self.anchors)
+
+    def digest(self) -> str:
+        """What tells these pairs from others."""
+        digest = hashlib.sha256()
+        for values in (self.anchors, self.positives, self.negatives, map(str, self.scores)):
+            for value in values:
+                digest.update(value.encode("utf-8", "surrogatepass") + b"\0")
+            digest.update(b"\1")
+        return digest.hexdigest()
+
+
+def read_training_pairs(
+    path: str | Path, columns: tuple[str, str] | None = None, seed: int = 0
+) -> TrainingPairs:
+    """Pairs of a .jsonl, .tsv or .csv.
+
+    Two columns (anchor and positive, question and answer, query and document, sentence1 and
+    sentence2, question1 and question2, or the ones that are named), and where it is there
+    ``negative`` (a hard negative), ``score`` (of people) or ``label`` (only the pairs with 1 are
+    kept). A file of ``label`` and ``text`` gives each text another one with the same label.
+
+    Args:
+        path: the file.
+        columns: the names of the two sides.
+        seed: of the partners that texts with labels get.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: columns that are not these, a value that is none (the line is named), one label
+            only, or no pairs at all.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".jsonl":
+        objects = list(read_objects(path))
+        if not objects:
+            raise ValueError(f"{path}: no pairs, wanted at least one")
+        names = list(objects[0][1])
+
+        def rows(wanted: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+            for number, row in objects:
+                for name in wanted:
+                    if not isinstance(row.get(name), (str, int, float)):
+                        raise ValueError(f"{path}, line {number}: {name!r} is no string")
+                yield number, [str(row[name]) for name in wanted]
+    else:
+        names = read_header(path)
+
+        def rows(wanted: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+            return read_rows(path, wanted)
+
+    if columns is None:
+        sides = next((pair for pair in _SIDES if set(pair) <= set(names)), None)
+        if sides is None:
+            if {"label", "text"} <= set(names):
+                return _partners([row for _, row in rows(["label", "text"])], path, seed)
+            known = "; ".join(", ".join(pair) for pair in _SIDES)
+            raise ValueError(
+                f"{path}: the columns are {', '.join(names)}; wanted two of {known}; or label, text"
+            )
+        columns = sides
+    extra = next((name for name in ("score", "negative", "label") if name in names), None)
+    wanted = [*columns, *([extra] if extra else [])]
+    values = list(rows(wanted))
+    anchors, positives = [row[0] for _, row in values], [row[1] for _, row in values]
+    if extra == "score":
+        scores = []
+        for number, row in values:
+            try:
+                scores.append(float(row[2]))
+            except ValueError:
+                raise ValueError(
+                    f"{path}, line {number}: score is {row[2]!r}, wanted a number"
+                ) from None
+        return TrainingPairs(anchors, positives, scores=scores)
+    if extra == "negative":
+        return TrainingPairs(anchors, positives, [row[2] for _, row in values])
+    if extra == "label":
+        kept = [row for _, row in values if row[2] in ("1", "1.0")]
+        if not kept:
+            raise ValueError(f"{path}: no pair has the label 1")
+        return TrainingPairs([row[0] for row in kept], [row[1] for row in kept])
+    return TrainingPairs(anchors, positives)
+
+
+def _partners(rows: list[list[str]], path: Path, seed: int) -> TrainingPairs:
+    groups: dict[str, list[str]] = defaultdict(list)
+    for label, text in rows:
+        groups[label].append(text)
+    if len(groups) < 2:
+        raise ValueError(f"{path}: {len(groups)} label, wanted at least two to tell apart")
+    rng = np.random.default_rng(seed)
+    anchors, positives = [], []
+    for texts in groups.values():
+        order = rng.permutation(len(texts))
+        for i, j in zip(order, np.roll(order, 1), strict=True):
+            if texts[i] != texts[j]:
+                anchors.append(texts[i])
+                positives.append(texts[j])
+    if not anchors:
+        raise ValueError(f"{path}: no label has two different texts")
+    return TrainingPairs(anchors, positives)
+
+
+def batches(num_pairs: int, batch_size: int, seed: int, epoch: int) -> list[npt.NDArray[np.int64]]:
+    """The pairs of each step of an epoch: an order that seed and epoch alone decide."""
+    order = np.random.default_rng([seed, epoch]).permutation(num_pairs)
+    return [order[first : first + batch_size] for first in range(0, num_pairs, batch_size)]
