@@ -139,11 +139,45 @@ def profile_table(result: dict[str, Any]) -> Table:
     return [*rows.values(), whole], columns
 
 
+def search_table(result: dict[str, Any]) -> Table:
+    """Milliseconds of a search, a row an engine, columns by the number of queries."""
+    rows: dict[str, dict[str, Any]] = {}
+    columns = {"engine": "engine"}
+    for row in result["rows"]:
+        queries = row["queries"]
+        columns[f"ms {queries}"] = f"{queries} queries, ms" if queries > 1 else "one query, ms"
+        columns[f"ratio {queries}"] = "faster than float32"
+        one = rows.setdefault(row["engine"], {"engine": row["engine"]})
+        one[f"ms {queries}"], one[f"ratio {queries}"] = f"{row['ms']:,.1f}", row["ratio"]
+        one["recall"] = f"{row['recall']:.4f}"
+    return list(rows.values()), columns | {"recall": "recall@10"}
+
+
+def training_table(result: dict[str, Any]) -> Table:
+    """Pairs a second of both trainers, and what they learnt."""
+    ours = result["rows"][0]["pairs_per_second"]
+    rows = [
+        {
+            "engine": row["engine"],
+            "rate": f"{row['pairs_per_second']:.2f}",
+            "ratio": f"{ours / row['pairs_per_second']:.2f}x",
+            "before": f"{row['mrr_before']:.4f}",
+            "after": f"{row['mrr_after']:.4f}",
+        }
+        for row in result["rows"]
+    ]
+    columns = {"engine": "engine", "rate": "pairs/s", "ratio": "minifuse is",
+               "before": "MRR before", "after": "MRR after"}  # fmt: skip
+    return rows, columns
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Table]]] = {
     "encode": ("encode.json", encode_table),
     "encoder": ("encode.json", encoder_table),
     "footprint": ("encode.json", footprint_table),
     "ops": ("ops.json", ops_table),
+    "search": ("search.json", search_table),
+    "training": ("training.json", training_table),
     "profile": ("profile.json", profile_table),
 }
 

@@ -72,7 +72,7 @@ class TrainingConfig:
     symmetric: bool = False
     masks_same_texts: bool = True
     max_seq_length: int | None = None
-    chunk_tokens: int = 16_384
+    chunk_tokens: int = 12_288
     dropout: float | None = None
     seed: int = 42
     evaluate_every: int = 0
