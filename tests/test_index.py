@@ -461,19 +461,24 @@ def test_another_model_is_refused(tiny, tmp_path):
 
 def test_ctrl_c_stops_a_search():
     script = (
-        "import numpy as np, minifuse, sys\n"
+        "import numpy as np, minifuse, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's & ignores it\n"
         "i = minifuse.Index(256, metric='dot'); i.add(np.ones((200_000, 256), np.float32))\n"
         "print('ready', flush=True)\n"
         "try:\n    i.search(np.ones((60_000, 256), np.float32), 10)\n"
         "except KeyboardInterrupt:\n    print('stopped', flush=True)"
     )
     run = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert run.stdout.readline() == "ready\n"
-    time.sleep(0.5)
-    start = time.perf_counter()
-    run.send_signal(signal.SIGINT)
-    assert run.communicate(timeout=30)[0] == "stopped\n"
-    assert time.perf_counter() - start < 3
+    try:
+        assert run.stdout.readline() == "ready\n"
+        time.sleep(0.5)
+        start = time.perf_counter()
+        run.send_signal(signal.SIGINT)
+        assert run.communicate(timeout=30)[0] == "stopped\n"
+        assert time.perf_counter() - start < 3
+    finally:
+        run.kill()
+        run.communicate()
 
 
 # ---- the command line -----------------------------------------------------------------------
