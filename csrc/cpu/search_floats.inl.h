@@ -142,3 +142,6 @@ void search_floats(const SearchParams& p) {
         });
       });
 }
+
+void search_float32(const SearchParams& p) { search_floats<float>(p); }
+void search_bfloat16(const SearchParams& p) { search_floats<uint16_t>(p); }
