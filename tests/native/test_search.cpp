@@ -32,6 +32,10 @@ Found search_in(const InstructionSet& isa, WeightType type, int64_t n, int64_t d
     const float* from = x.data() + begin * dim;
     parts[part].resize(static_cast<size_t>(count * stride) * size);
     scales[part].resize(static_cast<size_t>(2 * count));
+    if (count == 0) {
+      space.segments.push_back({nullptr, nullptr, 0, begin});
+      continue;
+    }
     if (type == WeightType::kFloat32)
       std::memcpy(parts[part].data(), from, parts[part].size());
     else if (type == WeightType::kBfloat16)
