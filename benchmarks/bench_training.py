@@ -81,8 +81,10 @@ def main() -> None:
     def quality(path: str | Path) -> float | None:
         if not arguments.eval:
             return None
-        encode = SentenceTransformer(path).encode
-        return float((1 / rank_of_answers(encode, read_training_pairs(arguments.eval))).mean())
+        judged = SentenceTransformer(path)
+        judged.max_seq_length = LENGTH  # theirs is saved with it, ours with the model's own
+        ranks = rank_of_answers(judged.encode, read_training_pairs(arguments.eval))
+        return float((1 / ranks).mean())
 
     rows: list[dict[str, Any]] = []
     before = quality(model)
