@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 
+from minifuse import SentenceTransformer
 from minifuse.cli import main
 from minifuse.exploration import explore
 from minifuse.exploration_page import write_page
@@ -145,7 +146,8 @@ def test_the_command(tiny_folder, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_ten_thousand_questions_in_half_a_minute(minilm, data):
+def test_ten_thousand_questions_in_half_a_minute(minilm_folder, data):
+    minilm = SentenceTransformer(minilm_folder, dtype="auto")
     texts = list(read_texts(str(data / "pairs" / "banking77_train.tsv"), "text"))[:10_000]
     start = time.perf_counter()
     explore(texts, minilm.encode(texts))

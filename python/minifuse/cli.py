@@ -285,6 +285,7 @@ def _explore(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output or Path(arguments.input).with_name(f"{name}.html"))
     if not output.parent.is_dir():
         raise FileNotFoundError(f"{output.parent}: the folder does not exist")
+    arguments.dtype = arguments.dtype or "auto"  # neighbours on a map need no more
     vectors = _load(arguments).encode(texts, normalize_embeddings=True)
     result = exploration.explore(texts, vectors, arguments.clusters)
     write_page(result, output, f"{name}: {len(texts):,} texts")

@@ -27,6 +27,8 @@ FloatArray = npt.NDArray[np.float32]
 _CANDIDATES = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 25, 32, 40, 50, 64, 80, 100)
 # Texts that a silhouette is taken over: it grows with the square.
 _SILHOUETTE_TEXTS = 1500
+# Texts that a number of clusters is tried on.
+_FEW_TEXTS = 3000
 _WORD = re.compile(r"[^\W\d_][\w'’-]+")
 
 
@@ -96,7 +98,11 @@ def explore(
     if num_clusters is None:
         silhouettes = _silhouettes(sklearn, vectors, num_distinct, seed)
         num_clusters = max(silhouettes, key=lambda k: silhouettes[k])
-    means = sklearn.cluster.KMeans(num_clusters, n_init=2, random_state=seed).fit(vectors)
+    # One start is enough where every cluster has many texts; few texts can afford more.
+    starts = 3 if len(vectors) <= _FEW_TEXTS else 1
+    means = sklearn.cluster.KMeans(
+        num_clusters, n_init=starts, max_iter=100, random_state=seed
+    ).fit(vectors)
     # The largest cluster first; equal ones in the order of their first text.
     found = np.asarray(means.labels_)
     sizes = np.bincount(found, minlength=num_clusters)
@@ -114,13 +120,14 @@ def explore(
 
 def _silhouettes(sklearn: Any, vectors: FloatArray, most: int, seed: int) -> dict[int, float]:
     rng = np.random.default_rng(seed)
-    rows = np.sort(rng.permutation(len(vectors))[:_SILHOUETTE_TEXTS])
+    order = rng.permutation(len(vectors))
+    rows, some = np.sort(order[:_SILHOUETTE_TEXTS]), vectors[np.sort(order[:_FEW_TEXTS])]
     result = {}
     for k in _CANDIDATES:
         if k >= min(most, len(rows)):
             break
         means = sklearn.cluster.MiniBatchKMeans(k, n_init=2, random_state=seed, batch_size=2048)
-        labels = means.fit(vectors).predict(vectors[rows])
+        labels = means.fit(some).predict(vectors[rows])
         if 1 < len(np.unique(labels)) < len(rows):
             result[k] = float(sklearn.metrics.silhouette_score(vectors[rows], labels))
     return result or {2: 0.0}
