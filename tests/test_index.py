@@ -300,6 +300,33 @@ def test_two_writers(saved):
     assert len(Index.load(saved)) == 152
 
 
+def test_binding_a_saved_index_does_not_undo_another_writer(saved, rng):
+    class Model:
+        name = "some model"
+
+        def encode(self, text):
+            return np.ones(16)
+
+    one, other = Index.load(saved), Index.load(saved)
+    one.add(np.ones((1, 16)), ["one"])
+    one.save(saved)
+    other.bind(Model())  # another header: the whole file would be written anew
+    with pytest.raises(ValueError, match="another writer has appended"):
+        other.save(saved)
+    assert Index.load(saved).text(150) == "one"
+    one.bind(Model())
+    one.save(saved)
+    index = Index.load(saved, verify=True)
+    assert (len(index), index.model_name, index.text(150)) == (151, "some model", "one")
+
+
+def test_any_string_comes_back():
+    index = Index(2)
+    texts = ["", "\0", "\ud800 alone", "🦊"]
+    index.add(np.eye(2)[[0, 1, 0, 1]], texts)
+    assert [index.text(i) for i in range(4)] == texts
+
+
 def test_a_full_disk_loses_nothing(saved, monkeypatch):
     from minifuse import index_file
 

@@ -249,6 +249,15 @@ def test_a_diverging_loss_is_said(tiny_folder, pairs, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_diverging_loss_is_one_line_of_the_command(tiny_folder, tmp_path, capsys):
+    lines = tmp_path / "pairs.tsv"
+    lines.write_text("question\tanswer\n" + "".join(f"the {c}\ta {c}\n" for c in COLORS))
+    broken = str(_with_nan(tiny_folder, tmp_path))
+    arguments = ["finetune", "-m", broken, "--pairs", str(lines), "-o", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert "the training diverges" in capsys.readouterr().err
+
+
 def _with_nan(folder, tmp_path):
     import shutil
 

@@ -8,8 +8,7 @@
 // depend neither on the queries beside it nor on the instruction set:
 //
 //   few queries   NR vectors are transposed into a panel in L1 and multiplied by tiles of queries:
-//                 for one query, memory is the limit (16 x 384 floats take 24 KiB, five times as
-//                 long to read as to transpose and multiply)
+//                 for one query, memory is the limit
 //   more          the queries are the panels, packed once, and tiles are MR vectors by NR queries;
 //                 a block of vectors passes all panels while it is in L2
 

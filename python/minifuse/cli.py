@@ -1,4 +1,4 @@
-"""The command line: minifuse encode, similarity, evaluate, quantize, parity, bench, index, info."""
+"""The command line: minifuse COMMAND; each has a --help."""
 
 from __future__ import annotations
 
@@ -536,11 +536,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return int(arguments.run(arguments))
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         print(f"minifuse {arguments.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"minifuse {arguments.command}: interrupted, nothing was kept", file=sys.stderr)
+        goes_on = arguments.command in ("finetune", "index")  # from a checkpoint, the index
+        kept = "run it again to go on" if goes_on else "nothing was kept"
+        print(f"minifuse {arguments.command}: interrupted, {kept}", file=sys.stderr)
         return 130
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minifuse import native
+from minifuse.hardware import DTYPES
 from minifuse.index_file import (
     Segment,
     append_segment,
@@ -30,7 +31,6 @@ __all__ = ["Index"]
 FloatArray = npt.NDArray[np.float32]
 IdArray = npt.NDArray[np.int64]
 
-_DTYPES = ("float32", "bfloat16", "int8")
 _METRICS = ("cosine", "dot")
 # Appends of up to this many vectors are joined in memory, so that a million of them one by one make
 # a few pieces to search and not a million.
@@ -44,9 +44,8 @@ class Index:
 
     A search is exact over the vectors as they are stored: all of them are scored, in float32
     arithmetic whose bits depend neither on the number of threads nor on the other queries; equal
-    scores are ordered by the lower id. In int8 the scores are approximate (by about 0.001 for unit
-    vectors), unless the float32 vectors are kept beside the codes and the best candidates are
-    scored again by them.
+    scores are ordered by the lower id. In int8 the scores are approximate, unless the float32
+    vectors are kept beside the codes and the best candidates are scored again by them.
 
     Args:
         dim: of the vectors, 1 to 65,536.
@@ -76,7 +75,7 @@ class Index:
             or not 0 < dim <= 1 << 16
         ):
             raise ValueError(f"dim is {dim!r}, wanted 1..65536")
-        for name, value, wanted in (("dtype", dtype, _DTYPES), ("metric", metric, _METRICS)):
+        for name, value, wanted in (("dtype", dtype, DTYPES), ("metric", metric, _METRICS)):
             if value not in wanted:
                 raise ValueError(f"{name} is {value!r}, wanted one of {', '.join(wanted)}")
         if rescore and dtype != "int8":
@@ -303,12 +302,15 @@ class Index:
         path = Path(path)
         if not path.parent.is_dir():
             raise FileNotFoundError(f"{path.parent}: the folder does not exist")
-        if self._is_own(path) and read_about(path) == self._about():
-            with open_locked(path) as file:
-                self._append(file, path)
+        if not self._is_own(path):
+            self._remember(path, write_index(path, self._about(), self._segments))
             return
-        end = write_index(path, self._about(), self._segments)
-        self._remember(path, end)
+        with open_locked(path) as file:
+            self._check_unchanged(path)
+            if read_about(path) == self._about():
+                self._append(file)
+            else:  # bound to a model since: the header is another one
+                self._remember(path, write_index(path, self._about(), self._segments))
 
     @classmethod
     def load(
@@ -325,8 +327,7 @@ class Index:
             path: the file.
             mmap: map it, so that it opens at once and memory is shared between processes; else read
                 it. Nobody may shorten the file while it is mapped.
-            verify: compare every byte with the checksums, at about a second a gigabyte; else only
-                what was written last.
+            verify: compare every byte with the checksums; else only what was written last.
             num_threads: of a search; the default of the machine if None.
 
         Raises:
@@ -443,15 +444,18 @@ class Index:
         status = path.stat()
         return (status.st_dev, status.st_ino) == self._file
 
-    def _append(self, file: Any, path: Path) -> None:
-        """The segments that are not in the locked file yet."""
+    def _check_unchanged(self, path: Path) -> None:
+        """Nobody else has appended to the locked file."""
         _, end = read_index(path, self._layout())
         if end != self._end:
             raise ValueError(
                 f"{path}: another writer has appended to it since it was loaded here: load it "
                 "again and add what is missing"
             )
-        file.seek(end)
+
+    def _append(self, file: Any) -> None:
+        """The segments that are not in the locked file yet."""
+        file.seek(self._end)
         while self._num_saved < len(self._segments):
             append_segment(file, self._segments[self._num_saved])
             self._num_saved += 1

@@ -72,7 +72,7 @@ class Segment:
         assert self.text_offsets is not None
         assert self.text_bytes is not None
         begin, end = self.text_offsets[i : i + 2]
-        return bytes(self.text_bytes[begin:end]).decode("utf-8")
+        return bytes(self.text_bytes[begin:end]).decode("utf-8", "surrogatepass")
 
 
 def _padded(size: int, multiple: int = _ALIGNMENT) -> int:

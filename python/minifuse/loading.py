@@ -336,13 +336,18 @@ def read_model_folder(folder: Path) -> ModelFolder:
     )
 
 
+def own_name(name: str) -> str:
+    """A tensor's name without prefix, in the spelling of today."""
+    return name.removeprefix("bert.").replace(".gamma", ".weight").replace(".beta", ".bias")
+
+
 def iterate_weights(
     folder: ModelFolder, wanted: set[str]
 ) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
     """The wanted tensors one by one as float32, by their names without prefix."""
     with SafetensorsFile(folder.weights_path) as file:
         for name in file.names():
-            ours = name.removeprefix("bert.").replace(".gamma", ".weight").replace(".beta", ".bias")
+            ours = own_name(name)
             if ours in wanted:  # not the pooler, heads of other tasks, position_ids
                 yield ours, file.read(name)
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from minifuse.loading import ModelFolder, iterate_weights
+from minifuse.loading import ModelFolder, iterate_weights, new_encoder, own_name
 from minifuse.native import core
 from minifuse.safetensors import SafetensorsFile
 
@@ -112,7 +112,7 @@ class TrainableEncoder(torch.nn.Module):  # type: ignore[misc]
         self.hidden_dropout = float(config.get("hidden_dropout_prob", 0.1))
         self.attention_dropout = float(config.get("attention_probs_dropout_prob", 0.1))
         self._weights = torch.nn.ParameterDict()
-        wanted = set(core_names(folder))
+        wanted = set(new_encoder(folder.config, "float32").expected_weights())
         tensors = {name: torch.from_numpy(x) for name, x in iterate_weights(folder, wanted)}
         missing = sorted(wanted - tensors.keys())
         if missing:
@@ -210,7 +210,7 @@ class TrainableEncoder(torch.nn.Module):  # type: ignore[misc]
         tensors = {}
         with SafetensorsFile(self.folder.weights_path) as file:
             for name in file.names():
-                ours = _own_name(name)
+                ours = own_name(name)
                 if _key(ours) in self._weights:
                     tensors[name] = self._get(ours).detach().numpy()
                 elif "position_ids" not in name:
@@ -218,16 +218,5 @@ class TrainableEncoder(torch.nn.Module):  # type: ignore[misc]
         return tensors
 
 
-def _own_name(name: str) -> str:
-    return name.removeprefix("bert.").replace(".gamma", ".weight").replace(".beta", ".bias")
-
-
 def _key(name: str) -> str:
     return name.replace(".", "/")  # a ParameterDict's keys hold no dots
-
-
-def core_names(folder: ModelFolder) -> list[str]:
-    """The names of every weight of the encoder, without prefix."""
-    from minifuse.loading import new_encoder
-
-    return list(new_encoder(folder.config, "float32").expected_weights())
