@@ -19,6 +19,8 @@ _WINDOW_TEXTS = 4096
 
 def _parser() -> argparse.ArgumentParser:
     from minifuse import __version__
+    from minifuse.cli_bench import add_bench_arguments, run_bench
+    from minifuse.cli_index import add_index_commands
 
     parser = argparse.ArgumentParser(
         prog="minifuse", description="Sentence embeddings on fused kernels, without PyTorch."
@@ -126,22 +128,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("file", nargs="?", help="lines, or pairs as for evaluate; none: our own text")
     sub.add_argument("--limit", type=int, default=1000, help="sentences (%(default)s)")
 
-    sub = command("bench", _bench, "Compare with the peers that are installed, interleaved.")
-    sub.add_argument("files", nargs="*", help="NAME=FILE or FILE[:LINES] workloads; none: our own")
-    sub.add_argument(
-        "--peers", action="store_true", help="in float32, bfloat16 and int8; float32 only without"
-    )
-    sub.add_argument("--ops", action="store_true", help="each op against PyTorch instead")
-    sub.add_argument(
-        "--profile", action="store_true", help="where our own time goes, stage by stage, instead"
-    )
-    sub.add_argument("--rounds", type=int, default=7)
-    sub.add_argument("--plot", metavar="FILE", help="speeds of the engines: .png, .svg, .pdf")
-    sub.add_argument("--json", metavar="FILE", help="write every figure")
+    sub = command("bench", run_bench, "Compare with the peers that are installed, interleaved.")
+    add_bench_arguments(sub)
 
     sub = command("index", None, "An index of texts on the disk: build, search, info.", False)
-    from minifuse.cli_index import add_index_commands
-
     add_index_commands(sub, DEFAULT_MODEL)
 
     sub = command("info", _info, "The machine: instruction sets, threads, ceiling, schedules.")
@@ -383,120 +373,6 @@ def _parity(arguments: argparse.Namespace) -> int:
         verdict = "" if check.bound is None else "ok" if check.holds else "BEYOND THE BOUND"
         print(f"{check.name:{width}s}  {check.value:9.2e}  {theirs:>9s}  {bound:>9s}  {verdict}")
     return 0 if all(check.holds for check in checks) else 1
-
-
-def _workloads(files: Sequence[str]) -> dict[str, Sequence[str]]:
-    """NAME=FILE:LINES -> texts; name and lines may be left out."""
-    from minifuse import sample_text
-    from minifuse.files import read_texts
-
-    if not files:
-        return {"short": sample_text.sentences(1000), "paragraphs": sample_text.paragraphs(300)}
-    workloads: dict[str, Sequence[str]] = {}
-    for item in files:
-        name, _, path = item.rpartition("=")
-        path, _, lines = path.partition(":")
-        count = int(lines) if lines else None
-        workloads[name or Path(path).stem] = list(itertools.islice(read_texts(path), count))
-    return workloads
-
-
-def _bench(arguments: argparse.Namespace) -> int:
-    from minifuse import bench, hardware
-
-    threads = arguments.threads or hardware.describe()["num_threads"]
-    if arguments.ops:
-        rows = bench.bench_ops(threads, arguments.rounds)
-        columns = {
-            "op": "op",
-            "tokens": "tokens",
-            "torch_us": "PyTorch us",
-            "packed_us": "ours us",
-            "speedup_packed": "speed-up",
-            "unpacked_us": "unpacked us",
-            "speedup_unpacked": "speed-up unpacked",
-        }
-        print(bench.format_table(rows, columns))
-        lost = [f"{r['op']} at {r['tokens']}" for r in rows if r["speedup_packed"] <= 1]
-        lost += [
-            f"{r['op']} at {r['tokens']}, unpacked"
-            for r in rows
-            if r["speedup_unpacked"] is not None and r["speedup_unpacked"] <= 1
-        ]
-        print("\nslower than PyTorch:", "; ".join(lost) or "none")
-        if arguments.json:
-            bench.write_json(arguments.json, {"machine": bench.machine(), "rows": rows})
-        return 0
-    if arguments.profile:
-        return _bench_profile(arguments, threads)
-    query = "how do i reset the password of my account"
-    dtypes = hardware.DTYPES if arguments.peers else ("float32",)
-    result = bench.bench_encode(
-        arguments.model, _workloads(arguments.files), query, threads, arguments.rounds, dtypes
-    )
-    for name, workload in result["workloads"].items():
-        print(f"\n{name}: {workload['num_texts']} texts, {workload['num_tokens']} tokens")
-        columns = {
-            "engine": "engine",
-            "dtype": "dtype",
-            "tokens_per_second": "tokens/s",
-            "ours_over_theirs": "ours / theirs",
-            "cosine_min": "cosine min",
-            "cosine_mean": "mean",
-        }
-        print(bench.format_table(workload["rows"], columns))
-        for dtype, share in result["encoder"][name].items():
-            print(
-                f"encoder alone, {dtype}: {share['tokens_per_second']:,.0f} tokens/s, "
-                f"{share['gflops']:.0f} of {share['peak_gflops']:.0f} GFLOP/s = "
-                f"{share['share_of_peak']:.1%} of the ceiling"
-                + (
-                    f"; a tile in L1: {share['tile_share_of_peak']:.1%}"
-                    if "tile_share_of_peak" in share
-                    else ""
-                )
-            )
-    print(f"\none query of {result['query']['num_tokens']} tokens")
-    columns = {
-        "engine": "engine",
-        "dtype": "dtype",
-        "p50_ms": "p50 ms",
-        "p99_ms": "p99 ms",
-        "ours_over_theirs_time": "our time / theirs",
-    }
-    print(bench.format_table(result["query"]["rows"], columns))
-    print("\nseconds to the first vector, and peak memory of a process")
-    columns = {
-        "engine": "engine",
-        "dtype": "dtype",
-        "startup_seconds": "start-up s",
-        "peak_mib": "peak MiB",
-    }
-    print(bench.format_table(result["footprint"], columns))
-    for name, reason in result["absent"].items():
-        print(f"{name}: {reason}")
-    if arguments.plot:
-        bench.plot_encode(result, arguments.plot)
-    if arguments.json:
-        bench.write_json(arguments.json, result)
-    return 0
-
-
-def _bench_profile(arguments: argparse.Namespace, threads: int) -> int:
-    from minifuse import SentenceTransformer, bench, hardware
-
-    columns = {"stage": "stage", "share": "share", "us_per_token": "us a token"}
-    tables: dict[str, Any] = {}
-    for dtype in hardware.DTYPES:
-        model = SentenceTransformer(arguments.model, dtype=dtype, num_threads=threads)
-        for name, texts in _workloads(arguments.files).items():
-            rows = bench.bench_profile(model, texts, threads, arguments.rounds)
-            tables[f"{name}, {dtype}"] = rows
-            print(f"\n{name}, {dtype} ({model.isa}): {len(texts)} texts, {threads} threads")
-            print(bench.format_table(rows, columns))
-    if arguments.json:
-        bench.write_json(arguments.json, {"machine": bench.machine(), "profiles": tables})
-    return 0
 
 
 def _info(arguments: argparse.Namespace) -> int:
