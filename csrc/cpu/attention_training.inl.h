@@ -32,42 +32,19 @@ struct TrainingScratch {
   }
 };
 
-// y [rows, seqlen] = factor x [rows, D] b^T, b's rows transposed into panels.
-inline void times_transposed(const float* x, int64_t ldx, const float* panels, int64_t rows,
-                             int64_t seqlen, int64_t head_dim, float factor, float* y,
-                             int64_t ldy) {
+// y [rows, N] = factor a [rows, K] b, b [K, N] as panels [ceil(N / NR), K, NR]: of transpose_keys
+// where b is k^T or v^T, of pack_values where it is rows of k, q or dout.
+inline void times_panels(const float* a, int64_t lda, const float* panels, int64_t rows, int64_t K,
+                         int64_t N, float factor, float* y, int64_t ldy) {
   const f32x16 f = broadcast(factor);
   for (int64_t row = 0; row < rows; row += kTileRows)
     with_tile_rows(rows - row < kTileRows ? rows - row : kTileRows, [&](auto height) {
-      for (int64_t key = 0; key < seqlen; key += kPanelColumns) {
+      for (int64_t c = 0; c < N; c += kPanelColumns) {
         f32x16 acc[height.value][kTileVectors];
         clear(acc);
-        multiply_tile(x + row * ldx, ldx, panels + key * head_dim, kPanelColumns, head_dim, acc);
-        over_tile<height.value, kTileVectors>([&](auto i, auto j) MINIFUSE_INLINE {
-          store(y + (row + i.value) * ldy + key + 16 * j.value, mul(acc[i.value][j.value], f));
-        });
-      }
-    });
-}
-
-// y [rows, D] = factor a [rows, seqlen] b [seqlen, D], b's rows packed by pack_values.
-inline void times(const float* a, int64_t lda, const float* packed, int64_t rows, int64_t seqlen,
-                  int64_t head_dim, float factor, float* y, int64_t ldy) {
-  const f32x16 f = broadcast(factor);
-  for (int64_t row = 0; row < rows; row += kTileRows)
-    with_tile_rows(rows - row < kTileRows ? rows - row : kTileRows, [&](auto height) {
-      for (int64_t c = 0; c < head_dim; c += kPanelColumns) {
-        f32x16 acc[height.value][kTileVectors];
-        clear(acc);
-        multiply_tile(a + row * lda, lda, packed + c * seqlen, kPanelColumns, seqlen, acc);
-        over_tile<height.value, kTileVectors>([&](auto i, auto j) MINIFUSE_INLINE {
-          const int64_t left = head_dim - c - 16 * j.value;
-          float* out = y + (row + i.value) * ldy + c + 16 * j.value;
-          const f32x16 value = mul(acc[i.value][j.value], f);
-          if (left >= 16)
-            store(out, value);
-          else if (left > 0)
-            store_first(out, value, left);
+        multiply_tile(a + row * lda, lda, panels + c * K, kPanelColumns, K, acc);
+        store_tile<height.value>(y + row * ldy + c, ldy, N - c, [&](auto j, int64_t) {
+          return [&acc, f, j](auto i) MINIFUSE_INLINE { return mul(acc[i.value][j.value], f); };
         });
       }
     });
@@ -87,8 +64,8 @@ inline void transpose_square(const float* x, int64_t seqlen, int64_t ld, float* 
 inline void attention_weights(const AttentionParams& p, const float* q, const float* k,
                               float* key_panels, float* weights, int64_t ld) {
   transpose_keys(p, k, key_panels);
-  times_transposed(q, p.q_row_stride, key_panels, p.seqlen_q, p.seqlen_k, p.head_dim, p.scale,
-                   weights, ld);
+  times_panels(q, p.q_row_stride, key_panels, p.seqlen_q, p.head_dim, p.seqlen_k, p.scale, weights,
+               ld);
   for (int64_t row = 0; row < p.seqlen_q; ++row) {
     float* w = weights + row * ld;
     float inverse_sum[1];
@@ -115,8 +92,8 @@ void attention_forward(const AttentionTrainingParams& t) {
                       s.weights, s.ld);
     if (t.dropout > 0) drop_weights(t, head, s.weights, s.weights, s.ld);
     pack_values(p, p.v + head * p.v_head_stride, s.packed);
-    times(s.weights, s.ld, s.packed, S, S, D, 1.0f, p.out + head * p.out_head_stride,
-          p.out_row_stride);
+    times_panels(s.weights, s.ld, s.packed, S, S, D, 1.0f, p.out + head * p.out_head_stride,
+                 p.out_row_stride);
   }
 }
 
@@ -148,14 +125,14 @@ void attention_backward(const AttentionTrainingParams& t) {
     as_values.v_row_stride = p.out_row_stride;
     transpose_square(kept, S, s.ld, s.transposed);
     pack_values(as_values, dout, s.packed);
-    times(s.transposed, s.ld, s.packed, S, S, D, 1.0f, t.dv + head * p.v_head_stride,
-          p.v_row_stride);
+    times_panels(s.transposed, s.ld, s.packed, S, S, D, 1.0f, t.dv + head * p.v_head_stride,
+                 p.v_row_stride);
 
     // dP' = dout v^T, then dS in its place
     AttentionParams as_keys = p;
     as_keys.k_row_stride = p.v_row_stride;
     transpose_keys(as_keys, v, s.value_panels);
-    times_transposed(dout, p.out_row_stride, s.value_panels, S, S, D, 1.0f, s.gradient, s.ld);
+    times_panels(dout, p.out_row_stride, s.value_panels, S, D, S, 1.0f, s.gradient, s.ld);
     if (drops) drop_weights(t, head, s.gradient, s.gradient, s.ld);
     for (int64_t row = 0; row < S; ++row) {
       f32x16 sum = zero();
@@ -173,11 +150,11 @@ void attention_backward(const AttentionTrainingParams& t) {
     k_as_values.v_row_stride = p.k_row_stride;
     q_as_values.v_row_stride = p.q_row_stride;
     pack_values(k_as_values, k, s.packed);
-    times(s.gradient, s.ld, s.packed, S, S, D, p.scale, t.dq + head * p.q_head_stride,
-          p.q_row_stride);
+    times_panels(s.gradient, s.ld, s.packed, S, S, D, p.scale, t.dq + head * p.q_head_stride,
+                 p.q_row_stride);
     transpose_square(s.gradient, S, s.ld, s.transposed);
     pack_values(q_as_values, q, s.packed);
-    times(s.transposed, s.ld, s.packed, S, S, D, p.scale, t.dk + head * p.k_head_stride,
-          p.k_row_stride);
+    times_panels(s.transposed, s.ld, s.packed, S, S, D, p.scale, t.dk + head * p.k_head_stride,
+                 p.k_row_stride);
   }
 }

@@ -5,19 +5,27 @@ model = SentenceTransformer("sentence-transformers/all-MiniLM-L6-v2")
 embeddings = model.encode(["The sky is blue.", "Der Himmel ist blau."])
 """
 
+from typing import TYPE_CHECKING, Any
+
 from minifuse import hardware, ops, util
-from minifuse.index import Index
 from minifuse.sentence_transformer import EncodeInfo, SentenceTransformer
 
 __all__ = ["EncodeInfo", "Index", "SentenceTransformer", "__version__", "hardware", "ops", "util"]
 
+if TYPE_CHECKING:
+    from minifuse.index import Index
+
 __version__: str
 
 
-def __getattr__(name: str) -> str:
+def __getattr__(name: str) -> Any:
     # Read when asked: importlib.metadata brings the email package, a fifth of the import time.
     if name == "__version__":
         from importlib.metadata import version
 
         return version("minifuse")
+    if name == "Index":
+        from minifuse.index import Index
+
+        return Index
     raise AttributeError(f"module 'minifuse' has no attribute {name!r}")
