@@ -23,15 +23,15 @@ $(VENV)/.installed: $(SOURCES) | $(BIN)/python
 # torch first and pinned: anything that lets it float may bring gigabytes.
 $(VENV)/.test-tools: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python tools/extras.py test | xargs $(BIN)/python -m pip install --quiet
+	$(BIN)/python tools/extras.py test | $(BIN)/python -m pip install --quiet -r /dev/stdin
 	touch $@
 
 $(VENV)/.lint-tools: pyproject.toml | $(BIN)/python
-	$(BIN)/python tools/extras.py lint | xargs $(BIN)/python -m pip install --quiet
+	$(BIN)/python tools/extras.py lint | $(BIN)/python -m pip install --quiet -r /dev/stdin
 	touch $@
 
 $(VENV)/.bench-tools: pyproject.toml | $(VENV)/.test-tools
-	$(BIN)/python tools/extras.py bench | xargs $(BIN)/python -m pip install --quiet
+	$(BIN)/python tools/extras.py bench | $(BIN)/python -m pip install --quiet -r /dev/stdin
 	touch $@
 
 demo: $(VENV)/.installed

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from minifuse import SentenceTransformer
 from minifuse.cli import main
 
 TEXTS = ["the sky is blue", "a lazy dog", "", 'jumping "dogs"']
@@ -144,6 +145,26 @@ def test_a_full_disk_leaves_nothing(run, inputs, monkeypatch):
     printed = run("encode", inputs / "x.txt", "-o", inputs / "out.npy", "--no-progress", status=2)
     assert "No space left" in printed.err
     assert sorted(p.name for p in inputs.iterdir()) == ["x.csv", "x.jsonl", "x.tsv", "x.txt"]
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        (["encode", "{}/x.txt", "-o", "{}/out.npy"], "interrupted, nothing was kept"),
+        (
+            ["index", "build", "{}/x.txt", "-o", "{}/out.index"],
+            "interrupted, run it again to go on",
+        ),
+    ],
+)
+def test_ctrl_c_is_told_in_one_line(run, inputs, monkeypatch, command, text):
+    def interrupted(self, *args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SentenceTransformer, "encode", interrupted)
+    printed = run(*(a.replace("{}", str(inputs)) for a in command), "--no-progress", status=130)
+    assert printed.err == f"minifuse {command[0]}: {text}\n"
+    assert not (inputs / "out.npy").exists()
 
 
 def test_similarity(run, tiny):

@@ -416,7 +416,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"minifuse {arguments.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        goes_on = arguments.command in ("finetune", "index")  # from a checkpoint, the index
+        # A checkpoint and an index being built hold what was done.
+        goes_on = (arguments.command, getattr(arguments, "index_command", "")) in (
+            ("finetune", ""),
+            ("index", "build"),
+        )
         kept = "run it again to go on" if goes_on else "nothing was kept"
         print(f"minifuse {arguments.command}: interrupted, {kept}", file=sys.stderr)
         return 130

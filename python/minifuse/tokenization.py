@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -210,11 +211,7 @@ class TextTokenizer:
             lists[index] = self._cut(lists[index], max_seq_length)
             seqlens[index] = len(lists[index])
         truncated[shortened] = True
-        ids = np.empty(int(seqlens.sum()), np.int32)
-        position = 0
-        for one in lists:
-            ids[position : position + len(one)] = one
-            position += len(one)
+        ids = np.fromiter(chain.from_iterable(lists), np.int32, int(seqlens.sum()))
         return TokenBatch(ids, seqlens, truncated)
 
     def _cut(self, ids: list[int], max_seq_length: int) -> list[int]:
