@@ -1,0 +1,160 @@
+// out = softmax(scale q k^T) v: a warp computes 16 queries of one head of one sentence, whose
+// scores never leave its registers. Sentences of up to 64 tokens take one pass over their keys;
+// longer ones go on tile by tile of 64 with the online softmax (Milakov and Gimelshein 2018):
+//
+//   m' = max(m, max_j s_j),  l' = l e^(m - m') + sum_j e^(s_j - m'),  o' = o e^(m - m') + p V
+//
+// Which pass a key falls into depends on its own sentence only, so the batch changes no bit. The
+// four warps of a block take four heads; each has its own shared memory and waits for none.
+//
+//   shared, a warp: q [16, D]  k [64, D]  v [64, D], rows 16 bytes longer
+#pragma once
+
+#include "cuda/kernels.h"
+#include "cuda/layernorm.cuh"
+#include "cuda/tile.cuh"
+
+namespace minifuse::cuda {
+
+inline constexpr int kAttentionWarps = 4, kAttentionKeys = 64;
+
+template <typename T, int kHeadDim>
+struct AttentionShape {
+  static constexpr int kThreads = 32 * kAttentionWarps;
+  static constexpr int kRowBytes = kHeadDim * static_cast<int>(sizeof(T));
+  static constexpr int kStride = kRowBytes + kRowPadding;
+  static constexpr int kK = kAttentionQueries * kStride, kV = kK + kAttentionKeys * kStride;
+  static constexpr int kWarpBytes = kV + kAttentionKeys * kStride;
+  static constexpr int kSharedBytes = kAttentionWarps * kWarpBytes;
+};
+
+// o [16, D] += p v for 16 keys in 16 bits: the accumulators of two neighbouring tiles of scores are
+// a fragment of the next product's first operand, once packed.
+template <typename T, int kN>
+MINIFUSE_DEVICE void multiply_values(T, float (&o)[kN][4], const float (&p0)[4],
+                                     const float (&p1)[4], const std::byte* v, int stride) {
+  const int lane = ptx::lane_index();
+  const uint32_t a[4] = {pack(T{}, p0[0], p0[1]), pack(T{}, p0[2], p0[3]), pack(T{}, p1[0], p1[1]),
+                         pack(T{}, p1[2], p1[3])};
+  const std::byte* row = v + (lane % 16) * stride + 16 * (lane / 16);
+#pragma unroll
+  for (int n = 0; n < kN; n += 2) {
+    uint32_t b[4];
+    ptx::load_matrices_transposed(b, row + 16 * n);
+    multiply(T{}, o[n], a, b[0], b[1]);
+    multiply(T{}, o[n + 1], a, b[2], b[3]);
+  }
+}
+
+// In float32 a lane has the scores of keys 2t and 2t + 1 where the fragment wants t and t + 4: the
+// sum over keys may take them in any order, so key 2t stands for t and 2t + 1 for t + 4.
+template <int kN>
+MINIFUSE_DEVICE void multiply_values(float, float (&o)[kN][4], const float (&p0)[4],
+                                     const float (&p1)[4], const std::byte* v, int stride) {
+  const int lane = ptx::lane_index();
+  const auto one = [&](const float (&p)[4], const std::byte* keys) {
+    const uint32_t a[4] = {ptx::to_bits(p[0]), ptx::to_bits(p[2]), ptx::to_bits(p[1]),
+                           ptx::to_bits(p[3])};
+    const std::byte* row = keys + 2 * (lane % 4) * stride + 4 * (lane / 4);
+#pragma unroll
+    for (int n = 0; n < kN; ++n)
+      multiply(0.0f, o[n], a, ptx::load(reinterpret_cast<const uint32_t*>(row + 32 * n)),
+               ptx::load(reinterpret_cast<const uint32_t*>(row + stride + 32 * n)));
+  };
+  one(p0, v);
+  one(p1, v + 8 * stride);
+}
+
+template <typename T, int kHeadDim>
+MINIFUSE_KERNEL((AttentionShape<T, kHeadDim>::kThreads))
+attention_kernel(const AttentionParams p) {
+  using Shape = AttentionShape<T, kHeadDim>;
+  constexpr int kScoreTiles = kAttentionKeys / 8, kOutTiles = kHeadDim / 8;
+  constexpr float kMinusInfinity = -__builtin_huge_valf();
+  const int num_head_groups = (p.num_heads + kAttentionWarps - 1) / kAttentionWarps;
+  const int head = ptx::block_index() % num_head_groups * kAttentionWarps + ptx::warp_index();
+  if (head >= p.num_heads) return;
+  const auto tile = ptx::load(p.tiles + ptx::block_index() / num_head_groups);
+  const int lane = ptx::lane_index();
+  std::byte* q_tile = ptx::shared_memory() + ptx::warp_index() * Shape::kWarpBytes;
+  std::byte* k_tile = q_tile + Shape::kK;
+  std::byte* v_tile = q_tile + Shape::kV;
+  const T* q = static_cast<const T*>(p.qkv) + head * kHeadDim;
+  const int64_t H = int64_t{p.num_heads} * kHeadDim;
+  const auto rows_of = [&](const T* column, int first, int count) {
+    return Rows<T>{column + first * p.ldqkv, p.ldqkv, count};
+  };
+  const float scale_log2 = p.scale * 1.4426950408889634f;  // e^x = 2^(x log2 e)
+
+  copy_rows<32, kAttentionQueries>(q_tile, Shape::kStride,
+                                   rows_of(q, tile.first_query, tile.num_queries), 0,
+                                   Shape::kRowBytes, lane);
+  float o[kOutTiles][4] = {}, maximum[2] = {kMinusInfinity, kMinusInfinity}, sum[2] = {};
+  for (int key = 0; key < tile.num_keys; key += kAttentionKeys) {
+    const int num_keys = tile.num_keys - key < kAttentionKeys ? tile.num_keys - key : kAttentionKeys;
+    const int first = tile.first_key + key;
+    copy_rows<32, kAttentionKeys>(k_tile, Shape::kStride, rows_of(q + H, first, num_keys), 0,
+                                  Shape::kRowBytes, lane);
+    copy_rows<32, kAttentionKeys>(v_tile, Shape::kStride, rows_of(q + 2 * H, first, num_keys), 0,
+                                  Shape::kRowBytes, lane);
+    ptx::copy_commit();
+    ptx::copy_wait<0>();
+    ptx::warp_barrier();
+
+    float s[1][kScoreTiles][4] = {};
+#pragma unroll
+    for (int byte = 0; byte < Shape::kRowBytes; byte += kStepBytes)
+      multiply_step<T>(s, q_tile + byte, Shape::kStride, k_tile + byte, Shape::kStride);
+
+    // Rows lane / 4 (i = 0, 1) and lane / 4 + 8 (i = 2, 3).
+    float tile_maximum[2] = {kMinusInfinity, kMinusInfinity};
+#pragma unroll
+    for (int n = 0; n < kScoreTiles; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const bool is_key = 8 * n + 2 * (lane % 4) + i % 2 < num_keys;
+        s[0][n][i] = is_key ? s[0][n][i] * scale_log2 : kMinusInfinity;
+        if (s[0][n][i] > tile_maximum[i / 2]) tile_maximum[i / 2] = s[0][n][i];
+      }
+    float correction[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float seen = quad_max(tile_maximum[half]);
+      const float next = maximum[half] > seen ? maximum[half] : seen;
+      correction[half] = ptx::exp2(maximum[half] - next);  // 0 at first
+      maximum[half] = next;
+      sum[half] *= correction[half];
+    }
+#pragma unroll
+    for (int n = 0; n < kOutTiles; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) o[n][i] *= correction[i / 2];
+#pragma unroll
+    for (int n = 0; n < kScoreTiles; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        s[0][n][i] = ptx::exp2(s[0][n][i] - maximum[i / 2]);
+        sum[i / 2] += s[0][n][i];
+      }
+#pragma unroll
+    for (int n = 0; n < kScoreTiles; n += 2)
+      multiply_values(T{}, o, s[0][n], s[0][n + 1], v_tile + 8 * n * Shape::kStride,
+                      Shape::kStride);
+    ptx::warp_barrier();  // k and v have been used up
+  }
+
+  T* out = static_cast<T*>(p.out) + head * kHeadDim;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const float reciprocal = 1.0f / quad_sum(sum[half]);
+    const int row = lane / 4 + 8 * half;
+    if (row >= tile.num_queries) continue;
+#pragma unroll
+    for (int n = 0; n < kOutTiles; ++n)
+      ptx::store(reinterpret_cast<Pair<T>*>(out + (tile.first_query + row) * p.ldout + 8 * n +
+                                            2 * (lane % 4)),
+                 to_pair<T>(o[n][2 * half] * reciprocal, o[n][2 * half + 1] * reciprocal));
+  }
+}
+
+}  // namespace minifuse::cuda

@@ -1,0 +1,97 @@
+// A CUDA device on the CPU, slow and strict: it runs a kernel's grid block by block, each thread on
+// a stack of its own, and stops at the first access that is out of bounds, misaligned, of shared
+// memory never written, or racing with another thread's; and where lanes of a warp part or a
+// barrier is not reached by all.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace minifuse::cuda::emulator {
+
+// What a real device would have done silently, or died of.
+struct Fault : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// Who touched a granule of memory last, and when. Two accesses are ordered if a barrier of the
+// block lies between them, or one of the warp and both are the warp's.
+struct Shadow {
+  struct Access {
+    int32_t thread = kNobody;  // of the whole grid; kSeveral: of more than one warp
+    int32_t warp = kNobody;
+    uint32_t block_epoch = 0, warp_epoch = 0;
+  };
+  static constexpr int32_t kNobody = -1, kSeveral = -2;
+  Access write, read;
+  bool is_written = false;
+  bool is_arriving = false;  // an asynchronous copy to it is under way
+};
+
+inline constexpr size_t kGranule = 2;  // bytes that share a Shadow: the smallest element
+
+// A range that kernels may touch.
+struct Region {
+  const std::byte* begin;
+  size_t size;
+  std::string name;
+  bool is_read_only;
+  std::vector<Shadow> shadows;  // empty where it is read only
+};
+
+class Device {
+ public:
+  // Registers memory of the caller's; until forget() or the device's end.
+  void allow(const void* begin, size_t size, const std::string& name, bool is_read_only);
+  void forget(const void* begin);
+
+  // Runs `thread` once for every thread of the grid, blocks one after the other; throws Fault.
+  // In odd runs warps take turns from the last to the first.
+  void run(const std::string& kernel, int num_blocks, int num_threads, size_t shared_bytes,
+           const std::function<void()>& thread);
+
+  // Instructions of warps since the device was made, by name: what tests prove a path by.
+  const std::map<std::string, int64_t>& counts() const { return counts_; }
+
+ private:
+  std::map<const std::byte*, Region> regions_;  // by begin
+  std::map<std::string, int64_t> counts_;
+  int64_t num_runs_ = 0;
+  friend struct Execution;
+};
+
+// Every kernel that was ever launched, by address: so that no instance stays untested.
+void note_launch(const void* kernel);
+std::vector<const void*> launched_kernels();
+
+// ---- for instructions.h: all of the running thread ---------------------------------------------
+
+int thread_index();
+int block_index();
+std::byte* shared_memory();
+
+void check_read(const void* p, size_t size);
+void check_write(const void* p, size_t size);
+// A read whose bytes go to other lanes than the one that gave the address.
+void check_warp_read(const void* p, size_t size);
+
+void barrier();
+void warp_barrier();
+
+void copy_async(void* shared, const void* global, int valid);
+void copy_commit();
+void copy_wait(int most_pending);
+
+[[noreturn]] void fault(const std::string& text);
+
+// All lanes of the warp meet here with their operands; the last one runs `execute` on the 32 of
+// them, by lane. Lanes that meet at instructions of different names are a fault.
+void collective(const char* name, void* operands, void (*execute)(void* const* operands));
+
+}  // namespace minifuse::cuda::emulator

@@ -1,0 +1,226 @@
+// The instructions of ptx.cuh on the CPU: memory through the checks of device.h, warps' by lane
+// over the 32 sets of registers, matrices in double and rounded once to float32.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+
+#include "cuda/emulator/device.h"
+
+#define MINIFUSE_DEVICE inline
+#define MINIFUSE_KERNEL(threads) void
+
+namespace minifuse::cuda::ptx {
+
+inline int thread_index() { return emulator::thread_index(); }
+inline int block_index() { return emulator::block_index(); }
+inline int lane_index() { return emulator::thread_index() % 32; }
+inline int warp_index() { return emulator::thread_index() / 32; }
+
+inline std::byte* shared_memory() { return emulator::shared_memory(); }
+
+template <typename T>
+T load(const T* p) {
+  emulator::check_read(p, sizeof(T));
+  T value;
+  std::memcpy(&value, p, sizeof(T));
+  return value;
+}
+template <typename T>
+void store(T* p, const T& value) {
+  emulator::check_write(p, sizeof(T));
+  std::memcpy(p, &value, sizeof(T));
+}
+
+inline void copy_async16(void* shared, const void* global, int valid) {
+  emulator::copy_async(shared, global, valid);
+}
+inline void copy_commit() { emulator::copy_commit(); }
+template <int kPending>
+void copy_wait() {
+  emulator::copy_wait(kPending);
+}
+
+inline void barrier() { emulator::barrier(); }
+inline void warp_barrier() { emulator::warp_barrier(); }
+
+template <typename T>
+T shuffle_xor(T value, int mask) {
+  struct Operands {
+    T value, result;
+    int mask;
+  } mine{value, value, mask};
+  emulator::collective("shuffle", &mine, [](void* const* operands) {
+    for (int lane = 0; lane < 32; ++lane) {
+      auto& to = *static_cast<Operands*>(operands[lane]);
+      to.result = static_cast<Operands*>(operands[lane ^ to.mask])->value;
+    }
+  });
+  return mine.result;
+}
+
+namespace detail {
+
+struct LoadOperands {
+  uint32_t* r;
+  const void* row;
+};
+
+template <bool kTransposed>
+void load_matrices(void* const* operands) {
+  for (int matrix = 0; matrix < 4; ++matrix) {
+    uint16_t element[8][8];
+    for (int row = 0; row < 8; ++row)
+      std::memcpy(element[row],
+                  static_cast<const LoadOperands*>(operands[8 * matrix + row])->row, 16);
+    for (int lane = 0; lane < 32; ++lane) {
+      const int i = lane / 4, j = 2 * (lane % 4);
+      const uint16_t low = kTransposed ? element[j][i] : element[i][j];
+      const uint16_t high = kTransposed ? element[j + 1][i] : element[i][j + 1];
+      static_cast<LoadOperands*>(operands[lane])->r[matrix] = low | uint32_t{high} << 16;
+    }
+  }
+}
+
+inline float bfloat16_to_float(uint16_t bits) {
+  const uint32_t wide = uint32_t{bits} << 16;
+  float value;
+  std::memcpy(&value, &wide, 4);
+  return value;
+}
+
+inline float half_to_float(uint16_t bits) {
+  const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+  const float sign = bits & 0x8000 ? -1.0f : 1.0f;
+  if (exponent == 31) return fraction ? NAN : sign * INFINITY;
+  if (exponent == 0) return sign * std::ldexp(static_cast<float>(fraction), -24);
+  return sign * std::ldexp(static_cast<float>(1024 + fraction), exponent - 25);
+}
+
+// x with so many bits of fraction and the smallest exponent, to nearest even; a double is exact.
+inline double rounded(double x, int fraction_bits, int min_exponent) {
+  if (x == 0.0 || !std::isfinite(x)) return x;
+  const int exponent = std::max(std::ilogb(x), min_exponent);
+  const double unit = std::ldexp(1.0, exponent - fraction_bits);
+  return std::nearbyint(x / unit) * unit;
+}
+
+inline uint16_t float_to_bfloat16(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  if (std::isnan(x)) return 0x7fff;
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+inline uint16_t float_to_half(float x) {
+  const uint16_t sign = std::signbit(x) ? 0x8000 : 0;
+  if (std::isnan(x)) return 0x7fff;
+  const double y = std::fabs(rounded(x, 10, -14));
+  if (y >= 65536.0) return sign | 0x7c00;
+  if (y < std::ldexp(1.0, -14)) return sign | static_cast<uint16_t>(std::ldexp(y, 24));
+  const int exponent = std::ilogb(y);
+  const auto fraction = static_cast<uint16_t>(std::ldexp(y, 10 - exponent)) & 1023;
+  return static_cast<uint16_t>(sign | (exponent + 15) << 10 | fraction);
+}
+
+struct MmaOperands {
+  float* d;
+  const uint32_t* a;
+  uint32_t b[2];
+};
+
+enum class Type { kBfloat16, kHalf, kTf32 };
+
+template <Type kType>
+double element_of(uint32_t reg, int which) {
+  if constexpr (kType == Type::kTf32) {
+    if (reg & 0x1fff) emulator::fault("an operand of mma is not rounded to tf32");
+    float value;
+    std::memcpy(&value, &reg, 4);
+    return value;
+  } else {
+    const auto bits = static_cast<uint16_t>(which ? reg >> 16 : reg);
+    return kType == Type::kBfloat16 ? bfloat16_to_float(bits) : half_to_float(bits);
+  }
+}
+
+// The fragment maps of ptx.cuh, the other way round: row and column of every register.
+template <Type kType>
+void mma(void* const* operands) {
+  constexpr int kPer = kType == Type::kTf32 ? 1 : 2;  // elements in a register
+  double a[16][8 * kPer], b[8 * kPer][8];
+  for (int lane = 0; lane < 32; ++lane) {
+    const auto& mine = *static_cast<const MmaOperands*>(operands[lane]);
+    const int g = lane / 4, t = lane % 4;
+    for (int r = 0; r < 4; ++r)
+      for (int e = 0; e < kPer; ++e)
+        a[g + 8 * (r % 2)][kPer * t + e + 4 * kPer * (r / 2)] = element_of<kType>(mine.a[r], e);
+    for (int r = 0; r < 2; ++r)
+      for (int e = 0; e < kPer; ++e)
+        b[kPer * t + e + 4 * kPer * r][g] = element_of<kType>(mine.b[r], e);
+  }
+  for (int lane = 0; lane < 32; ++lane) {
+    const auto& mine = *static_cast<const MmaOperands*>(operands[lane]);
+    const int g = lane / 4, t = lane % 4;
+    for (int r = 0; r < 4; ++r) {
+      const int row = g + 8 * (r / 2), column = 2 * t + r % 2;
+      double sum = mine.d[r];
+      for (int k = 0; k < 8 * kPer; ++k) sum += a[row][k] * b[k][column];
+      mine.d[r] = static_cast<float>(sum);
+    }
+  }
+}
+
+}  // namespace detail
+
+inline void load_matrices(uint32_t (&r)[4], const void* row) {
+  emulator::check_warp_read(row, 16);
+  detail::LoadOperands mine{r, row};
+  emulator::collective("ldmatrix", &mine, detail::load_matrices<false>);
+}
+inline void load_matrices_transposed(uint32_t (&r)[4], const void* row) {
+  emulator::check_warp_read(row, 16);
+  detail::LoadOperands mine{r, row};
+  emulator::collective("ldmatrix.trans", &mine, detail::load_matrices<true>);
+}
+
+inline void mma_bfloat16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  detail::MmaOperands mine{d, a, {b0, b1}};
+  emulator::collective("mma.bf16", &mine, detail::mma<detail::Type::kBfloat16>);
+}
+inline void mma_half(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  detail::MmaOperands mine{d, a, {b0, b1}};
+  emulator::collective("mma.f16", &mine, detail::mma<detail::Type::kHalf>);
+}
+inline void mma_tf32(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  detail::MmaOperands mine{d, a, {b0, b1}};
+  emulator::collective("mma.tf32", &mine, detail::mma<detail::Type::kTf32>);
+}
+
+inline uint32_t to_bits(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  return bits;
+}
+inline float from_bits(uint32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return x;
+}
+inline uint32_t to_tf32(float x) { return (to_bits(x) + 0x1000) & ~uint32_t{0x1fff}; }
+inline uint32_t pack_bfloat16(float low, float high) {
+  return detail::float_to_bfloat16(low) | uint32_t{detail::float_to_bfloat16(high)} << 16;
+}
+inline uint32_t pack_half(float low, float high) {
+  return detail::float_to_half(low) | uint32_t{detail::float_to_half(high)} << 16;
+}
+inline float from_half(uint16_t bits) { return detail::half_to_float(bits); }
+
+inline float fma(float a, float b, float c) { return std::fma(a, b, c); }
+inline float exp2(float x) { return std::exp2(x); }
+inline float log(float x) { return std::log(x); }
+inline float erf(float x) { return std::erf(x); }
+inline float tanh(float x) { return std::tanh(x); }
+inline float sqrt(float x) { return std::sqrt(x); }
+
+}  // namespace minifuse::cuda::ptx

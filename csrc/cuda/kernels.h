@@ -1,0 +1,129 @@
+// What a CUDA kernel takes and the table of them, one for each element type: as common/kernels.h for
+// the CPU. Plain C++: the encoder calls the kernels through it without being compiled by nvcc.
+// Pointers are the device's; T is the table's element type, everything else float32. Rows begin at
+// multiples of 16 bytes, and K is a multiple of 64 bytes.
+#pragma once
+
+#include <cstdint>
+
+#include "common/types.h"
+
+namespace minifuse::cuda {
+
+// y = activation(x W^T + bias)
+struct LinearParams {
+  const void* x;  // T [M, K], rows ldx apart
+  int64_t ldx;
+  const void* weight;  // T [N, K], contiguous
+  const float* bias;  // [N], or null
+  void* y;  // T [M, N], rows ldy apart
+  int64_t ldy;
+  int M, N, K;
+  Activation activation;
+};
+
+// y = LayerNorm(. + residual) * gamma + beta: what follows a matrix.
+struct NormParams {
+  const void* residual;  // T [M, H], rows ldr apart
+  int64_t ldr;
+  const float* gamma;  // [H]
+  const float* beta;  // [H]
+  float eps;
+};
+
+// y = LayerNorm(x W^T + bias + residual); N = H, no activation.
+struct LinearNormParams {
+  LinearParams linear;
+  NormParams norm;
+};
+
+// y = LayerNorm(activation(x W1^T + b1) W2^T + b2 + x)
+struct FfnParams {
+  const void* x;  // T [M, H], rows ldx apart
+  int64_t ldx;
+  const void* w1;  // T [F, H], contiguous
+  const float* b1;  // [F]
+  const void* w2;  // T [H, F], contiguous
+  const float* b2;  // [H]
+  void* y;  // T [M, H], rows ldy apart
+  int64_t ldy;
+  int M, H, F;  // F a multiple of 128 bytes of T
+  Activation activation;
+  NormParams norm;
+};
+
+// Sixteen queries of a sentence, for all heads.
+struct alignas(16) AttentionTile {
+  int32_t first_query, num_queries;  // rows of the packed batch; 1..16
+  int32_t first_key, num_keys;  // the sentence
+};
+inline constexpr int kAttentionQueries = 16;
+
+// out = softmax(scale q k^T) v, sentence by sentence and head by head
+struct AttentionParams {
+  const void* qkv;  // T [total_tokens, 3 H]: q, k, v of all heads one after the other
+  int64_t ldqkv;
+  void* out;  // T [total_tokens, H], rows ldout apart
+  int64_t ldout;
+  const AttentionTile* tiles;  // [num_tiles]
+  int num_tiles, num_heads, head_dim;  // head_dim 32 or 64
+  float scale;
+};
+
+// y[i] = LayerNorm(word[ids[i]] + position[positions[i]])
+struct EmbedParams {
+  const int32_t* ids;  // [M]
+  const int32_t* positions;  // [M]
+  const void* word;  // T [vocab_size, H]
+  const void* position;  // T [max_position_embeddings, H]
+  const float* gamma;
+  const float* beta;
+  float eps;
+  void* y;  // T [M, H], rows ldy apart
+  int64_t ldy;
+  int M, H;  // H even
+};
+
+// One vector a sentence from its rows; no row gives zeros.
+struct PoolParams {
+  const void* x;  // T [total_tokens, H], rows ldx apart
+  int64_t ldx;
+  const int32_t* cu_seqlens;  // [batch + 1]
+  float* y;  // [batch, H], rows ldy apart
+  int64_t ldy;
+  int batch, H;
+  int first_row;  // rows of a sentence before it stay out
+  Pooling pooling;
+  bool normalizes;  // y /= max(||y||, 1e-12)
+};
+
+// loss[i] = log sum_j exp(scale a_i . b_j) - scale a_i . b_i: the multiple negatives ranking loss
+struct ContrastiveParams {
+  const void* a;  // T [batch, D]
+  const void* b;  // T [num_candidates, D]; row i is the positive of a's row i
+  float* loss;  // [batch]
+  int batch, num_candidates, D;
+  float scale;
+};
+
+// Where and in which order kernels run: a CUDA stream, or the emulator's device.
+using Stream = void*;
+
+struct Kernels {
+  const char* element;  // "float32", "bfloat16", "float16"
+  int element_bytes;
+  int max_ffn_hidden;  // the widest H of ffn_residual_layer_norm; a wider one takes two kernels
+
+  void (*embed_layer_norm)(Stream stream, const EmbedParams& params);
+  void (*linear)(Stream stream, const LinearParams& params);
+  void (*attention)(Stream stream, const AttentionParams& params);
+  void (*linear_residual_layer_norm)(Stream stream, const LinearNormParams& params);
+  void (*ffn_residual_layer_norm)(Stream stream, const FfnParams& params);
+  void (*pool)(Stream stream, const PoolParams& params);
+  void (*contrastive_loss)(Stream stream, const ContrastiveParams& params);
+};
+
+// The widest H of linear_residual_layer_norm.
+inline constexpr int kMaxHidden = 1024;
+
+}  // namespace minifuse::cuda

@@ -1,0 +1,110 @@
+// The epilogue of a tile that holds whole rows: y = LayerNorm(acc + bias + residual) * gamma + beta.
+//
+// A row lies in the registers of four lanes of each of kWarpColumns warps; its sums go over the
+// lanes by shuffles, over the warps through shared memory, always in the same order. Two passes, the
+// second also summing the differences, which corrects the mean (DESIGN section 3).
+#pragma once
+
+#include "cuda/kernels.h"
+#include "cuda/tile.cuh"
+
+namespace minifuse::cuda {
+
+// The sum of a quad's lanes, the same in all four.
+MINIFUSE_DEVICE float quad_sum(float x) {
+  x += ptx::shuffle_xor(x, 1);
+  return x + ptx::shuffle_xor(x, 2);
+}
+MINIFUSE_DEVICE float quad_max(float x) {
+  float other = ptx::shuffle_xor(x, 1);
+  x = x > other ? x : other;
+  other = ptx::shuffle_xor(x, 2);
+  return x > other ? x : other;
+}
+
+template <typename Shape>
+inline constexpr int kNormSharedBytes = 3 * Shape::kRows * Shape::kWarpColumns *
+                                        static_cast<int>(sizeof(float));
+
+// acc: rows first_row.. of M, columns 0..H-1. shared: kNormSharedBytes.
+template <typename Shape, typename T>
+MINIFUSE_DEVICE void residual_layer_norm(float (&acc)[Shape::kM][Shape::kN][4], const float* bias,
+                                         const NormParams& norm, int first_row, int M, int H, T* y,
+                                         int64_t ldy, std::byte* shared) {
+  constexpr int kWarps = Shape::kWarpColumns, kRowsOfThread = 2 * Shape::kM;
+  constexpr int kSums = Shape::kRows * kWarps;
+  float* sums = reinterpret_cast<float*>(shared);  // [3][kRows][kWarps]
+  const T* residual = static_cast<const T*>(norm.residual);
+  const int lane = ptx::lane_index(), warp_column = ptx::warp_index() % kWarps;
+  const int row_of_thread = ptx::warp_index() / kWarps * Shape::kM * 16 + lane / 4;
+  const auto row_of = [&](int i) { return row_of_thread + 8 * i; };  // i = 2 m + half
+
+  float row_sum[kRowsOfThread] = {};
+  for_each_pair<Shape>([&](int m, int n, int i, int row, int column) {
+    Pair<float> b = {0.0f, 0.0f};
+    Pair<T> r = to_pair<T>(0.0f, 0.0f);
+    if (column < H) {
+      if (bias) b = ptx::load(reinterpret_cast<const Pair<float>*>(bias + column));
+      if (first_row + row < M)
+        r = ptx::load(reinterpret_cast<const Pair<T>*>(
+            residual + (first_row + row) * norm.ldr + column));
+    }
+    acc[m][n][i] += b.values[0] + to_float(r.values[0]);
+    acc[m][n][i + 1] += b.values[1] + to_float(r.values[1]);
+    if (column < H) row_sum[2 * m + i / 2] += acc[m][n][i] + acc[m][n][i + 1];
+  });
+
+  // The sums of a row over all its threads, through the given third of shared memory.
+  const auto put = [&](int which, int i, float sum) {
+    sum = quad_sum(sum);
+    if (lane % 4 == 0) ptx::store(sums + which * kSums + row_of(i) * kWarps + warp_column, sum);
+  };
+  const auto total = [&](int which, int i) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) sum += ptx::load(sums + which * kSums + row_of(i) * kWarps + w);
+    return sum;
+  };
+#pragma unroll
+  for (int i = 0; i < kRowsOfThread; ++i) put(0, i, row_sum[i]);
+  ptx::barrier();
+  const float width = static_cast<float>(H);
+  float mean[kRowsOfThread], difference[kRowsOfThread] = {}, square[kRowsOfThread] = {};
+#pragma unroll
+  for (int i = 0; i < kRowsOfThread; ++i) mean[i] = total(0, i) / width;
+
+  for_each_pair<Shape>([&](int m, int n, int i, int, int column) {
+    if (column >= H) return;
+    const float d0 = acc[m][n][i] - mean[2 * m + i / 2];
+    const float d1 = acc[m][n][i + 1] - mean[2 * m + i / 2];
+    difference[2 * m + i / 2] += d0 + d1;
+    square[2 * m + i / 2] = ptx::fma(d0, d0, ptx::fma(d1, d1, square[2 * m + i / 2]));
+  });
+#pragma unroll
+  for (int i = 0; i < kRowsOfThread; ++i) {
+    put(1, i, difference[i]);
+    put(2, i, square[i]);
+  }
+  ptx::barrier();
+  float rstd[kRowsOfThread];
+#pragma unroll
+  for (int i = 0; i < kRowsOfThread; ++i) {
+    const float sum = total(1, i);
+    const float variance = (total(2, i) - sum * sum / width) / width;
+    rstd[i] = 1.0f / ptx::sqrt((variance > 0.0f ? variance : 0.0f) + norm.eps);
+    mean[i] += sum / width;
+  }
+
+  for_each_pair<Shape>([&](int m, int n, int i, int row, int column) {
+    if (column >= H || first_row + row >= M) return;
+    const auto gamma = ptx::load(reinterpret_cast<const Pair<float>*>(norm.gamma + column));
+    const auto beta = ptx::load(reinterpret_cast<const Pair<float>*>(norm.beta + column));
+    const float a = (acc[m][n][i] - mean[2 * m + i / 2]) * rstd[2 * m + i / 2];
+    const float b = (acc[m][n][i + 1] - mean[2 * m + i / 2]) * rstd[2 * m + i / 2];
+    ptx::store(reinterpret_cast<Pair<T>*>(y + (first_row + row) * ldy + column),
+               to_pair<T>(ptx::fma(a, gamma.values[0], beta.values[0]),
+                          ptx::fma(b, gamma.values[1], beta.values[1])));
+  });
+}
+
+}  // namespace minifuse::cuda

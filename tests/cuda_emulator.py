@@ -1,0 +1,231 @@
+"""The CUDA kernels run on the CPU by csrc/cuda/emulator: a library built here, its ops on arrays.
+
+Arrays go in as float32 and are rounded to the element type; results come back as float32. A kernel
+that reads or writes out of bounds, races or deadlocks raises ``Fault``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from ctypes import Structure, byref, c_bool, c_float, c_int, c_int32, c_int64, c_void_p
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+SOURCES = ("tests/native/cuda_emulated.cpp", "csrc/cuda/emulator/device.cpp")
+
+ELEMENTS = ("float32", "bfloat16", "float16")
+# The largest relative error of one rounding.
+UNIT_ROUNDOFF = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
+ACTIVATIONS = {None: 0, "gelu": 1, "gelu_new": 2, "relu": 3}
+POOLINGS = {"mean": 0, "cls": 1, "max": 2, "mean_sqrt_len": 3, "weightedmean": 4, "lasttoken": 5}
+
+
+class Fault(RuntimeError):
+    """What the emulator found wrong with a kernel, or the table with a shape."""
+
+
+class LinearParams(Structure):
+    _fields_ = [("x", c_void_p), ("ldx", c_int64), ("weight", c_void_p), ("bias", c_void_p),
+                ("y", c_void_p), ("ldy", c_int64), ("M", c_int), ("N", c_int), ("K", c_int),
+                ("activation", c_int32)]  # fmt: skip
+
+
+class NormParams(Structure):
+    _fields_ = [("residual", c_void_p), ("ldr", c_int64), ("gamma", c_void_p), ("beta", c_void_p),
+                ("eps", c_float)]  # fmt: skip
+
+
+class LinearNormParams(Structure):
+    _fields_ = [("linear", LinearParams), ("norm", NormParams)]
+
+
+class FfnParams(Structure):
+    _fields_ = [("x", c_void_p), ("ldx", c_int64), ("w1", c_void_p), ("b1", c_void_p),
+                ("w2", c_void_p), ("b2", c_void_p), ("y", c_void_p), ("ldy", c_int64),
+                ("M", c_int), ("H", c_int), ("F", c_int), ("activation", c_int32),
+                ("norm", NormParams)]  # fmt: skip
+
+
+class AttentionParams(Structure):
+    _fields_ = [("qkv", c_void_p), ("ldqkv", c_int64), ("out", c_void_p), ("ldout", c_int64),
+                ("tiles", c_void_p), ("num_tiles", c_int), ("num_heads", c_int),
+                ("head_dim", c_int), ("scale", c_float)]  # fmt: skip
+
+
+class EmbedParams(Structure):
+    _fields_ = [("ids", c_void_p), ("positions", c_void_p), ("word", c_void_p),
+                ("position", c_void_p), ("gamma", c_void_p), ("beta", c_void_p), ("eps", c_float),
+                ("y", c_void_p), ("ldy", c_int64), ("M", c_int), ("H", c_int)]  # fmt: skip
+
+
+class PoolParams(Structure):
+    _fields_ = [("x", c_void_p), ("ldx", c_int64), ("cu_seqlens", c_void_p), ("y", c_void_p),
+                ("ldy", c_int64), ("batch", c_int), ("H", c_int), ("first_row", c_int),
+                ("pooling", c_int32), ("normalizes", c_bool)]  # fmt: skip
+
+
+class ContrastiveParams(Structure):
+    _fields_ = [("a", c_void_p), ("b", c_void_p), ("loss", c_void_p), ("batch", c_int),
+                ("num_candidates", c_int), ("D", c_int), ("scale", c_float)]  # fmt: skip
+
+
+def build(root: Path, output: Path) -> Path:
+    """Compile the library from the sources below root."""
+    command = ["g++", "-std=c++20", "-O2", "-g0", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror",
+               "-Wno-unknown-pragmas", "-ffp-contract=off", f"-I{root / 'csrc'}",
+               *(str(root / source) for source in SOURCES), "-o", str(output)]  # fmt: skip
+    subprocess.run(command, check=True)
+    return output
+
+
+def to_bits(x, element: str):
+    """A float32 array as the element type stores it, rounded to nearest even."""
+    x = np.ascontiguousarray(x, np.float32)
+    if element == "float32":
+        return x
+    if element == "float16":
+        return x.astype(np.float16)
+    bits = x.view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+def from_bits(x, element: str):
+    """The other way."""
+    if element == "bfloat16":
+        return (x.astype(np.uint32) << 16).view(np.float32)
+    return x.astype(np.float32)
+
+
+def rounded(x, element: str):
+    """x as the element type holds it, in float32."""
+    return from_bits(to_bits(x, element), element)
+
+
+def aligned(array):
+    """A copy at a multiple of 64 bytes, as allocators of devices give it."""
+    raw = np.empty(array.nbytes + 64, np.uint8)
+    offset = -raw.ctypes.data % 64
+    copy = raw[offset : offset + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+class Emulator:
+    """The ops of one library in one element type."""
+
+    def __init__(self, library: ctypes.CDLL, element: str) -> None:
+        self.library, self.element = library, element
+        self.table = ELEMENTS.index(element)
+        library.cuda_error.restype = library.cuda_launched.restype = ctypes.c_char_p
+        library.cuda_instruction_count.restype = c_int64
+        self._kept: list[np.ndarray] = []
+
+    @property
+    def bytes_per_element(self) -> int:
+        return 4 if self.element == "float32" else 2
+
+    def count(self, instruction: str) -> int:
+        """How often warps ran it in the last call."""
+        return int(self.library.cuda_instruction_count(instruction.encode()))
+
+    def _pointer(self, array) -> int:
+        self._kept.append(array)
+        return array.ctypes.data
+
+    def _element(self, x) -> int:
+        return self._pointer(aligned(to_bits(x, self.element)))
+
+    def _float(self, x) -> int | None:
+        return None if x is None else self._pointer(aligned(np.asarray(x, np.float32)))
+
+    def _out(self, shape, dtype=None):
+        dtype = dtype or to_bits(np.zeros(1), self.element).dtype
+        # A NaN's bits, so that what no kernel wrote is seen.
+        return aligned(np.full(shape, 0x7FFF if dtype == np.uint16 else np.nan, dtype))
+
+    def _call(self, name, params, *more):
+        status = getattr(self.library, "cuda_" + name)(
+            c_int(self.table), byref(params), *(c_int64(m) for m in more)
+        )
+        self._kept.clear()
+        if status:
+            raise Fault(self.library.cuda_error().decode())
+
+    def _linear_params(self, x, weight, bias, y, activation=None) -> LinearParams:
+        (M, K), N = x.shape, len(weight)
+        return LinearParams(self._element(x), K, self._element(weight), self._float(bias),
+                            y.ctypes.data, N, M, N, K, ACTIVATIONS[activation])  # fmt: skip
+
+    def _norm_params(self, residual, gamma, beta, eps) -> NormParams:
+        return NormParams(self._element(residual), residual.shape[1], self._float(gamma),
+                          self._float(beta), eps)  # fmt: skip
+
+    def linear(self, x, weight, bias=None, activation=None):
+        y = self._out((len(x), len(weight)))
+        self._call("linear", self._linear_params(x, weight, bias, y, activation))
+        return from_bits(y, self.element)
+
+    def linear_residual_layer_norm(self, x, weight, bias, residual, gamma, beta, eps=1e-12):
+        y = self._out((len(x), len(weight)))
+        params = LinearNormParams(
+            self._linear_params(x, weight, bias, y), self._norm_params(residual, gamma, beta, eps)
+        )
+        self._call("linear_residual_layer_norm", params)
+        return from_bits(y, self.element)
+
+    def ffn_residual_layer_norm(self, x, w1, b1, w2, b2, gamma, beta, eps=1e-12, activation="gelu"):
+        (M, H), F = x.shape, len(w1)
+        y = self._out((M, H))
+        norm = self._norm_params(x, gamma, beta, eps)
+        params = FfnParams(norm.residual, H, self._element(w1), self._float(b1), self._element(w2),
+                           self._float(b2), y.ctypes.data, H, M, H, F, ACTIVATIONS[activation],
+                           norm)  # fmt: skip
+        self._call("ffn_residual_layer_norm", params)
+        return from_bits(y, self.element)
+
+    def attention(self, qkv, cu_seqlens, num_heads, scale):
+        total, H = len(qkv), qkv.shape[1] // 3
+        tiles = [
+            (q, min(16, end - q), begin, end - begin)
+            for begin, end in zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True)
+            for q in range(begin, end, 16)
+        ]
+        out = self._out((total, H))
+        params = AttentionParams(self._element(qkv), 3 * H, out.ctypes.data, H,
+                                 self._pointer(aligned(np.array(tiles, np.int32))), len(tiles),
+                                 num_heads, H // num_heads, scale)  # fmt: skip
+        self._call("attention", params, total)
+        return from_bits(out, self.element)
+
+    def embed_layer_norm(self, ids, positions, word, position, gamma, beta, eps=1e-12):
+        (M,), H = np.shape(ids), word.shape[1]
+        y = self._out((M, H))
+        params = EmbedParams(self._pointer(aligned(np.asarray(ids, np.int32))),
+                             self._pointer(aligned(np.asarray(positions, np.int32))),
+                             self._element(word), self._element(position), self._float(gamma),
+                             self._float(beta), eps, y.ctypes.data, H, M, H)  # fmt: skip
+        self._call("embed_layer_norm", params, len(word), len(position))
+        return from_bits(y, self.element)
+
+    def pool(self, x, cu_seqlens, pooling="mean", first_row=0, normalizes=False):
+        batch, H = len(cu_seqlens) - 1, x.shape[1]
+        y = self._out((batch, H), np.float32)
+        params = PoolParams(self._element(x), H,
+                            self._pointer(aligned(np.asarray(cu_seqlens, np.int32))),
+                            y.ctypes.data, H, batch, H, first_row, POOLINGS[pooling],
+                            normalizes)  # fmt: skip
+        self._call("pool", params, len(x))
+        return y.copy()
+
+    def contrastive_loss(self, a, b, scale):
+        loss = self._out((len(a),), np.float32)
+        params = ContrastiveParams(self._element(a), self._element(b), loss.ctypes.data, len(a),
+                                   len(b), a.shape[1], scale)  # fmt: skip
+        self._call("contrastive_loss", params)
+        return loss.copy()
+
+
+__all__ = ["ELEMENTS", "UNIT_ROUNDOFF", "Emulator", "Fault", "build", "rounded"]

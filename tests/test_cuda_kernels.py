@@ -1,0 +1,208 @@
+"""Every CUDA kernel, run by the emulator, against float64 NumPy over ragged shapes.
+
+Bounds: the inputs are rounded beforehand, so float32 errs by its own arithmetic (1e-6, or 2.5e-8
+sqrt(K)), and 16 bits by one rounding of each result and of each intermediate that is stored in them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import subprocess
+
+import numpy as np
+import pytest
+from cuda_emulator import ELEMENTS, ROOT, UNIT_ROUNDOFF, Emulator, Fault, build, rounded
+
+from minifuse import reference
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory) -> ctypes.CDLL:
+    return ctypes.CDLL(str(build(ROOT, tmp_path_factory.mktemp("cuda") / "emulated.so")))
+
+
+@pytest.fixture(params=ELEMENTS)
+def cuda(library, request) -> Emulator:
+    return Emulator(library, request.param)
+
+
+def assert_close(cuda, actual, wanted, K=1, roundings=1):
+    """Relative Frobenius error within what rounding explains."""
+    bound = max(1e-6, 2.5e-8 * K**0.5)
+    if cuda.element != "float32":
+        bound = 1e-6 + roundings * UNIT_ROUNDOFF[cuda.element]
+    assert np.isfinite(actual).all()
+    assert reference.relative_error(actual, wanted) <= bound
+
+
+def normal(rng, cuda, *shape, scale=1.0):
+    return rounded(rng.standard_normal(shape) * scale, cuda.element)
+
+
+# Rows around the tiles' 16, 32, 64 and 128; columns around 8, 64 and 128.
+@pytest.mark.parametrize(
+    ("M", "N", "K"), [(1, 96, 32), (17, 130, 64), (64, 128, 96), (129, 258, 32), (33, 2, 384)]
+)
+def test_linear(cuda, rng, M, N, K):
+    x, w = normal(rng, cuda, M, K), normal(rng, cuda, N, K, scale=K**-0.5)
+    b = rng.standard_normal(N)
+    for activation in (None, "gelu", "gelu_new", "relu"):
+        y = cuda.linear(x, w, b, activation)
+        assert_close(cuda, y, reference.linear(x, w, np.float32(b), activation), K)
+    assert_close(cuda, cuda.linear(x, w), reference.linear(x, w), K)
+    assert cuda.count("ldmatrix") > 0
+
+
+@pytest.mark.parametrize("H", [32, 128, 384, 512, 768, 800, 1024])
+@pytest.mark.parametrize("M", [1, 37])
+def test_linear_residual_layer_norm(cuda, rng, M, H):
+    K = 64
+    x, w = normal(rng, cuda, M, K), normal(rng, cuda, H, K, scale=K**-0.5)
+    residual = normal(rng, cuda, M, H) + rounded(np.full((M, 1), 3.0), cuda.element)
+    residual = rounded(residual, cuda.element)
+    b, gamma, beta = (np.float32(rng.standard_normal(H)) for _ in range(3))
+    y = cuda.linear_residual_layer_norm(x, w, b, residual, gamma, beta, 1e-12)
+    wanted = reference.layer_norm(reference.linear(x, w, b), gamma, beta, 1e-12, residual)
+    assert_close(cuda, y, wanted, K)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+@pytest.mark.parametrize(
+    ("M", "H", "F"), [(1, 32, 64), (70, 128, 192), (33, 384, 128), (9, 512, 64)]
+)
+def test_ffn_residual_layer_norm(cuda, rng, M, H, F, activation):
+    x = normal(rng, cuda, M, H)
+    w1, w2 = normal(rng, cuda, F, H, scale=H**-0.5), normal(rng, cuda, H, F, scale=F**-0.5)
+    b1, b2, gamma, beta = (np.float32(rng.standard_normal(n)) for n in (F, H, H, H))
+    arguments = (x, w1, b1, w2, b2, gamma, beta, 1e-12, activation)
+    if cuda.element == "float32" and H > 384:  # the encoder takes two kernels
+        with pytest.raises(Fault, match="H=512, wanted at most 384"):
+            cuda.ffn_residual_layer_norm(*arguments)
+        return
+    y = cuda.ffn_residual_layer_norm(*arguments)
+    wanted = reference.layer_norm(
+        reference.gelu_ffn(x, w1, b1, w2, b2, activation), gamma, beta, 1e-12, x
+    )
+    assert_close(cuda, y, wanted, F, roundings=2)
+
+
+@pytest.mark.parametrize(("num_heads", "head_dim"), [(1, 32), (5, 32), (4, 64)])
+@pytest.mark.parametrize("seqlens", [[1], [17, 3, 64], [65, 0, 130]])
+def test_attention(cuda, rng, num_heads, head_dim, seqlens):
+    H, cu_seqlens = num_heads * head_dim, np.concatenate([[0], np.cumsum(seqlens)])
+    qkv = normal(rng, cuda, cu_seqlens[-1], 3 * H)
+    out = cuda.attention(qkv, cu_seqlens, num_heads, head_dim**-0.5)
+    wanted = np.empty((cu_seqlens[-1], H))
+    for begin, end in zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True):
+        q, k, v = (
+            part.reshape(end - begin, num_heads, head_dim).swapaxes(0, 1)
+            for part in np.split(qkv[begin:end], 3, axis=1)
+        )
+        one = reference.attention(q, k, v).swapaxes(0, 1)
+        wanted[begin:end] = one.reshape(end - begin, H)
+    assert_close(cuda, out, wanted, roundings=2)
+
+
+@pytest.mark.parametrize(("M", "H"), [(1, 32), (6, 384), (3, 130)])
+def test_embed_layer_norm(cuda, rng, M, H):
+    word, position = normal(rng, cuda, 20, H), normal(rng, cuda, 12, H)
+    gamma, beta = (np.float32(rng.standard_normal(H)) for _ in range(2))
+    ids, positions = rng.integers(0, 20, M), rng.integers(0, 12, M)
+    y = cuda.embed_layer_norm(ids, positions, word, position, gamma, beta)
+    wanted = reference.layer_norm(word[ids].astype(float) + position[positions], gamma, beta)
+    assert_close(cuda, y, wanted)
+
+
+def pooled(x, pooling, first_row):
+    rows, places = x[first_row:].astype(float), np.arange(first_row, len(x)) + 1.0
+    if len(rows) == 0:
+        return np.zeros(x.shape[1])
+    return {
+        "mean": lambda: rows.mean(0),
+        "cls": lambda: rows[0],
+        "max": lambda: rows.max(0),
+        "mean_sqrt_len": lambda: rows.sum(0) / len(rows) ** 0.5,
+        "weightedmean": lambda: (rows * places[:, None]).sum(0) / places.sum(),
+        "lasttoken": lambda: rows[-1],
+    }[pooling]()
+
+
+@pytest.mark.parametrize(
+    "pooling", ["mean", "cls", "max", "mean_sqrt_len", "weightedmean", "lasttoken"]
+)
+@pytest.mark.parametrize("first_row", [0, 2])
+def test_pool(cuda, rng, pooling, first_row):
+    cu_seqlens = [0, 5, 6, 6, 25]
+    x = normal(rng, cuda, 25, 290)
+    wanted = np.stack(
+        [
+            pooled(x[a:b], pooling, first_row)
+            for a, b in zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True)
+        ]
+    )
+    y = cuda.pool(x, cu_seqlens, pooling, first_row)
+    assert reference.relative_error(y, wanted) <= 1e-6
+    length = np.maximum(np.linalg.norm(wanted, axis=1, keepdims=True), 1e-12)
+    y = cuda.pool(x, cu_seqlens, pooling, first_row, normalizes=True)
+    assert reference.relative_error(y, wanted / length) <= 1e-6
+
+
+@pytest.mark.parametrize(("batch", "num_candidates"), [(1, 1), (5, 9), (70, 130)])
+def test_contrastive_loss(cuda, rng, batch, num_candidates):
+    a, b = normal(rng, cuda, batch, 32), normal(rng, cuda, num_candidates, 32)
+    scores = 0.5 * a.astype(float) @ b.T.astype(float)
+    most = scores.max(1)
+    wanted = most + np.log(np.exp(scores - most[:, None]).sum(1)) - np.diag(scores)
+    loss = cuda.contrastive_loss(a, b, 0.5)
+    np.testing.assert_allclose(loss, wanted, rtol=2e-6, atol=4e-6)
+
+
+def test_a_row_has_the_same_bits_in_every_batch(cuda, rng):
+    """Tiles are cut elsewhere for one row than for many: no bit may depend on it."""
+    M, H, F = 70, 128, 64
+    x = normal(rng, cuda, M, H)
+    w1, w2 = normal(rng, cuda, F, H, scale=H**-0.5), normal(rng, cuda, H, F, scale=F**-0.5)
+    b1, b2, gamma, beta = (np.float32(rng.standard_normal(n)) for n in (F, H, H, H))
+    square = normal(rng, cuda, H, H, scale=H**-0.5)
+    calls = [
+        lambda x: cuda.linear(x, w1, b1, "gelu"),
+        lambda x: cuda.ffn_residual_layer_norm(x, w1, b1, w2, b2, gamma, beta),
+        lambda x: cuda.linear_residual_layer_norm(x, square, b2, x, gamma, beta),
+    ]
+    for call in calls:
+        whole = call(x)
+        for row in (0, 15, 16, 63, 69):
+            alone = call(x[row : row + 1])
+            assert np.array_equal(alone.view(np.uint32), whole[row : row + 1].view(np.uint32))
+    qkv = normal(rng, cuda, 100, 3 * H)
+    whole = cuda.attention(qkv, [0, 3, 20, 100], 4, 0.1)
+    alone = cuda.attention(qkv[20:], [0, 80], 4, 0.1)
+    assert np.array_equal(whole[20:].view(np.uint32), alone.view(np.uint32))
+
+
+def test_shapes_that_no_instance_takes_are_refused(cuda, rng):
+    x = normal(rng, cuda, 2, 30)
+    with pytest.raises(Fault, match="K=30, wanted a multiple of"):
+        cuda.linear(x, x)
+    with pytest.raises(Fault, match="head_dim=16, wanted 32 or 64"):
+        cuda.attention(normal(rng, cuda, 2, 48), [0, 2], 1, 1.0)
+    wide = normal(rng, cuda, 1040, 64)
+    with pytest.raises(Fault, match="N=1040, wanted at most 1024"):
+        cuda.linear_residual_layer_norm(x=wide[:1], weight=wide, bias=None,
+                                        residual=normal(rng, cuda, 1, 1040),
+                                        gamma=np.ones(1040), beta=np.ones(1040))  # fmt: skip
+
+
+def test_every_instance_has_run(library):
+    """Complete by construction: the library's own symbols are the list. Runs last in this file."""
+    path = library._name
+    symbols = subprocess.run(
+        ["nm", "--defined-only", path], capture_output=True, text=True, check=True
+    )
+    instances = set(
+        re.findall(r"\b(_ZN8minifuse4cuda\d+[a-z_]+_kernelI\w+)$", symbols.stdout, re.M)
+    )
+    assert len(instances) >= 30
+    launched = set(library.cuda_launched().decode().split())
+    assert not instances - launched
