@@ -9,7 +9,7 @@ MODEL ?= sentence-transformers/all-MiniLM-L6-v2
 WORKLOADS ?=
 SOURCES := $(shell find csrc python -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml README.md
 
-.PHONY: demo test test-slow bench lint format sanitize sanitize-threads check wheel clean
+.PHONY: demo test test-slow bench lint format sanitize sanitize-threads mutants check wheel clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -55,13 +55,13 @@ lint: $(VENV)/.lint-tools $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h')
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 	$(BIN)/codespell $$(git ls-files)
 
 format: $(VENV)/.lint-tools
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format --quiet .
-	$(BIN)/clang-format -i $$(git ls-files '*.cpp' '*.h')
+	$(BIN)/clang-format -i $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 
 # The native tests under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: $(VENV)/.test-tools
@@ -76,6 +76,11 @@ sanitize-threads: $(VENV)/.test-tools
 	  -DMINIFUSE_SANITIZE=thread -DCMAKE_BUILD_TYPE=Sanitize
 	$(BIN)/cmake --build build/tsan --parallel 2
 	$(BIN)/ctest --test-dir build/tsan --output-on-failure -R 'schedule|encoder'
+
+# Faults planted in the CUDA kernels, each of which a test must see; CHANGED_SINCE=REF: only in files
+# that differ from that revision.
+mutants: $(VENV)/.installed $(VENV)/.test-tools
+	$(BIN)/python tools/mutate_cuda.py $(if $(CHANGED_SINCE),--changed-since $(CHANGED_SINCE))
 
 check: lint test sanitize
 

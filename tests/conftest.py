@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cuda_library import build_emulated
 from minifuse import SentenceTransformer
 from minifuse.native import core
 from minifuse.resolve import resolve_model
@@ -48,6 +50,26 @@ def int8_isa(request):
 def bfloat16_dot_isa(request):
     """Each instruction set that multiplies bfloat16 in pairs in turn."""
     yield from _forced(request.param, "bfloat16")
+
+
+@pytest.fixture(scope="session")
+def cuda_library(tmp_path_factory) -> ctypes.CDLL:
+    """The CUDA kernels and their encoder on the emulator, or the library of a real device.
+
+    tools/mutate_cuda.py plants faults in the sources, tools/gpu_check.py names a library.
+    """
+    if path := os.environ.get("MINIFUSE_CUDA_LIBRARY"):
+        return ctypes.CDLL(path)
+    sources = Path(os.environ.get("MINIFUSE_CUDA_SOURCES", ROOT))
+    return ctypes.CDLL(
+        str(build_emulated(sources, tmp_path_factory.mktemp("cuda") / "emulated.so"))
+    )
+
+
+@pytest.fixture(scope="session")
+def is_emulated() -> bool:
+    """Whether cuda_library runs on the emulator."""
+    return "MINIFUSE_CUDA_LIBRARY" not in os.environ
 
 
 @pytest.fixture

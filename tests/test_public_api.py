@@ -177,7 +177,7 @@ def test_prompts(tiny_folder):
         ({"precision": "int4"}, ValueError, "Precision 'int4' is not supported"),
         ({"nonsense": 1}, ValueError, "additional keyword arguments"),
         ({"output_value": "x"}, ValueError, "output_value is 'x'"),
-        ({"device": "cuda"}, ValueError, "device is 'cuda', wanted 'cpu'"),
+        ({"device": "cuda"}, ValueError, "device is 'cuda', but the model is on cpu"),
         ({"device": ["cpu", "cpu"]}, ValueError, "device is a list"),
         ({"pool": {}}, ValueError, "minifuse uses threads"),
         ({"truncate_dim": 0}, ValueError, "truncate_dim is 0"),

@@ -11,6 +11,7 @@
 
 #include "common/check.h"
 #include "cpu/dispatch.h"
+#include "encoder/batch.h"
 #include "encoder/schedule.h"
 
 namespace minifuse {
@@ -29,6 +30,8 @@ const InstructionSet& active_isa();
 Activation parse_activation(const std::string& name);
 WeightType parse_weight_type(const std::string& name);
 Pooling parse_pooling(const std::string& name);
+// The arrays' own memory: it lives as long as they do.
+Batch borrow_batch(const IntArray& ids, const IntArray& cu_seqlens);
 
 // Asks Python about pending signals (Ctrl-C) at most every 50 ms; true where one wants to raise. To
 // be called without the GIL; the exception stays set for raise_if_signalled().

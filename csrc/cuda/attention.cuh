@@ -91,7 +91,8 @@ attention_kernel(const AttentionParams p) {
                                    Shape::kRowBytes, lane);
   float o[kOutTiles][4] = {}, maximum[2] = {kMinusInfinity, kMinusInfinity}, sum[2] = {};
   for (int key = 0; key < tile.num_keys; key += kAttentionKeys) {
-    const int num_keys = tile.num_keys - key < kAttentionKeys ? tile.num_keys - key : kAttentionKeys;
+    const int num_keys =
+        tile.num_keys - key < kAttentionKeys ? tile.num_keys - key : kAttentionKeys;
     const int first = tile.first_key + key;
     copy_rows<32, kAttentionKeys>(k_tile, Shape::kStride, rows_of(q + H, first, num_keys), 0,
                                   Shape::kRowBytes, lane);
@@ -146,7 +147,7 @@ attention_kernel(const AttentionParams p) {
   T* out = static_cast<T*>(p.out) + head * kHeadDim;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const float reciprocal = 1.0f / quad_sum(sum[half]);
+    const float reciprocal = ptx::reciprocal(quad_sum(sum[half]));
     const int row = lane / 4 + 8 * half;
     if (row >= tile.num_queries) continue;
 #pragma unroll

@@ -9,17 +9,19 @@
 
 namespace minifuse::cuda {
 
-using ContrastiveShape = TileShape<2, 2, 2, 8>;
+// Of float32, whose fragments are split into two parts, half as many rows: more would spill.
+template <typename T>
+using ContrastiveShape = TileShape<2, 2, (sizeof(T) == 4 ? 1 : 2), 8>;
 // Maximum and sum of a row by warp column, and the score of its positive.
+template <typename T, typename Shape = ContrastiveShape<T>>
 inline constexpr int kContrastiveSharedBytes =
-    ContrastiveShape::kSharedBytes +
-    ContrastiveShape::kRows * (2 * ContrastiveShape::kWarpColumns + 1) *
-        static_cast<int>(sizeof(float));
+    Shape::kSharedBytes +
+    Shape::kRows * (2 * Shape::kWarpColumns + 1) * static_cast<int>(sizeof(float));
 
 template <typename T>
-MINIFUSE_KERNEL(ContrastiveShape::kThreads)
+MINIFUSE_KERNEL(ContrastiveShape<T>::kThreads)
 contrastive_loss_kernel(const ContrastiveParams p) {
-  using Shape = ContrastiveShape;
+  using Shape = ContrastiveShape<T>;
   constexpr int kWarps = Shape::kWarpColumns, kRowsOfThread = 2 * Shape::kM;
   constexpr float kMinusInfinity = -__builtin_huge_valf();
   const int first_row = ptx::block_index() * Shape::kRows;
@@ -72,8 +74,8 @@ contrastive_loss_kernel(const ContrastiveParams p) {
   for (int i = 0; i < kRowsOfThread; ++i) {
     const float total = quad_sum(sum[i]);
     if (lane % 4 == 0)
-      ptx::store(reinterpret_cast<Pair<float>*>(statistics) +
-                     (row_of_thread + 8 * i) * kWarps + warp_column,
+      ptx::store(reinterpret_cast<Pair<float>*>(statistics) + (row_of_thread + 8 * i) * kWarps +
+                     warp_column,
                  Pair<float>{maximum[i], total});
   }
   ptx::barrier();
@@ -84,7 +86,8 @@ contrastive_loss_kernel(const ContrastiveParams p) {
     for (int pass = 0; pass < 2; ++pass)
 #pragma unroll
       for (int w = 0; w < kWarps; ++w) {
-        const auto s = ptx::load(reinterpret_cast<const Pair<float>*>(statistics) + row * kWarps + w);
+        const auto s =
+            ptx::load(reinterpret_cast<const Pair<float>*>(statistics) + row * kWarps + w);
         if (pass == 0 && s.values[0] > most) most = s.values[0];
         if (pass == 1 && s.values[0] != kMinusInfinity)
           total += s.values[1] * ptx::exp2(s.values[0] - most);

@@ -32,14 +32,14 @@ embed_layer_norm_kernel(const EmbedParams p) {
             to_float(w.values[1]) + to_float(q.values[1])};
   };
   const int first = 2 * ptx::lane_index();
-  const float width = static_cast<float>(p.H);
+  const float reciprocal_width = ptx::reciprocal(static_cast<float>(p.H));
 
   float sum = 0.0f;
   for (int column = first; column < p.H; column += 64) {
     const Pair<float> v = pair_at(column);
     sum += v.values[0] + v.values[1];
   }
-  float mean = warp_sum(sum) / width;
+  float mean = warp_sum(sum) * reciprocal_width;
   float difference = 0.0f, square = 0.0f;
   for (int column = first; column < p.H; column += 64) {
     const Pair<float> v = pair_at(column);
@@ -48,9 +48,10 @@ embed_layer_norm_kernel(const EmbedParams p) {
     square = ptx::fma(d0, d0, ptx::fma(d1, d1, square));
   }
   difference = warp_sum(difference);
-  const float variance = (warp_sum(square) - difference * difference / width) / width;
-  const float rstd = 1.0f / ptx::sqrt((variance > 0.0f ? variance : 0.0f) + p.eps);
-  mean += difference / width;
+  const float variance =
+      (warp_sum(square) - difference * difference * reciprocal_width) * reciprocal_width;
+  const float rstd = ptx::reciprocal(ptx::sqrt((variance > 0.0f ? variance : 0.0f) + p.eps));
+  mean += difference * reciprocal_width;
 
   T* y = static_cast<T*>(p.y) + row * p.ldy;
   for (int column = first; column < p.H; column += 64) {

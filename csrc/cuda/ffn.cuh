@@ -1,5 +1,5 @@
 // y [M, H] = LayerNorm(activation(x W1^T + b1) W2^T + b2 + residual), H <= 512: the intermediate
-// [M, F] never leaves the SM. A block owns kRows rows; for 128 bytes of F at a time
+// [M, F] never leaves the SM. A block owns kRows rows; for kF columns of F at a time
 //
 //   h [kRows, kF] = activation(x W1[f]^T + b1[f])        registers, then shared memory
 //   acc [kRows, H] += h W2[:, f]^T                       registers to the end
@@ -8,7 +8,8 @@
 // layer from 210 to 355 FLOP a byte of memory traffic (H = 384, bfloat16).
 //
 //   shared: x [kRows, kH]  W1[f] [kF, kH]  W2[:, f] [kH, kF]  h [kRows, kF], rows 16 bytes longer:
-//   at H = 384 50 + 50 + 55 + 9 KB, one block an SM on sm_80 (163 KB) and on sm_90 (227 KB).
+//   at H = 384 50 + 50 + 55 + 9 KB, at 512 67 + 33 + 41 + 5 KB of half as many columns of F: a block
+//   an SM, whose shared memory has 163 KB on sm_80 and 227 KB on sm_90.
 #pragma once
 
 #include "cuda/activation.cuh"
@@ -24,8 +25,10 @@ template <typename T, int kN>
 struct FfnShape {
   static constexpr bool kIsWide = sizeof(T) == 4;
   static constexpr int kSize = static_cast<int>(sizeof(T));
-  static constexpr int kH = 64 * kN, kF = 128 / kSize;
-  using First = std::conditional_t<kIsWide, TileShape<2, 2, 1, 2>, TileShape<4, 2, 1, 4>>;
+  static constexpr int kFBytes = kN <= 6 ? 128 : 64;
+  static constexpr int kH = 64 * kN, kF = kFBytes / kSize;
+  using First =
+      std::conditional_t<kIsWide, TileShape<2, 2, 1, kF / 16>, TileShape<4, 2, 1, kF / 16>>;
   using Second = std::conditional_t<kIsWide, TileShape<1, 4, 2, 2 * kN>, TileShape<1, 8, 4, kN>>;
   static constexpr int kRows = Second::kRows, kThreads = Second::kThreads;
   static_assert(First::kRows == kRows && First::kThreads == kThreads);
@@ -73,14 +76,14 @@ ffn_residual_layer_norm_kernel(const FfnParams p) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) acc[m][n][i] = 0.0f;
 
-  copy_rows<kThreads, Shape::kRows>(x_tile, kWide,
-                                    Rows<T>{x + first_row * p.ldx, p.ldx, p.M - first_row}, 0,
-                                    row_bytes, thread);
+  copy_rows<kThreads, Shape::kRows>(
+      x_tile, kWide, Rows<T>{x + first_row * p.ldx, p.ldx, p.M - first_row}, 0, row_bytes, thread);
   fetch_w1(0);
   for (int f = 0; f < p.F; f += kF) {
     ptx::copy_wait<0>();
     ptx::barrier();  // W1[f] is there; W2 and h have been used up
-    copy_rows<kThreads, Shape::kH>(w2_tile, kNarrow, Rows<T>{w2, p.F, p.H}, f, 128, thread);
+    copy_rows<kThreads, Shape::kH>(w2_tile, kNarrow, Rows<T>{w2, p.F, p.H}, f, Shape::kFBytes,
+                                   thread);
     ptx::copy_commit();
 
     float h[First::kM][First::kN][4] = {};
@@ -101,7 +104,7 @@ ffn_residual_layer_norm_kernel(const FfnParams p) {
     const std::byte* hidden_rows = hidden + warp / Second::kWarpColumns * Second::kM * 16 * kNarrow;
     const std::byte* w2_rows = w2_tile + warp % Second::kWarpColumns * Second::kN * 8 * kNarrow;
 #pragma unroll
-    for (int byte = 0; byte < 128; byte += kStepBytes)
+    for (int byte = 0; byte < Shape::kFBytes; byte += kStepBytes)
       multiply_step<T>(acc, hidden_rows + byte, kNarrow, w2_rows + byte, kNarrow);
   }
   ptx::copy_wait<0>();

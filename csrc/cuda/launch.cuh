@@ -25,9 +25,9 @@ template <typename Params>
 void launch(Stream stream, const Launch& shape, void (*kernel)(Params), const Params& params) {
   if (shape.num_blocks == 0) return;
 #if defined(__CUDACC__)
-  cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                           cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           shape.shared_bytes);
+  cudaError_t error =
+      cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                           cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared_bytes);
   if (error == cudaSuccess) {
     kernel<<<static_cast<unsigned>(shape.num_blocks), static_cast<unsigned>(shape.num_threads),
              static_cast<size_t>(shape.shared_bytes), static_cast<cudaStream_t>(stream)>>>(params);
@@ -37,10 +37,11 @@ void launch(Stream stream, const Launch& shape, void (*kernel)(Params), const Pa
     throw std::runtime_error(std::string(shape.kernel) + ": " + cudaGetErrorString(error));
 #else
   emulator::note_launch(reinterpret_cast<const void*>(kernel));
-  static_cast<emulator::Device*>(stream)->run(shape.kernel, static_cast<int>(shape.num_blocks),
-                                              shape.num_threads,
-                                              static_cast<size_t>(shape.shared_bytes),
-                                              [&] { kernel(params); });
+  auto* device = static_cast<emulator::Device*>(stream);
+  device->defer([=] {
+    device->run(shape.kernel, static_cast<int>(shape.num_blocks), shape.num_threads,
+                static_cast<size_t>(shape.shared_bytes), [&] { kernel(params); });
+  });
 #endif
 }
 

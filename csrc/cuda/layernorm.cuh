@@ -23,8 +23,8 @@ MINIFUSE_DEVICE float quad_max(float x) {
 }
 
 template <typename Shape>
-inline constexpr int kNormSharedBytes = 3 * Shape::kRows * Shape::kWarpColumns *
-                                        static_cast<int>(sizeof(float));
+inline constexpr int kNormSharedBytes =
+    3 * Shape::kRows * Shape::kWarpColumns * static_cast<int>(sizeof(float));
 
 // acc: rows first_row.. of M, columns 0..H-1. shared: kNormSharedBytes.
 template <typename Shape, typename T>
@@ -46,8 +46,8 @@ MINIFUSE_DEVICE void residual_layer_norm(float (&acc)[Shape::kM][Shape::kN][4], 
     if (column < H) {
       if (bias) b = ptx::load(reinterpret_cast<const Pair<float>*>(bias + column));
       if (first_row + row < M)
-        r = ptx::load(reinterpret_cast<const Pair<T>*>(
-            residual + (first_row + row) * norm.ldr + column));
+        r = ptx::load(
+            reinterpret_cast<const Pair<T>*>(residual + (first_row + row) * norm.ldr + column));
     }
     acc[m][n][i] += b.values[0] + to_float(r.values[0]);
     acc[m][n][i + 1] += b.values[1] + to_float(r.values[1]);
@@ -62,16 +62,17 @@ MINIFUSE_DEVICE void residual_layer_norm(float (&acc)[Shape::kM][Shape::kN][4], 
   const auto total = [&](int which, int i) {
     float sum = 0.0f;
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) sum += ptx::load(sums + which * kSums + row_of(i) * kWarps + w);
+    for (int w = 0; w < kWarps; ++w)
+      sum += ptx::load(sums + which * kSums + row_of(i) * kWarps + w);
     return sum;
   };
 #pragma unroll
   for (int i = 0; i < kRowsOfThread; ++i) put(0, i, row_sum[i]);
   ptx::barrier();
-  const float width = static_cast<float>(H);
+  const float reciprocal_width = ptx::reciprocal(static_cast<float>(H));
   float mean[kRowsOfThread], difference[kRowsOfThread] = {}, square[kRowsOfThread] = {};
 #pragma unroll
-  for (int i = 0; i < kRowsOfThread; ++i) mean[i] = total(0, i) / width;
+  for (int i = 0; i < kRowsOfThread; ++i) mean[i] = total(0, i) * reciprocal_width;
 
   for_each_pair<Shape>([&](int m, int n, int i, int, int column) {
     if (column >= H) return;
@@ -90,9 +91,9 @@ MINIFUSE_DEVICE void residual_layer_norm(float (&acc)[Shape::kM][Shape::kN][4], 
 #pragma unroll
   for (int i = 0; i < kRowsOfThread; ++i) {
     const float sum = total(1, i);
-    const float variance = (total(2, i) - sum * sum / width) / width;
-    rstd[i] = 1.0f / ptx::sqrt((variance > 0.0f ? variance : 0.0f) + norm.eps);
-    mean[i] += sum / width;
+    const float variance = (total(2, i) - sum * sum * reciprocal_width) * reciprocal_width;
+    rstd[i] = ptx::reciprocal(ptx::sqrt((variance > 0.0f ? variance : 0.0f) + norm.eps));
+    mean[i] += sum * reciprocal_width;
   }
 
   for_each_pair<Shape>([&](int m, int n, int i, int row, int column) {

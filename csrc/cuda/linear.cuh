@@ -24,10 +24,9 @@ linear_kernel(const LinearParams p) {
   T* y = static_cast<T*>(p.y);
 
   float acc[LinearShape::kM][LinearShape::kN][4];
-  multiply_tile<LinearShape>(
-      acc, Rows<T>{x + first_row * p.ldx, p.ldx, p.M - first_row},
-      Rows<T>{weight + int64_t{first_column} * p.K, p.K, p.N - first_column}, p.K,
-      ptx::shared_memory());
+  multiply_tile<LinearShape>(acc, Rows<T>{x + first_row * p.ldx, p.ldx, p.M - first_row},
+                             Rows<T>{weight + int64_t{first_column} * p.K, p.K, p.N - first_column},
+                             p.K, ptx::shared_memory());
 
   for_each_pair<LinearShape>([&](int m, int n, int i, int row, int column) {
     row += first_row;

@@ -14,8 +14,11 @@ namespace minifuse::cuda {
 
 // For hidden sizes up to 64 kN.
 template <int kN>
-struct LinearNormShape
-    : TileShape<1, 8, (kN <= 8 ? 4 : kN <= 12 ? 2 : 1), kN, (kN <= 6 ? 4 : 2)> {};
+struct LinearNormShape : TileShape<1, 8,
+                                   (kN <= 8    ? 4
+                                    : kN <= 12 ? 2
+                                               : 1),
+                                   kN, (kN <= 6 ? 4 : 2)> {};
 
 template <typename Shape>
 inline constexpr int kLinearNormSharedBytes =
@@ -29,8 +32,8 @@ linear_residual_layer_norm_kernel(const LinearNormParams p) {
   const T* x = static_cast<const T*>(p.linear.x);
   const T* weight = static_cast<const T*>(p.linear.weight);
   float acc[Shape::kM][Shape::kN][4];
-  multiply_tile<Shape>(acc, Rows<T>{x + first_row * p.linear.ldx, p.linear.ldx,
-                                    p.linear.M - first_row},
+  multiply_tile<Shape>(acc,
+                       Rows<T>{x + first_row * p.linear.ldx, p.linear.ldx, p.linear.M - first_row},
                        Rows<T>{weight, p.linear.K, p.linear.N}, p.linear.K, ptx::shared_memory());
   residual_layer_norm<Shape>(acc, p.linear.bias, p.norm, first_row, p.linear.M, p.linear.N,
                              static_cast<T*>(p.linear.y), p.linear.ldy, ptx::shared_memory());

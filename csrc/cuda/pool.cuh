@@ -33,6 +33,7 @@ pool_kernel(const PoolParams p) {
   if (is_weighted)  // of the places first + 1 .. seqlen
     divisor = 0.5f * static_cast<float>(count) * static_cast<float>(first + 1 + seqlen);
 
+  const float factor = ptx::reciprocal(divisor);
   float square = 0.0f;
   for (int column = 2 * ptx::thread_index(); column < p.H; column += 2 * kPoolThreads) {
     float a = 0.0f, b = 0.0f;
@@ -49,8 +50,8 @@ pool_kernel(const PoolParams p) {
       }
     }
     if (count > 0) {
-      a /= divisor;
-      b /= divisor;
+      a *= factor;
+      b *= factor;
     }
     square = ptx::fma(a, a, ptx::fma(b, b, square));
     ptx::store(reinterpret_cast<Pair<float>*>(y + column), Pair<float>{a, b});
@@ -65,11 +66,11 @@ pool_kernel(const PoolParams p) {
 #pragma unroll
   for (int warp = 0; warp < kPoolWarps; ++warp) total += ptx::load(sums + warp);
   const float norm = ptx::sqrt(total);
-  const float length = norm > 1e-12f ? norm : 1e-12f;
+  const float reciprocal = ptx::reciprocal(norm > 1e-12f ? norm : 1e-12f);
   for (int column = 2 * ptx::thread_index(); column < p.H; column += 2 * kPoolThreads) {
     auto* pair = reinterpret_cast<Pair<float>*>(y + column);
     const Pair<float> v = ptx::load(pair);
-    ptx::store(pair, Pair<float>{v.values[0] / length, v.values[1] / length});
+    ptx::store(pair, Pair<float>{v.values[0] * reciprocal, v.values[1] * reciprocal});
   }
 }
 

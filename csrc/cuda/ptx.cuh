@@ -30,8 +30,9 @@ struct alignas(sizeof(T) * kCount) Vector {
 #else
 
 #define MINIFUSE_DEVICE __device__ __forceinline__
-// A kernel of so many threads a block.
-#define MINIFUSE_KERNEL(threads) __global__ void __launch_bounds__(threads)
+// A kernel of so many threads a block. One block an SM is all that is asked of the compiler: left to
+// itself it spills a few registers to make room for another.
+#define MINIFUSE_KERNEL(threads) __global__ void __launch_bounds__(threads, 1)
 
 namespace minifuse::cuda::ptx {
 
@@ -165,6 +166,13 @@ MINIFUSE_DEVICE float exp2(float x) { return ::exp2f(x); }
 MINIFUSE_DEVICE float log(float x) { return ::logf(x); }
 MINIFUSE_DEVICE float erf(float x) { return ::erff(x); }
 MINIFUSE_DEVICE float tanh(float x) { return ::tanhf(x); }
+// 1 / x of a normal number, to the last place or its neighbour. (An IEEE division has a slow path,
+// across which registers spill.)
+MINIFUSE_DEVICE float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 MINIFUSE_DEVICE float sqrt(float x) { return __fsqrt_rn(x); }
 
 }  // namespace minifuse::cuda::ptx

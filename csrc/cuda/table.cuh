@@ -1,5 +1,5 @@
-// The tables: every kernel instantiated for every element type, and the choice of the instance by
-// the shape alone. A shape that no instance takes is refused by name.
+// The table of an element type: every kernel instantiated, and the choice of the instance by the
+// shape alone. A shape that no instance takes is refused by name.
 #pragma once
 
 #include "common/check.h"
@@ -101,10 +101,10 @@ struct Launcher {
           kChunk);
     check(p.batch <= p.num_candidates, "contrastive_loss: ", p.batch, " anchors and ",
           p.num_candidates, " candidates, wanted one for each at least");
-    using Shape = ContrastiveShape;
+    using Shape = ContrastiveShape<T>;
     launch(stream,
            {"contrastive_loss", blocks_of(p.batch, Shape::kRows), Shape::kThreads,
-            kContrastiveSharedBytes},
+            kContrastiveSharedBytes<T>},
            contrastive_loss_kernel<T>, p);
   }
 };
@@ -122,8 +122,5 @@ constexpr Kernels table_of(const char* element) {
           .pool = Launcher<T>::pool,
           .contrastive_loss = Launcher<T>::contrastive_loss};
 }
-
-inline constexpr Kernels kTables[] = {table_of<float>("float32"), table_of<Bfloat16>("bfloat16"),
-                                      table_of<Half>("float16")};
 
 }  // namespace minifuse::cuda

@@ -109,8 +109,8 @@ MINIFUSE_DEVICE void multiply_tile(float (&acc)[Shape::kM][Shape::kN][4], const 
   for (int chunk = 0; chunk < kStages - 1; ++chunk) fetch(chunk);
   for (int chunk = 0; chunk < num_chunks; ++chunk) {
     ptx::copy_wait<kStages - 2>();  // this thread's part of the chunk is there
-    ptx::barrier();                 // everyone's; and the chunk before has been used up
-    fetch(chunk + kStages - 1);     // into its place
+    ptx::barrier();  // everyone's; and the chunk before has been used up
+    fetch(chunk + kStages - 1);  // into its place
     const std::byte* stage = shared + chunk % kStages * Shape::kStageBytes;
     const std::byte* a_tile = stage + a_row * kStride;
     const std::byte* b_tile = stage + (Shape::kRows + b_row) * kStride;

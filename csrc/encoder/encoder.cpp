@@ -276,30 +276,10 @@ void Encoder::pool_chunk(const Batch& batch, const Outputs& outputs, const Chunk
   }
 }
 
-void Encoder::check_lengths(const Batch& batch) const {
-  check(batch.batch >= 0, "cu_seqlens: wanted at least one element");
-  check(batch.cu_seqlens[0] == 0, "cu_seqlens[0] is ", batch.cu_seqlens[0], ", wanted 0");
-  for (int64_t i = 0; i < batch.batch; ++i) {
-    const int64_t seqlen = int64_t{batch.cu_seqlens[i + 1]} - batch.cu_seqlens[i];
-    check(seqlen >= 0, "cu_seqlens descends at ", i + 1, ": ", batch.cu_seqlens[i], " then ",
-          batch.cu_seqlens[i + 1]);
-    check(seqlen <= config_.max_position_embeddings, "sentence ", i, " has ", seqlen,
-          " tokens, wanted at most max_position_embeddings=", config_.max_position_embeddings);
-  }
-}
-
-void Encoder::check_ids(const Batch& batch) const {
-  check(batch.cu_seqlens[batch.batch] == batch.total_tokens, "cu_seqlens ends at ",
-        batch.cu_seqlens[batch.batch], ", wanted the number of ids, ", batch.total_tokens);
-  for (int64_t i = 0; i < batch.total_tokens; ++i)
-    check(batch.ids[i] >= 0 && batch.ids[i] < config_.vocab_size, "ids[", i, "] is ", batch.ids[i],
-          ", wanted 0..", config_.vocab_size - 1);
-}
-
 bool Encoder::encode(const Batch& batch, const Outputs& outputs, int64_t max_sentences,
                      int num_threads, const std::function<bool()>& should_stop) const {
   const Schedule schedule = plan(batch, max_sentences, num_threads);
-  check_ids(batch);
+  check_ids(config_, batch);
   check(outputs.pool_from >= 0, "pool_from is ", outputs.pool_from, ", wanted >= 0");
   const int64_t num_chunks = static_cast<int64_t>(schedule.chunks.size());
   const int64_t num_shared = schedule.num_shared_chunks;
@@ -372,7 +352,7 @@ CostModel Encoder::cost_model() const {
 
 Schedule Encoder::plan(const Batch& batch, int64_t max_sentences, int num_threads,
                        std::vector<Schedule>* considered) const {
-  check_lengths(batch);
+  check_lengths(config_, batch);
   check(max_sentences > 0, "batch_size is ", max_sentences, ", wanted > 0");
   check(num_threads > 0, "num_threads is ", num_threads, ", wanted > 0");
   return plan_schedule(batch.cu_seqlens, batch.batch, max_sentences, blocks_.chunk_tokens,

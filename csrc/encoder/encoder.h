@@ -7,32 +7,12 @@
 #include <vector>
 
 #include "cpu/dispatch.h"
+#include "encoder/batch.h"
 #include "encoder/config.h"
 #include "encoder/schedule.h"
 #include "encoder/weights.h"
 
 namespace minifuse {
-
-// Sentences without padding: sentence b owns ids[cu_seqlens[b]] .. ids[cu_seqlens[b + 1] - 1].
-struct Batch {
-  const int32_t* ids;         // [total_tokens]
-  const int32_t* cu_seqlens;  // [batch + 1]
-  int64_t batch;
-  int64_t total_tokens;
-};
-
-// What a call wants back; null pointers are not computed.
-struct Outputs {
-  float* pooled = nullptr;            // [batch, poolings.size() * H]
-  std::vector<Pooling> poolings;
-  int64_t pool_from = 0;  // rows of a sentence before this one stay out of the pooling
-  float* token_embeddings = nullptr;  // [total_tokens, H], the last layer
-  float* hidden_states = nullptr;  // [num_hidden_layers + 1, total_tokens, H]
-  // [num_hidden_layers, 3 H + F]: the largest magnitude that each input channel of each matrix
-  // takes (qkv, out, ffn1, ffn2). Raised, never lowered: set it to zeros before the first call.
-  float* input_maxima = nullptr;
-  StageTicks* ticks = nullptr;  // all threads' together
-};
 
 struct Workspace;
 struct Team;
@@ -60,8 +40,6 @@ class Encoder {
  private:
   struct Call;
 
-  void check_lengths(const Batch& batch) const;
-  void check_ids(const Batch& batch) const;
   void encode_chunk(Call& call, const Chunk& chunk, Workspace& ws, const Team& team) const;
   void layer(const LayerWeights& w, const int32_t* cu_seqlens, const Chunk& chunk, Workspace& ws,
              const Team& team, float* input_maxima) const;

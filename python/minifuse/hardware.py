@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from typing import Any
 
+from minifuse.devices import cuda_devices
 from minifuse.native import core
 
 __all__ = ["DTYPES", "describe", "peak", "tile_rate"]
@@ -42,7 +43,7 @@ def describe() -> dict[str, Any]:
         "supported_isas": core.supported_isas(),
         "features": core.cpu_features(),
         "num_threads": core.default_num_threads(),
-        "devices": ["cpu"],
+        "devices": ["cpu", *(f"cuda:{i}" for i in range(len(cuda_devices())))],
     }
 
 

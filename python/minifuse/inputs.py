@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["WINDOW_TEXTS", "as_list", "checked", "windows"]
+__all__ = ["WINDOW_TEXTS", "as_list", "checked", "one_ahead", "windows"]
+
+T = TypeVar("T")
 
 # Texts that are tokenised, sorted and encoded together: enough for every thread's chunks to even
 # out, little enough for a progress bar to move and for memory to stay flat.
@@ -46,13 +48,28 @@ def checked(texts: list[Any], places: Any = None) -> Iterator[str]:
         yield text
 
 
-def windows(order: npt.NDArray[np.intp], lengths: Sequence[int]) -> Iterator[npt.NDArray[np.intp]]:
-    """The order cut into windows of bounded texts and characters."""
+def windows(
+    order: npt.NDArray[np.intp], lengths: Sequence[int], scale: int = 1
+) -> Iterator[npt.NDArray[np.intp]]:
+    """The order cut into windows of bounded texts and characters, scale times the CPU's."""
+    most_texts, most_characters = scale * WINDOW_TEXTS, scale * _WINDOW_CHARACTERS
     begin = characters = 0
     for position, place in enumerate(order):
         characters += lengths[place]
-        if position + 1 - begin >= WINDOW_TEXTS or characters >= _WINDOW_CHARACTERS:
+        if position + 1 - begin >= most_texts or characters >= most_characters:
             yield order[begin : position + 1]
             begin, characters = position + 1, 0
     if begin < len(order):
         yield order[begin:]
+
+
+def one_ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each made by another thread while the one before it is in use."""
+    from concurrent.futures import ThreadPoolExecutor  # not wanted on the CPU
+
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(next, items, end)
+        while (item := pending.result()) is not end:
+            pending = pool.submit(next, items, end)
+            yield item  # type: ignore[misc]  # end never comes here

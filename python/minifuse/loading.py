@@ -6,6 +6,7 @@ not compute (another architecture, activation, pooling or module) is refused by 
 
 from __future__ import annotations
 
+import functools
 import json
 import warnings
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from minifuse.devices import Device, cuda_module
 from minifuse.native import core
 from minifuse.safetensors import SafetensorsFile
 
@@ -352,9 +354,16 @@ def iterate_weights(
                 yield ours, file.read(name)
 
 
-def new_encoder(config: BertConfig, dtype: str) -> core.Encoder:
-    """A native encoder without weights. dtype: "float32", "bfloat16" or "int8"."""
-    return core.Encoder(
+def new_encoder(config: BertConfig, dtype: str, device: str = "cpu") -> core.Encoder:
+    """A native encoder without weights. dtype: "float32", "bfloat16", "int8" or "float16".
+
+    Raises:
+        ValueError: the device's kernels do not take this model, or there are none.
+    """
+    native: Any = core.Encoder
+    if device != "cpu":
+        native = functools.partial(cuda_module().Encoder, device=Device(device).index)
+    encoder: core.Encoder = native(
         vocab_size=config.vocab_size,
         max_position_embeddings=config.max_position_embeddings,
         hidden_size=config.hidden_size,
@@ -365,6 +374,7 @@ def new_encoder(config: BertConfig, dtype: str) -> core.Encoder:
         activation=config.activation,
         dtype=dtype,
     )
+    return encoder
 
 
 def set_weights(encoder: core.Encoder, folder: ModelFolder) -> None:
@@ -390,8 +400,8 @@ def set_weights(encoder: core.Encoder, folder: ModelFolder) -> None:
         raise ValueError(f"{path}: {error}") from error
 
 
-def load_encoder(folder: ModelFolder, dtype: str = "float32") -> core.Encoder:
-    """The native encoder in float32 or bfloat16, its weights packed.
+def load_encoder(folder: ModelFolder, dtype: str = "float32", device: str = "cpu") -> core.Encoder:
+    """The native encoder in a type of floats, its weights packed.
 
     Raises and warns as set_weights does.
 
@@ -404,6 +414,6 @@ def load_encoder(folder: ModelFolder, dtype: str = "float32") -> core.Encoder:
             f"{folder.path}: holds int8 weights only, dtype={dtype!r} needs the model that they "
             "were made from"
         )
-    encoder = new_encoder(folder.config, dtype)
+    encoder = new_encoder(folder.config, dtype, device)
     set_weights(encoder, folder)
     return encoder

@@ -16,15 +16,16 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, NoReturn, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from minifuse import similarity
+from minifuse.devices import CUDA_DTYPES, Device, resolve_device
 from minifuse.files import ignore_other_engines, new_folder
 from minifuse.hardware import DTYPES
-from minifuse.inputs import WINDOW_TEXTS, as_list, checked, windows
+from minifuse.inputs import WINDOW_TEXTS, as_list, checked, one_ahead, windows
 from minifuse.loading import DenseModule, ModelFolder, load_encoder, read_model_folder
 from minifuse.native import core
 from minifuse.quantization import load_quantized_encoder
@@ -34,6 +35,9 @@ from minifuse.tokenization import TextTokenizer, TokenBatch
 __all__ = ["Device", "EncodeInfo", "SentenceTransformer"]
 
 logger = logging.getLogger(__name__)
+
+# A device wants more texts at a time than threads do: passes of 32,768 tokens.
+_DEVICE_WINDOW = 8
 
 FloatArray = npt.NDArray[np.float32]
 OutputValue = Literal["sentence_embedding", "token_embeddings"]
@@ -51,31 +55,6 @@ class EncodeInfo(NamedTuple):
     truncated: npt.NDArray[np.bool_]
 
 
-class Device(str):
-    """A device name that also has torch.device's ``type`` and ``index``."""
-
-    @property
-    def type(self) -> str:
-        """ "cpu" """
-        return self.partition(":")[0]
-
-    @property
-    def index(self) -> int | None:  # type: ignore[override]  # torch.device has no such method
-        """The number behind the colon, if any."""
-        number = self.partition(":")[2]
-        return int(number) if number else None
-
-
-def _check_device(device: Any) -> None:
-    if isinstance(device, (list, tuple)):
-        raise ValueError(
-            f"device is a list ({device!r}): minifuse runs on threads of one process, which is "
-            "faster than processes; pass device=None and num_threads"
-        )
-    if device is not None and Device(device).type != "cpu":
-        raise ValueError(f"device is {str(device)!r}, wanted 'cpu': this build has no CUDA kernels")
-
-
 def _either(new: Any, old: Any, new_name: str, old_name: str) -> Any:
     if new is not None and old is not None:
         raise ValueError(f"both {new_name} and {old_name} are given; they mean the same: pass one")
@@ -88,11 +67,11 @@ class SentenceTransformer:
     Args:
         model_name_or_path: a folder, a Hugging Face name, or a bare name for
             ``sentence-transformers/<name>``.
-        device: None or "cpu".
+        device: None or "cpu"; "cuda" or "cuda:N" where this build has the CUDA part.
         dtype: "float32"; "bfloat16": half the memory, cosine with float32 at least 0.9999; "int8":
-            the fastest, cosine with float32 at least 0.995 on every sentence and 0.999 on average;
-            "auto": the fastest one of these on this CPU; None: "float32", or "int8" for a folder
-            of `minifuse quantize`.
+            the fastest, cosine with float32 at least 0.995 on every sentence and 0.999 on average,
+            on the CPU; "float16": on a CUDA device; "auto": the fastest one of these on this CPU,
+            bfloat16 on a device; None: "float32", or "int8" for a folder of `minifuse quantize`.
         num_threads: at most this many threads for a call; None takes the least of CPU affinity,
             cgroup quota, OMP_NUM_THREADS and physical cores.
         prompts: name -> text put before every input; merged over the model's own.
@@ -142,7 +121,7 @@ class SentenceTransformer:
         if use_auth_token is not None:
             warnings.warn("use_auth_token is deprecated, use token", FutureWarning, stacklevel=2)
             token = _either(token, use_auth_token, "token", "use_auth_token")
-        _check_device(device)
+        self._device = resolve_device(device)
         asked_dtype = self._check_dtype(dtype, model_kwargs)
         if backend not in ("torch", "minifuse"):
             raise ValueError(f"backend is {backend!r}: minifuse is the backend; leave it out")
@@ -174,10 +153,10 @@ class SentenceTransformer:
         if num_threads is not None:
             self._num_threads = self._check_num_threads(num_threads)
         self._dtype = asked_dtype or ("int8" if self._folder.is_quantized else "float32")
-        if self._dtype == "int8":
+        if self._dtype == "int8" and self._device == "cpu":
             self._encoder = load_quantized_encoder(self._folder, self._tokenizer, self._num_threads)
         else:
-            self._encoder = load_encoder(self._folder, self._dtype)
+            self._encoder = load_encoder(self._folder, self._dtype, self._device)
         self._check_modules()
         self._max_seq_length = self._folder.max_seq_length
         if model_max_length is not None:
@@ -197,14 +176,14 @@ class SentenceTransformer:
         self.model_card_data = model_card_data
         self._arguments = {
             "num_threads": num_threads,
+            "device": str(self._device),
             "prompts": prompts,
             "default_prompt_name": default_prompt_name,
             "similarity_fn_name": self.similarity_fn_name,
             "truncate_dim": truncate_dim,
         }
 
-    @staticmethod
-    def _check_dtype(dtype: str | None, model_kwargs: dict[str, Any] | None) -> str | None:
+    def _check_dtype(self, dtype: str | None, model_kwargs: dict[str, Any] | None) -> str | None:
         options = dict(model_kwargs or {})
         asked = [dtype, options.pop("torch_dtype", None), options.pop("dtype", None)]
         asked[1:] = [one for one in asked[1:] if one != "auto"]  # transformers': as the file has it
@@ -217,11 +196,16 @@ class SentenceTransformer:
         if not names:
             return None
         name = names.pop()
+        known = DTYPES if self._device == "cpu" else CUDA_DTYPES
+        if name == "auto" and self._device != "cpu":
+            return "bfloat16"  # float16's range is exceeded by some models
         if name == "auto":
             # int8 costs nothing that the evaluations can tell; plain C++ is no faster with it.
             return "int8" if core.isa() != "scalar" else "float32"
-        if name not in DTYPES:
-            raise ValueError(f"dtype is {name!r}, wanted one of {', '.join(DTYPES)}, auto")
+        if name not in known:
+            raise ValueError(
+                f"dtype is {name!r}, wanted one of {', '.join(known)}, auto on {self._device}"
+            )
         return name
 
     @staticmethod
@@ -260,7 +244,7 @@ class SentenceTransformer:
     @property
     def device(self) -> Device:
         """Where it computes."""
-        return Device("cpu")
+        return self._device
 
     @property
     def name(self) -> str:
@@ -366,14 +350,21 @@ class SentenceTransformer:
         """Whether the tokens of a prompt take part in the pooling."""
         self._folder.include_prompt = bool(include_prompt)
 
+    def _check_device(self, device: Any) -> None:
+        if device is not None and resolve_device(device) != self._device:
+            raise ValueError(
+                f"device is {str(device)!r}, but the model is on {self._device}: load it again "
+                "with device="
+            )
+
     def to(self, device: Any = None) -> SentenceTransformer:
-        """Returns the model; any device but the CPU raises ValueError."""
-        _check_device(device)
+        """Returns the model; any device but its own raises ValueError."""
+        self._check_device(device)
         return self
 
     def cpu(self) -> SentenceTransformer:
-        """Returns the model."""
-        return self
+        """The same as to("cpu")."""
+        return self.to("cpu")
 
     def eval(self) -> SentenceTransformer:
         """Returns the model: there is nothing but inference."""
@@ -504,14 +495,14 @@ class SentenceTransformer:
             prompt_name: the name of a prompt that is put before every text.
             prompt: the prompt itself; it wins over prompt_name.
             batch_size: at most so many texts share one pass of a thread. It bounds memory and never
-                changes a bit of the result.
+                changes a bit of the result. A CUDA device takes as many as fit its own limit.
             show_progress_bar: None shows one where this logger's level is INFO or DEBUG.
             output_value: "sentence_embedding"; "token_embeddings" (a list of [seqlen, H], one a
                 text); None (a list of dicts with all of it).
             precision: "float32", "int8", "uint8", "binary" or "ubinary" embeddings.
             convert_to_numpy: False gives a list of tensors.
-            convert_to_tensor: one tensor.
-            device: None or "cpu".
+            convert_to_tensor: one tensor, on the model's device.
+            device: None or the model's own.
             normalize_embeddings: divide every vector by its length, after truncate_dim.
             truncate_dim: keep only the first dimensions.
             pool, chunk_size: refused, because threads serve.
@@ -557,7 +548,7 @@ class SentenceTransformer:
             raise ValueError(f"truncation is {truncation!r}, wanted 'cut' or 'error'")
         if pool is not None or chunk_size is not None:
             raise ValueError("pool and chunk_size: minifuse uses threads; pass num_threads instead")
-        _check_device(device)
+        self._check_device(device)
         width = self.truncate_dim if truncate_dim is None else truncate_dim
         if width is not None and width < 1:
             raise ValueError(f"truncate_dim is {width}, wanted >= 1")
@@ -576,8 +567,6 @@ class SentenceTransformer:
             truncate_dim=width,
             normalize=normalize_embeddings,
         )
-        if show_progress_bar is None:
-            show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
         result, info = self._encode_all(texts, job, show_progress_bar)
 
         if output_value != "sentence_embedding":
@@ -586,7 +575,7 @@ class SentenceTransformer:
             if precision not in (None, "float32"):
                 result = similarity.quantize_embeddings(result, str(precision))
             if convert_to_tensor:
-                result = torch.from_numpy(result)
+                result = torch.from_numpy(result).to(self._device)
             elif not convert_to_numpy:
                 result = list(torch.from_numpy(result))
         if is_single:
@@ -633,16 +622,22 @@ class SentenceTransformer:
             yield from self.encode(pending, **kwargs)
 
     def _encode_all(
-        self, texts: list[Any], job: _Job, show_progress_bar: bool
+        self, texts: list[Any], job: _Job, show_progress_bar: bool | None
     ) -> tuple[Any, EncodeInfo]:
         pool_from = 0
         if job.prompt and not self._folder.include_prompt:
             pool_from = self._prompt_length(job.prompt)
         if len(texts) == 1:  # a query: nothing to sort, nothing to show
-            tokens = self._tokens_of(texts, [0], job)
-            info = EncodeInfo(tokens.seqlens, tokens.truncated)
-            return self._encode_tokens(tokens, job, pool_from), info
+            (text,) = checked(texts)
+            ids, was_cut = self._tokenizer.encode_one(job.prompt + text, self._max_seq_length)
+            if was_cut and job.refuse_long:
+                self._refuse_long(0)
+            cu_seqlens = np.array((0, len(ids)), np.int32)
+            encoded = self._encode_tokens(ids, cu_seqlens, job, pool_from)
+            return encoded, EncodeInfo(np.array([len(ids)]), np.array([was_cut]))
 
+        if show_progress_bar is None:
+            show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
         info = EncodeInfo(np.zeros(len(texts), np.int64), np.zeros(len(texts), np.bool_))
         if job.output_value == "sentence_embedding":
             result: Any = np.empty((len(texts), self._width(job)), np.float32)
@@ -651,13 +646,19 @@ class SentenceTransformer:
         lengths = [len(text) for text in checked(texts)]
         by_length = np.argsort(np.negative(lengths), kind="stable")
         with _progress_bar(len(texts), show_progress_bar) as advance:
-            for window in windows(by_length, lengths):
-                tokens = self._tokens_of(texts, window, job)
+            scale = 1 if self._device == "cpu" else _DEVICE_WINDOW
+            batches: Iterator[tuple[npt.NDArray[np.intp], TokenBatch]] = (
+                (window, self._tokens_of(texts, window, job))
+                for window in windows(by_length, lengths, scale)
+            )
+            if self._device != "cpu":  # tokenise while the device computes
+                batches = one_ahead(batches)
+            for window, tokens in batches:
                 info.num_tokens[window] = tokens.seqlens
                 info.truncated[window] = tokens.truncated
                 ordered, order = tokens.sorted_by_length()
                 places = window[order]
-                encoded = self._encode_tokens(ordered, job, pool_from)
+                encoded = self._encode_tokens(ordered.ids, ordered.cu_seqlens(), job, pool_from)
                 if job.output_value == "sentence_embedding":
                     result[places] = encoded
                 else:
@@ -667,25 +668,35 @@ class SentenceTransformer:
         return result, info
 
     def _tokens_of(self, texts: list[str], places: Any, job: _Job) -> TokenBatch:
-        prompted = [job.prompt + text for text in checked(texts, places)]
+        if job.prompt:
+            prompted = [job.prompt + texts[place] for place in places]
+        else:
+            prompted = [texts[place] for place in places]
         tokens = self._tokenize(prompted, job.num_threads)
         if job.refuse_long and tokens.truncated.any():
-            first = int(np.flatnonzero(tokens.truncated)[0])
-            raise ValueError(
-                f"sentences[{places[first]}] has more than max_seq_length="
-                f"{self._max_seq_length} tokens and truncation='error' was asked: shorten it"
-            )
+            self._refuse_long(places[int(np.flatnonzero(tokens.truncated)[0])])
         return tokens
 
-    def _encode_tokens(self, tokens: TokenBatch, job: _Job, pool_from: int) -> Any:
+    def _refuse_long(self, place: int) -> NoReturn:
+        raise ValueError(
+            f"sentences[{place}] has more than max_seq_length={self._max_seq_length} tokens and "
+            "truncation='error' was asked: shorten it"
+        )
+
+    def _encode_tokens(
+        self,
+        ids: npt.NDArray[np.int32],
+        cu_seqlens: npt.NDArray[np.int32],
+        job: _Job,
+        pool_from: int,
+    ) -> Any:
         """Tokens of a window -> float32 [batch, dim], or lists for the other output values."""
-        cu_seqlens = tokens.cu_seqlens()
         limits = {"batch_size": job.batch_size, "num_threads": job.num_threads}
         if job.output_value == "token_embeddings":
-            rows = self._encoder.token_embeddings(tokens.ids, cu_seqlens, **limits)
+            rows = self._encoder.token_embeddings(ids, cu_seqlens, **limits)
             return [one.copy() for one in np.split(rows, cu_seqlens[1:-1])]
         pooled = self._encoder.encode(
-            tokens.ids,
+            ids,
             cu_seqlens,
             poolings=self._folder.poolings,
             pool_from=pool_from,
@@ -696,10 +707,10 @@ class SentenceTransformer:
         if job.truncate_dim is not None and job.truncate_dim < pooled.shape[1]:
             pooled = np.ascontiguousarray(pooled[:, : job.truncate_dim])
         if job.output_value is None:
-            rows = self._encoder.token_embeddings(tokens.ids, cu_seqlens, **limits)
+            rows = self._encoder.token_embeddings(ids, cu_seqlens, **limits)
             return [
                 {
-                    "input_ids": tokens.ids[begin:end].astype(np.int64),
+                    "input_ids": ids[begin:end].astype(np.int64),
                     "token_type_ids": np.zeros(end - begin, np.int64),
                     "attention_mask": np.ones(end - begin, np.int64),
                     "token_embeddings": rows[begin:end].copy(),

@@ -63,8 +63,6 @@ class TokenBatch:
 
     def cu_seqlens(self) -> npt.NDArray[np.int32]:
         """int32 [batch + 1]: where each sentence begins."""
-        if len(self.seqlens) == 1:  # a query: the general way costs 15 us
-            return np.array((0, len(self.ids)), np.int32)
         offsets = np.zeros(len(self.seqlens) + 1, np.int64)
         np.cumsum(self.seqlens, out=offsets[1:])
         if offsets[-1] > _MAX_TOKENS:
@@ -177,14 +175,28 @@ class TextTokenizer:
                     shortened.append(index)
             prepared.append(text.lower() if self._do_lower_case else text)
         try:
-            if len(prepared) == 1:
-                lists = [self.backend.encode(prepared[0]).ids]
-            else:
-                lists = self._encode_batch(prepared, num_threads)
+            lists = self._encode_batch(prepared, num_threads)
         except (TypeError, UnicodeEncodeError):
             self._refuse_surrogates(prepared)
             raise
         return self._pack(lists, shortened, max_seq_length)
+
+    def encode_one(self, text: str, max_seq_length: int) -> tuple[npt.NDArray[np.int32], bool]:
+        """The ids of one text and whether it was cut: encode's, at a third of its time.
+
+        Raises:
+            ValueError: the text cannot be encoded as UTF-8 (a lone surrogate).
+        """
+        whole = text
+        if len(text) > _LONG_CHARACTERS_PER_TOKEN * max_seq_length:
+            text = self.shorten(text, max_seq_length)
+        try:
+            ids = self.backend.encode(text.lower() if self._do_lower_case else text).ids
+        except (TypeError, UnicodeEncodeError):
+            self._refuse_surrogates([text])
+            raise
+        was_cut = len(ids) > max_seq_length or text is not whole
+        return np.array(self._cut(ids, max_seq_length), np.int32), was_cut
 
     def _encode_batch(self, texts: list[str], num_threads: int | None) -> list[list[int]]:
         # tokenizers has one pool of a thread for each CPU and no setting for it; but a call cannot
@@ -201,10 +213,6 @@ class TextTokenizer:
     def _pack(
         self, lists: list[list[int]], shortened: list[int], max_seq_length: int
     ) -> TokenBatch:
-        if len(lists) == 1:  # a query, at a third of the general way's time
-            one = self._cut(lists[0], max_seq_length)
-            was_cut = bool(shortened) or len(one) < len(lists[0])
-            return TokenBatch(np.array(one, np.int32), np.array([len(one)]), np.array([was_cut]))
         seqlens = np.fromiter(map(len, lists), np.int64, len(lists))
         truncated = seqlens > max_seq_length
         for index in np.flatnonzero(truncated):

@@ -18,6 +18,9 @@ namespace minifuse::cuda::emulator {
 
 namespace {
 
+std::set<const void*> launched;
+std::map<std::string, int64_t> counts;
+
 constexpr size_t kStackBytes = 128 * 1024;
 
 #if defined(__x86_64__)
@@ -89,7 +92,8 @@ struct Thread {
 std::byte* stack_of(size_t index) {
   thread_local std::vector<std::byte*> stacks;
   while (stacks.size() <= index) {
-    void* p = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* p =
+        mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) throw std::bad_alloc();
     stacks.push_back(static_cast<std::byte*>(p));
   }
@@ -118,7 +122,6 @@ struct Execution {
   Thread& thread() { return threads[static_cast<size_t>(current)]; }
   Warp& warp() { return warps[static_cast<size_t>(current / 32)]; }
 
-  void count(const char* instruction) { ++device.counts_[instruction]; }
   void suspend() { thread().context.switch_to(scheduler); }
 
   bool is_ready(const Thread& t, const Warp& w) const {
@@ -171,7 +174,8 @@ struct Execution {
   // An access of another block is never ordered; one of this block by its barriers.
   uint32_t block_epoch_of(const Shadow::Access& earlier) {
     const int warps_per_block = static_cast<int>(warps.size());
-    const bool is_here = earlier.warp == Shadow::kSeveral || earlier.warp / warps_per_block == block;
+    const bool is_here =
+        earlier.warp == Shadow::kSeveral || earlier.warp / warps_per_block == block;
     return is_here ? block_epoch : earlier.block_epoch;
   }
   int32_t global_thread() const { return block * num_threads + current; }
@@ -200,8 +204,7 @@ struct Execution {
     each_shadow(region, p, size, [&](Shadow& s, size_t offset) {
       if (s.is_arriving) fault("a read of what is still being copied" + where(region, offset));
       if (!s.is_written) fault("a read of what was never written" + where(region, offset));
-      if (races(s.write, is_warps))
-        fault("a read races with a write" + where(region, offset));
+      if (races(s.write, is_warps)) fault("a read races with a write" + where(region, offset));
       note(s.read, true, is_warps);
     });
   }
@@ -259,7 +262,8 @@ void Execution::run_block(bool is_reversed) {
       for (const Warp& w : warps)
         if (w.num_waiting > 0)
           text += " " + std::to_string(w.num_waiting) + " lanes at " + w.instruction;
-      if (num_at_barrier > 0) text += " " + std::to_string(num_at_barrier) + " threads at a barrier";
+      if (num_at_barrier > 0)
+        text += " " + std::to_string(num_at_barrier) + " threads at a barrier";
       fault_text = text;
       return;
     }
@@ -278,11 +282,17 @@ void Device::allow(const void* begin, size_t size, const std::string& name, bool
 
 void Device::forget(const void* begin) { regions_.erase(static_cast<const std::byte*>(begin)); }
 
+void Device::protect(const void* begin) {
+  Region& region = regions_.at(static_cast<const std::byte*>(begin));
+  region.is_read_only = true;
+  region.shadows.clear();
+}
+
 void Device::run(const std::string& kernel, int num_blocks, int num_threads, size_t shared_bytes,
                  const std::function<void()>& thread) {
   if (num_threads < 32 || num_threads > 1024 || num_threads % 32 != 0)
     throw Fault(kernel + ": " + std::to_string(num_threads) + " threads a block");
-  constexpr size_t kMostShared = 227 * 1024;  // of sm_90
+  constexpr size_t kMostShared = 163 * 1024;  // of sm_80: later devices have more
   if (shared_bytes > kMostShared)
     throw Fault(kernel + ": " + std::to_string(shared_bytes) + " bytes of shared memory");
   for (auto& [begin, region] : regions_)  // launches follow one another: nothing races across
@@ -306,9 +316,8 @@ void Device::run(const std::string& kernel, int num_blocks, int num_threads, siz
                 std::to_string(execution.current) + ": " + execution.fault_text);
 }
 
-namespace {
-std::set<const void*> launched;
-}
+int64_t instruction_count(const std::string& name) { return counts[name]; }
+void clear_instruction_counts() { counts.clear(); }
 
 void note_launch(const void* kernel) { launched.insert(kernel); }
 std::vector<const void*> launched_kernels() { return {launched.begin(), launched.end()}; }
@@ -355,7 +364,7 @@ void collective(const char* name, void* operands, void (*execute)(void* const* o
     return;
   }
   execute(warp.operands);
-  e.count(name);
+  ++counts[name];
   warp.num_waiting = 0;
   ++warp.generation;
 }
@@ -367,7 +376,8 @@ void warp_barrier() {
 void copy_async(void* shared, const void* global, int valid) {
   Execution& e = *running;
   if (valid < 0 || valid > 16) fault("an asynchronous copy of " + std::to_string(valid) + " bytes");
-  if (reinterpret_cast<uintptr_t>(global) % 16 != 0 || reinterpret_cast<uintptr_t>(shared) % 16 != 0)
+  if (reinterpret_cast<uintptr_t>(global) % 16 != 0 ||
+      reinterpret_cast<uintptr_t>(shared) % 16 != 0)
     fault("an asynchronous copy is misaligned");
   if (valid > 0) {
     // cp.async reads the bytes that are valid; their granules are checked one by one.
@@ -390,7 +400,8 @@ void copy_wait(int most_pending) {
   Thread& thread = e.thread();
   while (static_cast<int>(thread.committed.size()) > most_pending) {
     for (const Copy& copy : thread.committed.front()) {
-      Execution::each_shadow(e.shared, copy.to, 16, [](Shadow& s, size_t) { s.is_arriving = false; });
+      Execution::each_shadow(e.shared, copy.to, 16,
+                             [](Shadow& s, size_t) { s.is_arriving = false; });
       e.write(copy.to, 16);
       std::memset(copy.to, 0, 16);
       std::memcpy(copy.to, copy.from, static_cast<size_t>(copy.valid));

@@ -50,21 +50,36 @@ class Device {
   // Registers memory of the caller's; until forget() or the device's end.
   void allow(const void* begin, size_t size, const std::string& name, bool is_read_only);
   void forget(const void* begin);
+  // No kernel may write there from now on.
+  void protect(const void* begin);
+
+  // From here on run() and defer() keep what they are given, until finish_recording().
+  void start_recording() { recording_ = std::make_unique<Recording>(); }
+  using Recording = std::vector<std::function<void()>>;
+  std::unique_ptr<Recording> finish_recording() { return std::move(recording_); }
+  // Does it now, or keeps it.
+  void defer(std::function<void()> action) {
+    if (recording_)
+      recording_->push_back(std::move(action));
+    else
+      action();
+  }
 
   // Runs `thread` once for every thread of the grid, blocks one after the other; throws Fault.
   // In odd runs warps take turns from the last to the first.
   void run(const std::string& kernel, int num_blocks, int num_threads, size_t shared_bytes,
            const std::function<void()>& thread);
 
-  // Instructions of warps since the device was made, by name: what tests prove a path by.
-  const std::map<std::string, int64_t>& counts() const { return counts_; }
-
  private:
   std::map<const std::byte*, Region> regions_;  // by begin
-  std::map<std::string, int64_t> counts_;
   int64_t num_runs_ = 0;
+  std::unique_ptr<Recording> recording_;
   friend struct Execution;
 };
+
+// Instructions of warps by name, since they were last cleared: what tests prove a path by.
+int64_t instruction_count(const std::string& name);
+void clear_instruction_counts();
 
 // Every kernel that was ever launched, by address: so that no instance stays untested.
 void note_launch(const void* kernel);

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "common/float_bits.h"
 #include "cuda/emulator/device.h"
 
 #define MINIFUSE_DEVICE inline
@@ -71,8 +72,8 @@ void load_matrices(void* const* operands) {
   for (int matrix = 0; matrix < 4; ++matrix) {
     uint16_t element[8][8];
     for (int row = 0; row < 8; ++row)
-      std::memcpy(element[row],
-                  static_cast<const LoadOperands*>(operands[8 * matrix + row])->row, 16);
+      std::memcpy(element[row], static_cast<const LoadOperands*>(operands[8 * matrix + row])->row,
+                  16);
     for (int lane = 0; lane < 32; ++lane) {
       const int i = lane / 4, j = 2 * (lane % 4);
       const uint16_t low = kTransposed ? element[j][i] : element[i][j];
@@ -80,47 +81,6 @@ void load_matrices(void* const* operands) {
       static_cast<LoadOperands*>(operands[lane])->r[matrix] = low | uint32_t{high} << 16;
     }
   }
-}
-
-inline float bfloat16_to_float(uint16_t bits) {
-  const uint32_t wide = uint32_t{bits} << 16;
-  float value;
-  std::memcpy(&value, &wide, 4);
-  return value;
-}
-
-inline float half_to_float(uint16_t bits) {
-  const int exponent = bits >> 10 & 31, fraction = bits & 1023;
-  const float sign = bits & 0x8000 ? -1.0f : 1.0f;
-  if (exponent == 31) return fraction ? NAN : sign * INFINITY;
-  if (exponent == 0) return sign * std::ldexp(static_cast<float>(fraction), -24);
-  return sign * std::ldexp(static_cast<float>(1024 + fraction), exponent - 25);
-}
-
-// x with so many bits of fraction and the smallest exponent, to nearest even; a double is exact.
-inline double rounded(double x, int fraction_bits, int min_exponent) {
-  if (x == 0.0 || !std::isfinite(x)) return x;
-  const int exponent = std::max(std::ilogb(x), min_exponent);
-  const double unit = std::ldexp(1.0, exponent - fraction_bits);
-  return std::nearbyint(x / unit) * unit;
-}
-
-inline uint16_t float_to_bfloat16(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  if (std::isnan(x)) return 0x7fff;
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-inline uint16_t float_to_half(float x) {
-  const uint16_t sign = std::signbit(x) ? 0x8000 : 0;
-  if (std::isnan(x)) return 0x7fff;
-  const double y = std::fabs(rounded(x, 10, -14));
-  if (y >= 65536.0) return sign | 0x7c00;
-  if (y < std::ldexp(1.0, -14)) return sign | static_cast<uint16_t>(std::ldexp(y, 24));
-  const int exponent = std::ilogb(y);
-  const auto fraction = static_cast<uint16_t>(std::ldexp(y, 10 - exponent)) & 1023;
-  return static_cast<uint16_t>(sign | (exponent + 15) << 10 | fraction);
 }
 
 struct MmaOperands {
@@ -135,12 +95,10 @@ template <Type kType>
 double element_of(uint32_t reg, int which) {
   if constexpr (kType == Type::kTf32) {
     if (reg & 0x1fff) emulator::fault("an operand of mma is not rounded to tf32");
-    float value;
-    std::memcpy(&value, &reg, 4);
-    return value;
+    return float_of_bits(reg);
   } else {
     const auto bits = static_cast<uint16_t>(which ? reg >> 16 : reg);
-    return kType == Type::kBfloat16 ? bfloat16_to_float(bits) : half_to_float(bits);
+    return kType == Type::kBfloat16 ? from_bfloat16_bits(bits) : from_float16_bits(bits);
   }
 }
 
@@ -197,30 +155,23 @@ inline void mma_tf32(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
   emulator::collective("mma.tf32", &mine, detail::mma<detail::Type::kTf32>);
 }
 
-inline uint32_t to_bits(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  return bits;
-}
-inline float from_bits(uint32_t bits) {
-  float x;
-  std::memcpy(&x, &bits, 4);
-  return x;
-}
+inline uint32_t to_bits(float x) { return bits_of(x); }
+inline float from_bits(uint32_t bits) { return float_of_bits(bits); }
 inline uint32_t to_tf32(float x) { return (to_bits(x) + 0x1000) & ~uint32_t{0x1fff}; }
 inline uint32_t pack_bfloat16(float low, float high) {
-  return detail::float_to_bfloat16(low) | uint32_t{detail::float_to_bfloat16(high)} << 16;
+  return to_bfloat16_bits(low) | uint32_t{to_bfloat16_bits(high)} << 16;
 }
 inline uint32_t pack_half(float low, float high) {
-  return detail::float_to_half(low) | uint32_t{detail::float_to_half(high)} << 16;
+  return to_float16_bits(low) | uint32_t{to_float16_bits(high)} << 16;
 }
-inline float from_half(uint16_t bits) { return detail::half_to_float(bits); }
+inline float from_half(uint16_t bits) { return from_float16_bits(bits); }
 
 inline float fma(float a, float b, float c) { return std::fma(a, b, c); }
 inline float exp2(float x) { return std::exp2(x); }
 inline float log(float x) { return std::log(x); }
 inline float erf(float x) { return std::erf(x); }
 inline float tanh(float x) { return std::tanh(x); }
+inline float reciprocal(float x) { return 1.0f / x; }
 inline float sqrt(float x) { return std::sqrt(x); }
 
 }  // namespace minifuse::cuda::ptx

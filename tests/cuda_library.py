@@ -1,20 +1,29 @@
-"""The CUDA kernels run on the CPU by csrc/cuda/emulator: a library built here, its ops on arrays.
+"""The CUDA kernels and their encoder as a library: on the emulator, built here, or on a real device.
 
-Arrays go in as float32 and are rounded to the element type; results come back as float32. A kernel
-that reads or writes out of bounds, races or deadlocks raises ``Fault``.
+Arrays go in as float32 and are rounded to the element type; results come back as float32. What the
+emulator finds wrong with a kernel, or the table with a shape, raises ``Fault``.
 """
 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import subprocess
 from ctypes import Structure, byref, c_bool, c_float, c_int, c_int32, c_int64, c_void_p
 from pathlib import Path
 
 import numpy as np
 
+from minifuse.loading import read_model_folder, set_weights
+
+__all__ = ["ELEMENTS", "EMULATOR", "INTERFACE", "ROOT", "UNIT_ROUNDOFF", "DeviceEncoder", "Fault", "Ops",
+           "build_emulated", "rounded"]  # fmt: skip
+
 ROOT = Path(__file__).parent.parent
-SOURCES = ("tests/native/cuda_emulated.cpp", "csrc/cuda/emulator/device.cpp")
+INTERFACE = ("tests/native/cuda_interface.cpp", "csrc/encoder/batch.cpp",
+             "csrc/encoder/cuda_encoder.cpp", "csrc/encoder/quantize.cpp",
+             "csrc/encoder/weights.cpp")  # fmt: skip
+EMULATOR = ("tests/native/cuda_emulated.cpp", "csrc/cuda/emulator/device.cpp")
 
 ELEMENTS = ("float32", "bfloat16", "float16")
 # The largest relative error of one rounding.
@@ -72,11 +81,11 @@ class ContrastiveParams(Structure):
                 ("num_candidates", c_int), ("D", c_int), ("scale", c_float)]  # fmt: skip
 
 
-def build(root: Path, output: Path) -> Path:
-    """Compile the library from the sources below root."""
+def build_emulated(root: Path, output: Path) -> Path:
+    """Compile the library on the emulator from the sources below root."""
     command = ["g++", "-std=c++20", "-O2", "-g0", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror",
                "-Wno-unknown-pragmas", "-ffp-contract=off", f"-I{root / 'csrc'}",
-               *(str(root / source) for source in SOURCES), "-o", str(output)]  # fmt: skip
+               *(str(root / source) for source in (*INTERFACE, *EMULATOR)), "-o", str(output)]  # fmt: skip
     subprocess.run(command, check=True)
     return output
 
@@ -113,14 +122,13 @@ def aligned(array):
     return copy
 
 
-class Emulator:
-    """The ops of one library in one element type."""
+class Ops:
+    """The ops of a library in one element type."""
 
     def __init__(self, library: ctypes.CDLL, element: str) -> None:
         self.library, self.element = library, element
         self.table = ELEMENTS.index(element)
-        library.cuda_error.restype = library.cuda_launched.restype = ctypes.c_char_p
-        library.cuda_instruction_count.restype = c_int64
+        library.cuda_error.restype = ctypes.c_char_p
         self._kept: list[np.ndarray] = []
 
     @property
@@ -128,7 +136,8 @@ class Emulator:
         return 4 if self.element == "float32" else 2
 
     def count(self, instruction: str) -> int:
-        """How often warps ran it in the last call."""
+        """How often warps ran it in the last call, on the emulator."""
+        self.library.cuda_instruction_count.restype = c_int64
         return int(self.library.cuda_instruction_count(instruction.encode()))
 
     def _pointer(self, array) -> int:
@@ -190,7 +199,7 @@ class Emulator:
         total, H = len(qkv), qkv.shape[1] // 3
         tiles = [
             (q, min(16, end - q), begin, end - begin)
-            for begin, end in zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True)
+            for begin, end in itertools.pairwise(cu_seqlens)
             for q in range(begin, end, 16)
         ]
         out = self._out((total, H))
@@ -228,4 +237,57 @@ class Emulator:
         return loss.copy()
 
 
-__all__ = ["ELEMENTS", "UNIT_ROUNDOFF", "Emulator", "Fault", "build", "rounded"]
+class DeviceEncoder:
+    """CudaEncoder of a model folder; most_bytes is the memory of an emulated device."""
+
+    def __init__(self, library: ctypes.CDLL, folder, element: str, most_bytes=1 << 30) -> None:
+        self._library = library
+        library.cuda_error.restype = library.cuda_encoder_missing.restype = ctypes.c_char_p
+        library.cuda_encoder_new.restype = c_void_p
+        model = read_model_folder(folder)
+        config = model.config
+        self.hidden_size = config.hidden_size
+        shape = (c_int64 * 6)(config.vocab_size, config.max_position_embeddings, config.hidden_size,
+                              config.num_hidden_layers, config.num_attention_heads,
+                              config.intermediate_size)  # fmt: skip
+        self._encoder = c_void_p(
+            library.cuda_encoder_new(element.encode(), shape, c_float(config.layer_norm_eps),
+                                     ACTIVATIONS[config.activation], c_int64(most_bytes))
+        )  # fmt: skip
+        self._check(not self._encoder)
+        set_weights(self, model)
+
+    def __del__(self) -> None:
+        if getattr(self, "_encoder", None):
+            self._library.cuda_encoder_delete(self._encoder)
+
+    def _check(self, status: int) -> None:
+        if status:
+            raise Fault(self._library.cuda_error().decode())
+
+    def missing_weights(self) -> list[str]:
+        return self._library.cuda_encoder_missing(self._encoder).decode().split()
+
+    def set_weight(self, name, array) -> None:
+        shape = (c_int64 * array.ndim)(*array.shape)
+        self._check(self._library.cuda_encoder_set(self._encoder, name.encode(),
+                                                   c_void_p(array.ctypes.data), shape,
+                                                   array.ndim))  # fmt: skip
+
+    def finish_weights(self) -> None:
+        self._check(self._library.cuda_encoder_finish(self._encoder))
+
+    def encode(self, ids, cu_seqlens, max_sentences=1 << 20, rows=False):
+        """Mean pooled [batch, H]; or the last layer's rows [total_tokens, H]."""
+        ids, cu_seqlens = np.asarray(ids, np.int32), np.asarray(cu_seqlens, np.int32)
+        out = np.full((len(ids) if rows else len(cu_seqlens) - 1, self.hidden_size), np.nan,
+                      np.float32)  # fmt: skip
+        to = c_void_p(out.ctypes.data)
+        self._check(
+            self._library.cuda_encoder_encode(
+                self._encoder, c_void_p(ids.ctypes.data),
+                c_void_p(cu_seqlens.ctypes.data), c_int64(len(cu_seqlens) - 1),
+                c_int64(max_sentences), None if rows else to, to if rows else None,
+            )
+        )  # fmt: skip
+        return out

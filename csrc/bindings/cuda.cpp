@@ -1,0 +1,113 @@
+// The module minifuse._cuda: the encoder on a CUDA device, by the methods of _core.Encoder. It is
+// loaded only where somebody asks for a device.
+
+#include <limits>
+
+#include "bindings/bindings.h"
+#include "cuda/runtime.h"
+#include "encoder/cuda_encoder.h"
+
+namespace minifuse {
+namespace {
+
+void run(CudaEncoder& encoder, const Batch& batch, const Outputs& outputs) {
+  SignalPoller poller;
+  {
+    const py::gil_scoped_release release;
+    encoder.encode(batch, outputs, std::numeric_limits<int64_t>::max(),
+                   [&poller] { return poller(); });
+  }
+  poller.raise_if_signalled();
+}
+
+FloatArray encode(CudaEncoder& encoder, const IntArray& ids, const IntArray& cu_seqlens,
+                  const std::vector<std::string>& poolings, int64_t pool_from) {
+  const Batch batch = borrow_batch(ids, cu_seqlens);
+  Outputs outputs;
+  for (const std::string& name : poolings) outputs.poolings.push_back(parse_pooling(name));
+  check(!outputs.poolings.empty(), "poolings: wanted at least one");
+  FloatArray pooled({static_cast<py::ssize_t>(batch.batch),
+                     static_cast<py::ssize_t>(encoder.config().hidden_size) *
+                         static_cast<py::ssize_t>(poolings.size())});
+  outputs.pooled = pooled.mutable_data();
+  outputs.pool_from = pool_from;
+  run(encoder, batch, outputs);
+  return pooled;
+}
+
+FloatArray token_embeddings(CudaEncoder& encoder, const IntArray& ids, const IntArray& cu_seqlens) {
+  const Batch batch = borrow_batch(ids, cu_seqlens);
+  FloatArray result({static_cast<py::ssize_t>(batch.total_tokens),
+                     static_cast<py::ssize_t>(encoder.config().hidden_size)});
+  Outputs outputs;
+  outputs.token_embeddings = result.mutable_data();
+  run(encoder, batch, outputs);
+  return result;
+}
+
+py::list devices() {
+  py::list rows;
+  for (const cuda::DeviceInfo& device : cuda::list_devices()) {
+    py::dict row;
+    row["name"] = device.name;
+    row["compute_capability"] = py::make_tuple(device.major, device.minor);
+    row["memory_bytes"] = device.memory_bytes;
+    rows.append(row);
+  }
+  return rows;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cuda, module) {
+  module.def("devices", &devices);
+  py::class_<CudaEncoder>(module, "Encoder")
+      .def(py::init([](int64_t vocab_size, int64_t max_position_embeddings, int64_t hidden_size,
+                       int64_t num_hidden_layers, int64_t num_attention_heads,
+                       int64_t intermediate_size, double layer_norm_eps,
+                       const std::string& activation, const std::string& dtype, int device) {
+             const Config config{.vocab_size = vocab_size,
+                                 .max_position_embeddings = max_position_embeddings,
+                                 .hidden_size = hidden_size,
+                                 .num_hidden_layers = num_hidden_layers,
+                                 .num_attention_heads = num_attention_heads,
+                                 .intermediate_size = intermediate_size,
+                                 .layer_norm_eps = static_cast<float>(layer_norm_eps),
+                                 .activation = parse_activation(activation)};
+             return std::make_unique<CudaEncoder>(config, cuda::open_device(device), dtype);
+           }),
+           py::kw_only(), py::arg("vocab_size"), py::arg("max_position_embeddings"),
+           py::arg("hidden_size"), py::arg("num_hidden_layers"), py::arg("num_attention_heads"),
+           py::arg("intermediate_size"), py::arg("layer_norm_eps"), py::arg("activation"),
+           py::arg("dtype"), py::arg("device"))
+      .def_property_readonly("isa", [](const CudaEncoder&) { return std::string("cuda"); })
+      .def_property_readonly("device_name",
+                             [](const CudaEncoder& e) { return e.runtime().device_name(); })
+      .def_property_readonly("hidden_size",
+                             [](const CudaEncoder& e) { return e.config().hidden_size; })
+      .def("missing_weights", [](CudaEncoder& e) { return e.weights().missing(); })
+      .def(
+          "set_weight",
+          [](CudaEncoder& e, const std::string& name, const FloatArray& array) {
+            e.weights().set(name, array.data(),
+                            std::vector<int64_t>(array.shape(), array.shape() + array.ndim()));
+          },
+          py::arg("name"), py::arg("array").noconvert())
+      .def("finish_weights", &CudaEncoder::finish_weights)
+      .def(
+          "encode",
+          [](CudaEncoder& e, const IntArray& ids, const IntArray& cu_seqlens,
+             const std::vector<std::string>& poolings, int64_t pool_from, int64_t,
+             int) { return encode(e, ids, cu_seqlens, poolings, pool_from); },
+          py::arg("ids").noconvert(), py::arg("cu_seqlens").noconvert(), py::kw_only(),
+          py::arg("poolings"), py::arg("pool_from"), py::arg("batch_size"), py::arg("num_threads"))
+      .def(
+          "token_embeddings",
+          [](CudaEncoder& e, const IntArray& ids, const IntArray& cu_seqlens, int64_t, int) {
+            return token_embeddings(e, ids, cu_seqlens);
+          },
+          py::arg("ids").noconvert(), py::arg("cu_seqlens").noconvert(), py::kw_only(),
+          py::arg("batch_size"), py::arg("num_threads"));
+}
+
+}  // namespace minifuse

@@ -1,0 +1,78 @@
+// What the encoder needs of a device besides kernels: memory, copies, streams. Two implement it, the
+// device's (device_runtime.cu) and the emulator's (emulator/runtime.h).
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cuda/kernels.h"
+
+namespace minifuse::cuda {
+
+using Graph = void*;
+
+class Runtime {
+ public:
+  virtual ~Runtime() = default;
+
+  virtual std::string device_name() const = 0;
+  // The table of an element type: "float32", "bfloat16" or "float16".
+  virtual const Kernels& kernels(const std::string& element) const = 0;
+
+  // Zeroed; null where there is no room. The name serves reports of errors.
+  virtual void* allocate(size_t size_bytes, const std::string& name) = 0;
+  virtual void release(void* memory) noexcept = 0;
+  // Of the host, that copies need not go through another buffer for.
+  virtual void* allocate_pinned(size_t size_bytes) = 0;
+  virtual void release_pinned(void* memory) noexcept = 0;
+
+  virtual Stream create_stream() = 0;
+  virtual void destroy_stream(Stream stream) noexcept = 0;
+  virtual void upload(void* to, const void* from, size_t size_bytes, Stream stream) = 0;
+  virtual void download(void* to, const void* from, size_t size_bytes, Stream stream) = 0;
+  // Waits until all that was put onto the stream is done; errors of kernels surface here.
+  virtual void synchronize(Stream stream) = 0;
+  // What is put onto the stream from begin_capture() on is not done but kept, to be launched as one
+  // as often as wished: a query's 26 kernels at the cost of little more than one launch.
+  virtual void begin_capture(Stream stream) = 0;
+  virtual Graph end_capture(Stream stream) = 0;
+  virtual void launch(Graph graph, Stream stream) = 0;
+  virtual void destroy_graph(Graph graph) noexcept = 0;
+  // Says that no kernel writes there from now on; the emulator holds them to it.
+  virtual void protect(void* memory) = 0;
+};
+
+struct DeviceInfo {
+  std::string name;
+  int major, minor;  // compute capability
+  int64_t memory_bytes;
+};
+
+// The devices of this machine, and the runtime of one of them. Throws std::runtime_error where there
+// is no driver, no such device, or one older than compute capability 8.0.
+std::vector<DeviceInfo> list_devices();
+std::shared_ptr<Runtime> open_device(int index);
+
+struct ReleaseMemory {
+  Runtime* runtime;
+  void operator()(void* memory) const { runtime->release(memory); }
+};
+
+// Memory of a runtime, owned.
+class DeviceBuffer {
+ public:
+  DeviceBuffer() = default;
+  DeviceBuffer(Runtime& runtime, void* memory, size_t size_bytes)
+      : memory_(memory, ReleaseMemory{&runtime}), size_bytes_(size_bytes) {}
+
+  void* data() const { return memory_.get(); }
+  size_t size_bytes() const { return size_bytes_; }
+
+ private:
+  std::unique_ptr<void, ReleaseMemory> memory_{nullptr, ReleaseMemory{nullptr}};
+  size_t size_bytes_ = 0;
+};
+
+}  // namespace minifuse::cuda

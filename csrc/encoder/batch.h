@@ -1,0 +1,37 @@
+// What an encoder is given and asked for, on whichever device.
+#pragma once
+
+#include <vector>
+
+#include "common/types.h"
+#include "encoder/config.h"
+
+namespace minifuse {
+
+// Sentences without padding: sentence b owns ids[cu_seqlens[b]] .. ids[cu_seqlens[b + 1] - 1].
+struct Batch {
+  const int32_t* ids;  // [total_tokens]
+  const int32_t* cu_seqlens;  // [batch + 1]
+  int64_t batch;
+  int64_t total_tokens;
+};
+
+// What a call wants back; null pointers are not computed.
+struct Outputs {
+  float* pooled = nullptr;  // [batch, poolings.size() * H]
+  std::vector<Pooling> poolings;
+  int64_t pool_from = 0;  // rows of a sentence before this one stay out of the pooling
+  float* token_embeddings = nullptr;  // [total_tokens, H], the last layer
+  float* hidden_states = nullptr;  // [num_hidden_layers + 1, total_tokens, H]
+  // [num_hidden_layers, 3 H + F]: the largest magnitude that each input channel of each matrix
+  // takes (qkv, out, ffn1, ffn2). Raised, never lowered: set it to zeros before the first call.
+  float* input_maxima = nullptr;
+  StageTicks* ticks = nullptr;  // all threads' together
+};
+
+// Throw std::invalid_argument where cu_seqlens is not well formed or a sentence is too long; and
+// where the ids do not fit it or the vocabulary.
+void check_lengths(const Config& config, const Batch& batch);
+void check_ids(const Config& config, const Batch& batch);
+
+}  // namespace minifuse

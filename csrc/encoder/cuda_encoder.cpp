@@ -1,0 +1,474 @@
+// The layer as its calls, and the flow of chunks: ids, positions, offsets and attention's tiles of a
+// chunk go up in one copy, its vectors come back in one, and while one of two passes computes the
+// other is filled.
+
+#include "encoder/cuda_encoder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <tuple>
+
+#include "common/float_bits.h"
+
+namespace minifuse {
+
+using cuda::AttentionTile;
+using cuda::DeviceBuffer;
+
+namespace {
+
+// Tokens of a pass: 32,768 keep 132 SMs busy with 128-row tiles (nine column tiles each), and the
+// activations of a pass below 300 MB in float32. Smaller where memory is short.
+constexpr int64_t kPassTokens = 32768;
+constexpr int64_t kFewestPassTokens = 512;
+
+// A chunk of at most so many tokens is launched as a graph, kept by its shape: below it launching
+// costs more than computing. The buffers of a pass stay where they are, so a graph serves again.
+constexpr int kGraphTokens = 2048;
+constexpr size_t kMostGraphs = 64;
+
+size_t round_up_bytes(size_t size_bytes) { return (size_bytes + 255) / 256 * 256; }
+
+// Rows of floats as rows of the element type, one after the other: the "panels" of the device.
+template <typename F>
+void convert_rows(const void* weight, int64_t ldw, int64_t num_rows, int64_t K, void* panel,
+                  F convert) {
+  for (int64_t row = 0; row < num_rows; ++row)
+    for (int64_t k = 0; k < K; ++k)
+      convert(static_cast<const float*>(weight)[row * ldw + k], panel, row * K + k);
+}
+
+void pack_float32(const void* weight, int64_t ldw, int64_t num_rows, int64_t K, void* panel) {
+  convert_rows(weight, ldw, num_rows, K, panel,
+               [](float x, void* to, int64_t i) { static_cast<float*>(to)[i] = x; });
+}
+void pack_bfloat16(const void* weight, int64_t ldw, int64_t num_rows, int64_t K, void* panel) {
+  convert_rows(weight, ldw, num_rows, K, panel, [](float x, void* to, int64_t i) {
+    static_cast<uint16_t*>(to)[i] = to_bfloat16_bits(x);
+  });
+}
+void pack_float16(const void* weight, int64_t ldw, int64_t num_rows, int64_t K, void* panel) {
+  convert_rows(weight, ldw, num_rows, K, panel, [](float x, void* to, int64_t i) {
+    static_cast<uint16_t*>(to)[i] = to_float16_bits(x);
+  });
+}
+
+// A panel is a row.
+LinearKernels row_major(const std::string& element) {
+  LinearKernels kernels{};
+  kernels.isa = "cuda";
+  kernels.tile_rows = kernels.panel_columns = 1;
+  kernels.weight_type = WeightType::kFloat32;  // what pack_panel is given
+  if (element == "float32") {
+    kernels.panel_bytes = [](int64_t K) { return K * 4; };
+    kernels.pack_panel = pack_float32;
+  } else {
+    kernels.panel_bytes = [](int64_t K) { return K * 2; };
+    kernels.pack_panel = element == "bfloat16" ? pack_bfloat16 : pack_float16;
+  }
+  return kernels;
+}
+
+}  // namespace
+
+struct CudaEncoder::Layer {
+  struct Matrix {
+    DeviceBuffer weight, bias;
+  };
+  Matrix qkv, out, ffn1, ffn2;
+  DeviceBuffer attention_gamma, attention_beta, output_gamma, output_beta;
+};
+
+struct CudaEncoder::Pass {
+  Pass(cuda::Runtime& runtime) : runtime(runtime), stream(runtime.create_stream()) {}
+  ~Pass() {
+    forget_graphs();
+    runtime.destroy_stream(stream);
+    if (staging) runtime.release_pinned(staging);
+    if (results) runtime.release_pinned(results);
+  }
+
+  cuda::Runtime& runtime;
+  cuda::Stream stream;
+  int64_t tokens = 0, sentences = 0;  // room for so many
+  DeviceBuffer x, y, context;  // T [tokens, H]
+  DeviceBuffer qkv;  // T [tokens, 3H]
+  DeviceBuffer hidden;  // T [tokens, F], where the feed-forward takes two kernels
+  DeviceBuffer pooled;  // float32 [sentences, poolings * H]
+  DeviceBuffer inputs;  // the four arrays of a chunk, each at a multiple of 256 bytes
+  std::byte* staging = nullptr;  // the same on the host, pinned
+  std::byte* results = nullptr;  // of the host, pinned: pooled, or the rows of x
+  size_t ids_at = 0, positions_at = 0, offsets_at = 0, tiles_at = 0;
+  Chunk chunk{0, 0};  // under way; empty: none
+
+  // What a graph depends on, besides the pass.
+  using Shape = std::tuple<int, int, int, int64_t, bool, std::vector<Pooling>>;
+  std::map<Shape, cuda::Graph> graphs;
+
+  void forget_graphs() {
+    for (const auto& [shape, graph] : graphs) runtime.destroy_graph(graph);
+    graphs.clear();
+  }
+  bool is_busy() const { return chunk.last > chunk.first; }
+  const void* input(size_t at) const { return static_cast<const std::byte*>(inputs.data()) + at; }
+};
+
+CudaEncoder::CudaEncoder(const Config& config, std::shared_ptr<cuda::Runtime> runtime,
+                         const std::string& element)
+    : config_(config),
+      runtime_(std::move(runtime)),
+      kernels_(runtime_->kernels(element)),
+      rows_(std::make_unique<LinearKernels>(row_major(element))) {
+  config.validate();
+  const int64_t D = config.head_dim(), H = config.hidden_size, F = config.intermediate_size;
+  const int64_t narrow = 128 / kernels_.element_bytes;
+  check(D == 32 || D == 64, "device cuda: heads of ", D, ", wanted 32 or 64; use device='cpu'");
+  check(H <= cuda::kMaxHidden, "device cuda: hidden_size=", H, ", wanted at most ",
+        cuda::kMaxHidden, "; use device='cpu'");
+  check(F % narrow == 0, "device cuda: intermediate_size=", F, ", wanted a multiple of ", narrow,
+        "; use device='cpu'");
+  weights_ = std::make_unique<Weights>(config, *rows_);
+}
+
+CudaEncoder::~CudaEncoder() = default;
+
+DeviceBuffer CudaEncoder::send(const void* data, size_t size_bytes, const std::string& name) {
+  void* memory = runtime_->allocate(size_bytes, name);
+  if (memory == nullptr)
+    throw std::runtime_error(runtime_->device_name() + " has no room for the weights (" +
+                             std::to_string(size_bytes) + " bytes of " + name +
+                             "): free memory of it, or use a dtype of 16 bits or device='cpu'");
+  DeviceBuffer buffer(*runtime_, memory, size_bytes);
+  const cuda::Stream stream = runtime_->create_stream();
+  runtime_->upload(memory, data, size_bytes, stream);
+  runtime_->synchronize(stream);
+  runtime_->destroy_stream(stream);
+  runtime_->protect(memory);
+  return buffer;
+}
+
+void CudaEncoder::finish_weights() {
+  weights_->finish();
+  const auto send_floats = [&](const Buffer& buffer, const char* name) {
+    return send(buffer.data(), static_cast<size_t>(buffer.size()) * sizeof(float), name);
+  };
+  const auto send_matrix = [&](const PackedLinear& matrix, const char* name) {
+    return Layer::Matrix{
+        send(matrix.weight.data(), static_cast<size_t>(matrix.weight.size()), name),
+        send_floats(matrix.bias, "a bias")};
+  };
+  const auto send_table = [&](const Buffer& table, int64_t num_rows, const char* name) {
+    const int64_t H = config_.hidden_size;
+    BufferOf<std::byte> rows(num_rows * rows_->panel_bytes(H));
+    rows_->pack_panel(table.data(), H, num_rows, H, rows.data());
+    return send(rows.data(), static_cast<size_t>(rows.size()), name);
+  };
+  word_ = send_table(weights_->word_embeddings, config_.vocab_size, "word embeddings");
+  position_ = send_table(weights_->position_embeddings, config_.max_position_embeddings,
+                         "position embeddings");
+  embedding_gamma_ = send_floats(weights_->embedding_gamma, "embedding gamma");
+  embedding_beta_ = send_floats(weights_->embedding_beta, "embedding beta");
+  for (const LayerWeights& w : weights_->layers)
+    layers_.push_back({.qkv = send_matrix(w.qkv, "Wqkv"),
+                       .out = send_matrix(w.out, "Wo"),
+                       .ffn1 = send_matrix(w.ffn1, "W1"),
+                       .ffn2 = send_matrix(w.ffn2, "W2"),
+                       .attention_gamma = send_floats(w.attention_gamma, "attention gamma"),
+                       .attention_beta = send_floats(w.attention_beta, "attention beta"),
+                       .output_gamma = send_floats(w.output_gamma, "output gamma"),
+                       .output_beta = send_floats(w.output_beta, "output beta")});
+  weights_ = std::make_unique<Weights>(config_, *rows_);  // the host's copy has served
+}
+
+void CudaEncoder::run_layers(const Pass& pass, int M, int num_tiles) {
+  const int H = static_cast<int>(config_.hidden_size);
+  const int F = static_cast<int>(config_.intermediate_size);
+  const int A = static_cast<int>(config_.num_attention_heads);
+  const float eps = config_.layer_norm_eps;
+  void *x = pass.x.data(), *y = pass.y.data(), *qkv = pass.qkv.data();
+  const auto floats = [](const DeviceBuffer& buffer) {
+    return static_cast<const float*>(buffer.data());
+  };
+  // y [M, N] = activation(x W^T + b)
+  const auto matrix = [&](const void* from, int K, const Layer::Matrix& w, void* to, int N,
+                          Activation activation) {
+    return cuda::LinearParams{.x = from,
+                              .ldx = K,
+                              .weight = w.weight.data(),
+                              .bias = floats(w.bias),
+                              .y = to,
+                              .ldy = N,
+                              .M = M,
+                              .N = N,
+                              .K = K,
+                              .activation = activation};
+  };
+  const auto norm = [&](const void* residual, const DeviceBuffer& gamma, const DeviceBuffer& beta) {
+    return cuda::NormParams{residual, H, floats(gamma), floats(beta), eps};
+  };
+
+  for (const Layer& w : layers_) {
+    // Q, K, V = X Wq + bq, X Wk + bk, X Wv + bv
+    kernels_.linear(pass.stream, matrix(x, H, w.qkv, qkv, 3 * H, Activation::kNone));
+    // per sentence, per head:  O = softmax(Q K^T / sqrt(D)) V
+    kernels_.attention(pass.stream,
+                       {.qkv = qkv,
+                        .ldqkv = 3 * H,
+                        .out = pass.context.data(),
+                        .ldout = H,
+                        .tiles = static_cast<const AttentionTile*>(pass.input(pass.tiles_at)),
+                        .num_tiles = num_tiles,
+                        .num_heads = A,
+                        .head_dim = static_cast<int>(config_.head_dim()),
+                        .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim()))});
+    // Y = LayerNorm(X + O Wo + bo)
+    kernels_.linear_residual_layer_norm(
+        pass.stream, {matrix(pass.context.data(), H, w.out, y, H, Activation::kNone),
+                      norm(x, w.attention_gamma, w.attention_beta)});
+    // X = LayerNorm(Y + GELU(Y W1 + b1) W2 + b2)
+    if (!pass.hidden.data()) {
+      kernels_.ffn_residual_layer_norm(pass.stream,
+                                       {.x = y,
+                                        .ldx = H,
+                                        .w1 = w.ffn1.weight.data(),
+                                        .b1 = floats(w.ffn1.bias),
+                                        .w2 = w.ffn2.weight.data(),
+                                        .b2 = floats(w.ffn2.bias),
+                                        .y = x,
+                                        .ldy = H,
+                                        .M = M,
+                                        .H = H,
+                                        .F = F,
+                                        .activation = config_.activation,
+                                        .norm = norm(y, w.output_gamma, w.output_beta)});
+    } else {
+      kernels_.linear(pass.stream, matrix(y, H, w.ffn1, pass.hidden.data(), F, config_.activation));
+      kernels_.linear_residual_layer_norm(
+          pass.stream, {matrix(pass.hidden.data(), F, w.ffn2, x, H, Activation::kNone),
+                        norm(y, w.output_gamma, w.output_beta)});
+    }
+  }
+}
+
+void CudaEncoder::start(Pass& pass, const Batch& batch, const Outputs& outputs,
+                        const Chunk& chunk) {
+  const int64_t first_token = batch.cu_seqlens[chunk.first];
+  const int M = static_cast<int>(batch.cu_seqlens[chunk.last] - first_token);
+  const int num_sentences = static_cast<int>(chunk.last - chunk.first);
+
+  auto* ids = reinterpret_cast<int32_t*>(pass.staging + pass.ids_at);
+  auto* positions = reinterpret_cast<int32_t*>(pass.staging + pass.positions_at);
+  auto* offsets = reinterpret_cast<int32_t*>(pass.staging + pass.offsets_at);
+  auto* tiles = reinterpret_cast<AttentionTile*>(pass.staging + pass.tiles_at);
+  std::copy_n(batch.ids + first_token, M, ids);
+  int num_tiles = 0;
+  for (int i = 0; i <= num_sentences; ++i) {
+    offsets[i] = static_cast<int32_t>(batch.cu_seqlens[chunk.first + i] - first_token);
+    if (i == num_sentences) break;
+    const auto seqlen = static_cast<int32_t>(batch.cu_seqlens[chunk.first + i + 1] -
+                                             batch.cu_seqlens[chunk.first + i]);
+    for (int32_t row = 0; row < seqlen; ++row) positions[offsets[i] + row] = row;
+    for (int32_t row = 0; row < seqlen; row += cuda::kAttentionQueries)
+      tiles[num_tiles++] = {offsets[i] + row, std::min(cuda::kAttentionQueries, seqlen - row),
+                            offsets[i], seqlen};
+  }
+  pass.chunk = chunk;
+  if (M > kGraphTokens) return enqueue(pass, outputs, M, num_sentences, num_tiles);
+  const Pass::Shape shape{
+      M, num_sentences, num_tiles, outputs.pool_from, outputs.pooled != nullptr, outputs.poolings};
+  auto found = pass.graphs.find(shape);
+  if (found == pass.graphs.end()) {
+    if (pass.graphs.size() >= kMostGraphs) pass.forget_graphs();
+    runtime_->begin_capture(pass.stream);
+    enqueue(pass, outputs, M, num_sentences, num_tiles);
+    found = pass.graphs.emplace(shape, runtime_->end_capture(pass.stream)).first;
+  }
+  runtime_->launch(found->second, pass.stream);
+}
+
+// All of a chunk onto the pass's stream, from its inputs on the host to its results there.
+void CudaEncoder::enqueue(Pass& pass, const Outputs& outputs, int M, int num_sentences,
+                          int num_tiles) {
+  const int H = static_cast<int>(config_.hidden_size);
+  const size_t size_bytes = pass.tiles_at + static_cast<size_t>(num_tiles) * sizeof(AttentionTile);
+  runtime_->upload(pass.inputs.data(), pass.staging, size_bytes, pass.stream);
+
+  // X = LayerNorm(word[id] + position[i] + token_type[0])
+  kernels_.embed_layer_norm(
+      pass.stream, {.ids = static_cast<const int32_t*>(pass.input(pass.ids_at)),
+                    .positions = static_cast<const int32_t*>(pass.input(pass.positions_at)),
+                    .word = word_.data(),
+                    .position = position_.data(),
+                    .gamma = static_cast<const float*>(embedding_gamma_.data()),
+                    .beta = static_cast<const float*>(embedding_beta_.data()),
+                    .eps = config_.layer_norm_eps,
+                    .y = pass.x.data(),
+                    .ldy = H,
+                    .M = M,
+                    .H = H});
+  run_layers(pass, M, num_tiles);
+
+  const int width = H * static_cast<int>(outputs.poolings.size());
+  for (size_t j = 0; outputs.pooled && j < outputs.poolings.size(); ++j)
+    kernels_.pool(pass.stream,
+                  {.x = pass.x.data(),
+                   .ldx = H,
+                   .cu_seqlens = static_cast<const int32_t*>(pass.input(pass.offsets_at)),
+                   .y = static_cast<float*>(pass.pooled.data()) + static_cast<int>(j) * H,
+                   .ldy = width,
+                   .batch = num_sentences,
+                   .H = H,
+                   .first_row = static_cast<int>(std::min<int64_t>(outputs.pool_from, INT32_MAX)),
+                   .pooling = outputs.poolings[j],
+                   .normalizes = false});
+  if (outputs.pooled)
+    runtime_->download(pass.results, pass.pooled.data(),
+                       static_cast<size_t>(num_sentences) * static_cast<size_t>(width) * 4,
+                       pass.stream);
+  else
+    runtime_->download(pass.results, pass.x.data(),
+                       static_cast<size_t>(M) * static_cast<size_t>(H * kernels_.element_bytes),
+                       pass.stream);
+}
+
+namespace {
+
+float float_of(const std::byte* data, int64_t i, const cuda::Kernels& kernels) {
+  if (kernels.element_bytes == 4) return reinterpret_cast<const float*>(data)[i];
+  const uint16_t bits = reinterpret_cast<const uint16_t*>(data)[i];
+  return std::strcmp(kernels.element, "bfloat16") == 0 ? from_bfloat16_bits(bits)
+                                                       : from_float16_bits(bits);
+}
+
+}  // namespace
+
+void CudaEncoder::finish(Pass& pass, const Batch& batch, const Outputs& outputs) {
+  if (!pass.is_busy()) return;
+  const Chunk chunk = pass.chunk;
+  pass.chunk = {0, 0};
+  runtime_->synchronize(pass.stream);
+  const int64_t H = config_.hidden_size;
+  if (outputs.pooled) {
+    const int64_t width = H * static_cast<int64_t>(outputs.poolings.size());
+    std::memcpy(outputs.pooled + chunk.first * width, pass.results,
+                static_cast<size_t>((chunk.last - chunk.first) * width) * sizeof(float));
+    return;
+  }
+  const int64_t begin = int64_t{batch.cu_seqlens[chunk.first]} * H;
+  const int64_t end = int64_t{batch.cu_seqlens[chunk.last]} * H;
+  for (int64_t i = begin; i < end; ++i)
+    outputs.token_embeddings[i] = float_of(pass.results, i - begin, kernels_);
+}
+
+// Sentences in order, as many as fit.
+std::vector<CudaEncoder::Chunk> CudaEncoder::chunks_of(const Batch& batch, int64_t max_sentences,
+                                                       int64_t max_tokens) const {
+  std::vector<Chunk> chunks;
+  for (int64_t first = 0; first < batch.batch;) {
+    int64_t last = first + 1;
+    while (last < batch.batch && last - first < max_sentences &&
+           batch.cu_seqlens[last + 1] - batch.cu_seqlens[first] <= max_tokens)
+      ++last;
+    chunks.push_back({first, last});
+    first = last;
+  }
+  return chunks;
+}
+
+// Both passes with room for so much, or as much less as memory asks for.
+void CudaEncoder::make_room(int64_t tokens, int64_t sentences, size_t num_poolings) {
+  const size_t H = static_cast<size_t>(config_.hidden_size);
+  const size_t F = static_cast<size_t>(config_.intermediate_size);
+  const size_t size = static_cast<size_t>(kernels_.element_bytes);
+  const bool is_split = config_.hidden_size > kernels_.max_ffn_hidden;
+  for (auto& pass : passes_) {
+    pass = std::make_unique<Pass>(*runtime_);
+    const size_t M = static_cast<size_t>(tokens), B = static_cast<size_t>(sentences);
+    const auto room = [&](DeviceBuffer& buffer, size_t size_bytes, const char* name) {
+      void* memory = runtime_->allocate(size_bytes, name);
+      if (memory == nullptr) throw std::bad_alloc();
+      buffer = DeviceBuffer(*runtime_, memory, size_bytes);
+    };
+    room(pass->x, M * H * size, "x");
+    room(pass->y, M * H * size, "y");
+    room(pass->context, M * H * size, "context");
+    room(pass->qkv, M * 3 * H * size, "qkv");
+    if (is_split) room(pass->hidden, M * F * size, "hidden");
+    room(pass->pooled, B * num_poolings * H * sizeof(float), "pooled");
+    pass->positions_at = round_up_bytes(M * sizeof(int32_t));
+    pass->offsets_at = 2 * pass->positions_at;
+    pass->tiles_at = pass->offsets_at + round_up_bytes((B + 1) * sizeof(int32_t));
+    // A sentence's last tile may be one row high.
+    const size_t num_tiles = M / cuda::kAttentionQueries + B + 1;
+    const size_t staging_bytes = pass->tiles_at + num_tiles * sizeof(AttentionTile);
+    room(pass->inputs, staging_bytes, "inputs");
+    pass->staging = static_cast<std::byte*>(runtime_->allocate_pinned(staging_bytes));
+    pass->results = static_cast<std::byte*>(
+        runtime_->allocate_pinned(std::max(M * H * size, B * num_poolings * H * sizeof(float))));
+    pass->tokens = tokens;
+    pass->sentences = sentences;
+  }
+}
+
+bool CudaEncoder::encode(const Batch& batch, const Outputs& outputs, int64_t max_sentences,
+                         const std::function<bool()>& should_stop) {
+  check_lengths(config_, batch);
+  check_ids(config_, batch);
+  check(outputs.pool_from >= 0, "pool_from is ", outputs.pool_from, ", wanted >= 0");
+  check(!outputs.hidden_states && !outputs.input_maxima && !outputs.ticks,
+        "device cuda: hidden states and profiles come from device='cpu'");
+  check(!layers_.empty() || config_.num_hidden_layers == 0, "weights: finish_weights() is missing");
+  if (batch.batch == 0) return true;
+  const std::lock_guard<std::mutex> lock(mutex_);
+
+  int64_t longest = 1;
+  for (int64_t i = 0; i < batch.batch; ++i)
+    longest = std::max<int64_t>(longest, batch.cu_seqlens[i + 1] - batch.cu_seqlens[i]);
+  const size_t num_poolings = std::max<size_t>(outputs.poolings.size(), 1);
+  std::vector<Chunk> chunks;
+  for (int64_t tokens = std::max(kPassTokens, longest);; tokens = std::max(tokens / 2, longest)) {
+    chunks = chunks_of(batch, max_sentences, tokens);
+    int64_t most_tokens = 1, most_sentences = 1;
+    for (const Chunk& chunk : chunks) {
+      most_tokens = std::max<int64_t>(most_tokens,
+                                      batch.cu_seqlens[chunk.last] - batch.cu_seqlens[chunk.first]);
+      most_sentences = std::max(most_sentences, chunk.last - chunk.first);
+    }
+    const bool has_room = passes_[1] && passes_[1]->tokens >= most_tokens &&
+                          passes_[1]->sentences >= most_sentences &&
+                          passes_[1]->pooled.size_bytes() >=
+                              static_cast<size_t>(most_sentences * config_.hidden_size) *
+                                  num_poolings * sizeof(float);
+    if (has_room) break;
+    try {
+      make_room(most_tokens, most_sentences, num_poolings);
+      break;
+    } catch (const std::bad_alloc&) {
+      for (auto& pass : passes_) pass.reset();
+      if (tokens <= std::max(longest, kFewestPassTokens))
+        throw std::runtime_error(
+            runtime_->device_name() + " has no room for " + std::to_string(most_tokens) +
+            " tokens at a time: free memory of it, lower max_seq_length, or use device='cpu'");
+    }
+  }
+
+  size_t next = 0;
+  try {
+    for (const Chunk& chunk : chunks) {
+      if (should_stop && should_stop()) break;
+      Pass& pass = *passes_[next++ % passes_.size()];
+      finish(pass, batch, outputs);
+      start(pass, batch, outputs, chunk);
+    }
+    // Also of a call that stops: a pass must be idle before its buffers serve the next call.
+    for (auto& pass : passes_) finish(*pass, batch, outputs);
+  } catch (...) {
+    for (auto& pass : passes_) pass.reset();
+    throw;
+  }
+  return next == chunks.size();
+}
+
+}  // namespace minifuse

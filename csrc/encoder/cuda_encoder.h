@@ -1,0 +1,66 @@
+// The encoder on a CUDA device: the same model, packed sentences and poolings as encoder.h, through
+// the kernel table of a runtime. One order of summation per op and element type: a sentence's bits
+// depend on nothing around it.
+#pragma once
+
+#include <array>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "cuda/runtime.h"
+#include "encoder/batch.h"
+#include "encoder/weights.h"
+
+namespace minifuse {
+
+class CudaEncoder {
+ public:
+  // element: "float32", "bfloat16" or "float16". Throws std::invalid_argument where the device's
+  // kernels do not take the model's shape.
+  CudaEncoder(const Config& config, std::shared_ptr<cuda::Runtime> runtime,
+              const std::string& element);
+  ~CudaEncoder();
+
+  // Filled by name on the host, as Encoder's; finish_weights() sends them to the device.
+  Weights& weights() { return *weights_; }
+  void finish_weights();
+
+  const Config& config() const { return config_; }
+  const cuda::Kernels& kernels() const { return kernels_; }
+  const cuda::Runtime& runtime() const { return *runtime_; }
+
+  // As Encoder::encode, for outputs.pooled and outputs.token_embeddings in the host's memory. At
+  // most max_sentences go in a pass. Safe from several threads, one at a time.
+  bool encode(const Batch& batch, const Outputs& outputs, int64_t max_sentences,
+              const std::function<bool()>& should_stop);
+
+ private:
+  struct Layer;
+  struct Pass;  // what one pass of sentences through the model needs, on a stream of its own
+  struct Chunk {
+    int64_t first, last;  // sentences
+  };
+
+  std::vector<Chunk> chunks_of(const Batch& batch, int64_t max_sentences, int64_t max_tokens) const;
+  void make_room(int64_t tokens, int64_t sentences, size_t num_poolings);
+  void start(Pass& pass, const Batch& batch, const Outputs& outputs, const Chunk& chunk);
+  void enqueue(Pass& pass, const Outputs& outputs, int M, int num_sentences, int num_tiles);
+  void run_layers(const Pass& pass, int M, int num_tiles);
+  void finish(Pass& pass, const Batch& batch, const Outputs& outputs);
+  cuda::DeviceBuffer send(const void* data, size_t size_bytes, const std::string& name);
+
+  Config config_;
+  std::shared_ptr<cuda::Runtime> runtime_;
+  const cuda::Kernels& kernels_;
+  std::unique_ptr<LinearKernels> rows_;  // how weights lie on the device
+  std::unique_ptr<Weights> weights_;
+  cuda::DeviceBuffer word_, position_, embedding_gamma_, embedding_beta_;
+  std::vector<Layer> layers_;
+  std::array<std::unique_ptr<Pass>, 2> passes_;  // one computes while the other is filled
+  std::mutex mutex_;
+};
+
+}  // namespace minifuse

@@ -1,0 +1,71 @@
+"""Where a model computes: the CPU, or a CUDA device by the module _cuda, loaded when asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["CUDA_DTYPES", "Device", "cuda_devices", "cuda_module", "resolve_device"]
+
+# What weights and activations can be on a device.
+CUDA_DTYPES = ("float32", "bfloat16", "float16")
+
+
+class Device(str):
+    """A device name that also has torch.device's ``type`` and ``index``."""
+
+    @property
+    def type(self) -> str:
+        """ "cpu" or "cuda" """
+        return self.partition(":")[0]
+
+    @property
+    def index(self) -> int | None:  # type: ignore[override]  # torch.device has no such method
+        """The number behind the colon, if any."""
+        number = self.partition(":")[2]
+        return int(number) if number else None
+
+
+def resolve_device(device: Any) -> Device:
+    """None, a name or a torch.device -> "cpu" or "cuda:N".
+
+    Raises:
+        ValueError: another device, or several.
+    """
+    if isinstance(device, (list, tuple)):
+        raise ValueError(
+            f"device is a list ({device!r}): minifuse runs on threads of one process, which is "
+            "faster than processes; pass device=None and num_threads"
+        )
+    name = Device("cpu" if device is None else str(device))
+    kind, colon, number = name.partition(":")
+    if kind == "cpu" and not number:
+        return Device("cpu")
+    if kind == "cuda" and (number.isdecimal() or not colon):
+        return Device(f"cuda:{number or 0}")
+    raise ValueError(f"device is {str(device)!r}, wanted 'cpu', 'cuda' or 'cuda:N'")
+
+
+def cuda_module() -> Any:
+    """The native module of CUDA devices.
+
+    Raises:
+        ValueError: this build has none.
+    """
+    try:
+        from minifuse import _cuda
+    except ImportError as error:
+        raise ValueError(
+            "device='cuda': this build of minifuse has no CUDA part. Build it where nvcc is on the "
+            "PATH (CUDA 12.4 or later): pip install . --config-settings=cmake.define.MINIFUSE_CUDA="
+            f"ON; or use device='cpu' ({error})"
+        ) from error
+    return _cuda
+
+
+def cuda_devices() -> list[dict[str, Any]]:
+    """Name, compute capability and memory of each CUDA device; empty where there is none."""
+    try:
+        found: list[dict[str, Any]] = cuda_module().devices()
+    except (ValueError, RuntimeError):  # no such part, or no driver
+        return []
+    return found

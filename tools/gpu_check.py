@@ -1,0 +1,365 @@
+"""The parts of tools/gpu_check.sh: each builds, checks or times one thing for the report."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+TESTS = ("tests/test_cuda_kernels.py", "tests/test_cuda_encoder.py")
+LIMIT_SECONDS = 540
+
+
+class DryRun(Exception):
+    """The first CUDA call is reached."""
+
+
+class Check:
+    """The parts, in the order in which they run; what they find goes into ``report``."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.out: Path = arguments.out.resolve()
+        self.library_path = self.out / "minifuse_cuda_tests.so"
+        self.report: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "parts": {}}
+        self.start = time.monotonic()
+
+    def run(self) -> int:
+        """Run all parts; returns 1 if one failed."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        for part in (self.machine, self.packages, self.library, self.package, self.tests,
+                     self.sanitizer, self.agreement, self.peak, self.ops, self.encoder,
+                     self.query):  # fmt: skip
+            self._run_part(part)
+            self._save()
+        failed = [name for name, how in self.report["parts"].items() if how["status"] == "failed"]
+        print("gpu_check:", f"failed: {', '.join(failed)}" if failed else "every part passed")
+        return 1 if failed else 0
+
+    def _run_part(self, part: Callable[[], Any]) -> None:
+        name, start = part.__name__, time.monotonic()
+        entry: dict[str, Any] = {}
+        try:
+            if time.monotonic() - self.start > LIMIT_SECONDS:
+                raise TimeoutError(f"{LIMIT_SECONDS} s have gone")
+            found = part()
+            entry = {"status": "passed"} | ({"found": found} if found is not None else {})
+        except DryRun:
+            entry = {"status": "reached CUDA"}
+        except Exception as error:  # a part that fails must not stop the others
+            traceback.print_exc()
+            entry = {"status": "failed", "error": f"{type(error).__name__}: {error}"[:2000]}
+        entry["seconds"] = round(time.monotonic() - start, 1)
+        self.report["parts"][name] = entry
+        print(f"gpu_check: {name}: {entry['status']} ({entry['seconds']} s)", flush=True)
+
+    def _save(self) -> None:
+        path = self.out / "gpu.json"
+        aside = path.with_suffix(".partial")
+        aside.write_text(json.dumps(self.report, indent=1) + "\n", encoding="utf-8")
+        aside.replace(path)
+
+    def _cuda(self) -> None:
+        """To be called before anything that needs a device."""
+        if self.arguments.dry_run:
+            raise DryRun
+
+    def _command(self, *command: str, env: dict[str, str] | None = None, limit: float = 300) -> str:
+        done = subprocess.run(
+            command, cwd=ROOT, env=os.environ | (env or {}), text=True, timeout=limit,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+        )  # fmt: skip
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)[:300]}: status {done.returncode}\n"
+                               f"{done.stdout[-3000:]}")  # fmt: skip
+        return done.stdout
+
+    # ---- the machine and what is built -------------------------------------------------------
+
+    def machine(self) -> dict[str, Any]:
+        """Device, clocks, versions."""
+        nvcc = shutil.which("nvcc")
+        if nvcc is None:
+            raise FileNotFoundError("nvcc is not on the PATH")
+        found = {"nvcc": self._command(nvcc, "--version").strip().splitlines()[-1],
+                 "python": platform.python_version()}  # fmt: skip
+        self._cuda()
+        query = "name,clocks.sm,clocks.max.sm,clocks.mem,driver_version,compute_cap,memory.total"
+        values = self._command("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader")
+        self.report["device"] = values.strip().splitlines()[0]
+        return found
+
+    def packages(self) -> None:
+        """What the tests import, from the folder of wheels if one is given."""
+        if self.arguments.wheels:
+            self._command(sys.executable, "-m", "pip", "install", "--quiet", "--no-index",
+                          "--find-links", str(self.arguments.wheels), "pybind11",
+                          "scikit-build-core", "tokenizers", "huggingface-hub", "tqdm",
+                          "pytest")  # fmt: skip
+        for name in ("numpy", "tokenizers", "tqdm", "pytest"):
+            __import__(name)
+
+    def _architecture(self) -> str:
+        if self.arguments.dry_run:
+            return "sm_80"
+        capability = self._command("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader")
+        number = capability.strip().splitlines()[0].replace(".", "")
+        return "sm_90a" if number == "90" else f"sm_{number}"
+
+    def library(self) -> None:
+        """The kernels and their C interface by nvcc, one process a file."""
+        sys.path.insert(0, str(ROOT / "tests"))
+        from cuda_library import INTERFACE
+
+        sources = [*INTERFACE, "tests/native/cuda_device.cpp", "csrc/cuda/device_runtime.cu"]
+        sources += [f"csrc/cuda/kernels_{e}.cu" for e in ("float32", "bfloat16", "float16")]
+        flags = ["-std=c++20", "-O3", f"-arch={self._architecture()}", "--expt-relaxed-constexpr",
+                 "-Xcompiler", "-fPIC", f"-I{ROOT / 'csrc'}"]  # fmt: skip
+        objects, runs = [], []
+        for source in sources:
+            if self.arguments.dry_run and source.startswith("csrc/cuda/kernels"):
+                continue  # the ordinary build has compiled them
+            target = self.out / (Path(source).name + ".o")
+            objects.append(str(target))
+            runs.append(subprocess.Popen(["nvcc", *flags, "-c", str(ROOT / source), "-o",
+                                          str(target)]))  # fmt: skip
+        statuses = [run.wait() for run in runs]
+        if any(statuses):
+            raise RuntimeError("nvcc failed")
+        self._cuda()
+        self._command("nvcc", "-shared", *objects, "-o", str(self.library_path))
+
+    def package(self) -> None:
+        """The package itself, for the CPU's figures and the model loader."""
+        self._cuda()
+        architecture = self._architecture().removeprefix("sm_")
+        self._command(sys.executable, "-m", "pip", "install", "--quiet", "--no-build-isolation",
+                      "--no-deps", "-Ccmake.define.MINIFUSE_CUDA=ON",
+                      f"-Ccmake.define.CMAKE_CUDA_ARCHITECTURES={architecture}-real", ".",
+                      limit=400)  # fmt: skip
+
+    # ---- right ---------------------------------------------------------------------------------
+
+    def _test(self, *command: str, limit: float) -> str:
+        printed = self._command(
+            *command, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS,
+            *(["-x"] if command else []), *(["-k", "ragged or linear or attention or ffn"]
+                                            if command else []),
+            env={"MINIFUSE_CUDA_LIBRARY": str(self.library_path)}, limit=limit,
+        )  # fmt: skip
+        return printed.strip().splitlines()[-1]
+
+    def tests(self) -> str:
+        """Every kernel in every element type and the whole encoder, on the device."""
+        self._cuda()
+        return self._test(limit=180)
+
+    def sanitizer(self) -> dict[str, str]:
+        """The kernels under compute-sanitizer: memory and races."""
+        self._cuda()
+        if shutil.which("compute-sanitizer") is None:
+            raise FileNotFoundError("compute-sanitizer is not on the PATH")
+        return {tool: self._test("compute-sanitizer", "--tool", tool, "--error-exitcode", "9",
+                                 limit=100)
+                for tool in ("memcheck", "racecheck")}  # fmt: skip
+
+    def _texts(self) -> dict[str, list[str]]:
+        from minifuse.sample_text import SENTENCES
+
+        found = {"sample": list(SENTENCES)}
+        for name in ("short", "paragraphs"):
+            path = getattr(self.arguments, name)
+            if path:
+                found[name] = path.read_text(encoding="utf-8").splitlines()
+        return found
+
+    def agreement(self) -> dict[str, Any]:
+        """Largest difference and least cosine against the CPU's float32; bits alone and batched."""
+        import numpy as np
+
+        from minifuse import SentenceTransformer
+
+        texts = [text for group in self._texts().values() for text in group[:500]]
+        wanted = SentenceTransformer(self.arguments.model).encode(texts, normalize_embeddings=True)
+        self._cuda()
+        found: dict[str, Any] = {}
+        for dtype, least, most in (("float32", 0.999999, 1e-5), ("bfloat16", 0.9999, None),
+                                   ("float16", 0.99999, None)):  # fmt: skip
+            model = SentenceTransformer(self.arguments.model, device="cuda", dtype=dtype)
+            vectors = model.encode(texts, normalize_embeddings=True)
+            cosine = float((vectors * wanted).sum(1).min())
+            difference = float(np.abs(vectors - wanted).max())
+            alone = np.stack([model.encode(text, normalize_embeddings=True) for text in texts[:50]])
+            same = bool(np.array_equal(alone.view(np.uint32), vectors[:50].view(np.uint32)))
+            found[dtype] = {"cosine_min": cosine, "max_difference": difference, "same_bits": same}
+            if cosine < least or (most and difference > most) or not same:
+                raise AssertionError(f"{dtype}: {found[dtype]}")
+        return found
+
+    # ---- fast ----------------------------------------------------------------------------------
+
+    def peak(self) -> dict[str, float]:
+        """FLOP/s of torch's 8,192-wide bfloat16 product: the device's measured ceiling."""
+        import torch
+
+        self._cuda()
+        a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+        for _ in range(3):
+            a @ b
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(20):
+            a @ b
+        torch.cuda.synchronize()
+        rate = 20 * 2 * 8192**3 / (time.perf_counter() - start)
+        self.report["peak_bfloat16"] = rate
+        return {"bfloat16": rate}
+
+    def ops(self) -> dict[str, Any]:
+        """Microseconds and FLOP/s of each op at MiniLM's shapes."""
+        sys.path.insert(0, str(ROOT / "tests"))
+        import numpy as np
+
+        from cuda_library import ELEMENTS, Ops
+
+        self._cuda()
+        library = ctypes.CDLL(str(self.library_path))
+        library.cuda_set_repeats(50)
+        library.cuda_last_seconds.restype = ctypes.c_double
+        rng, H, F = np.random.default_rng(1), 384, 1536
+        gamma, beta = np.ones(H), np.zeros(H)
+        w_qkv, w_out, w1 = (rng.standard_normal((n, H)) * 0.05 for n in (3 * H, H, F))
+        w2 = rng.standard_normal((H, F)) * 0.05
+        found: dict[str, Any] = {}
+        for element in ELEMENTS:
+            ops = Ops(library, element)
+            for tokens in (128, 4096, 32768):
+                x = rng.standard_normal((tokens, H))
+                qkv = rng.standard_normal((tokens, 3 * H))
+                cu_seqlens = list(range(0, tokens + 1, 32))
+                cases = {
+                    "linear": (6 * H * H * tokens, lambda ops=ops, x=x: ops.linear(x, w_qkv)),
+                    "attention": (4 * 32 * H * tokens, lambda ops=ops, q=qkv, c=cu_seqlens:
+                                  ops.attention(q, c, 12, 32**-0.5)),
+                    "linear_residual_layer_norm": (2 * H * H * tokens, lambda ops=ops, x=x:
+                        ops.linear_residual_layer_norm(x, w_out, None, x, gamma, beta)),
+                    "ffn_residual_layer_norm": (4 * H * F * tokens, lambda ops=ops, x=x:
+                        ops.ffn_residual_layer_norm(x, w1, np.zeros(F), w2, beta, gamma, beta)),
+                    "pool": (H * tokens, lambda ops=ops, x=x, c=cu_seqlens: ops.pool(x, c)),
+                }  # fmt: skip
+                for name, (flop, call) in cases.items():
+                    call()
+                    seconds = float(library.cuda_last_seconds())
+                    found[f"{name} {element} {tokens}"] = {"us": seconds * 1e6,
+                                                           "flops": flop / seconds}  # fmt: skip
+        return found
+
+    def encoder(self) -> dict[str, Any]:
+        """Tokens a second of the encoder alone, beside sentence-transformers' in float16."""
+        from minifuse import SentenceTransformer
+
+        self._cuda()
+        found: dict[str, Any] = {}
+        for name, texts in self._texts().items():
+            for dtype in ("bfloat16", "float16", "float32"):
+                model = SentenceTransformer(self.arguments.model, device="cuda", dtype=dtype)
+                tokens, _ = model._tokenize(texts).sorted_by_length()
+                cu_seqlens = tokens.cu_seqlens()
+                seconds = _median(
+                    lambda m=model, t=tokens, c=cu_seqlens: m._encoder.encode(
+                        t.ids, c, poolings=["mean"], pool_from=0, batch_size=1, num_threads=1
+                    ),
+                    7,
+                )
+                rate = len(tokens.ids) / seconds
+                lengths = (cu_seqlens[1:] - cu_seqlens[:-1]).astype(float)
+                flop = 21.23e6 * lengths.sum() + 9216.0 * (lengths**2).sum()
+                entry = {"tokens_per_second": rate, "flops": flop / seconds}
+                if "peak_bfloat16" in self.report:
+                    entry["share_of_peak"] = flop / seconds / self.report["peak_bfloat16"]
+                found[f"{name} {dtype}"] = entry
+            found[f"{name} sentence-transformers float16"] = self._peer(texts)
+        return found
+
+    def _peer(self, texts: list[str]) -> dict[str, Any]:
+        try:
+            import sentence_transformers
+            import torch
+        except ImportError as error:
+            return {"absent": str(error)}
+        peer = sentence_transformers.SentenceTransformer(
+            str(self.arguments.model), device="cuda",
+            model_kwargs={"torch_dtype": torch.float16, "attn_implementation": "sdpa"},
+        )  # fmt: skip
+        tokenize = getattr(peer, "preprocess", None) or peer.tokenize
+        ordered = sorted(texts, key=len, reverse=True)
+        best: dict[str, Any] = {"tokens_per_second": 0.0}
+        for batch_size in (64, 256, 1024, 4096):
+            batches = [tokenize(ordered[i : i + batch_size])
+                       for i in range(0, len(ordered), batch_size)]  # fmt: skip
+            batches = [{k: v.to("cuda") if hasattr(v, "to") else v for k, v in b.items()}
+                       for b in batches]  # fmt: skip
+            useful = sum(int(b["attention_mask"].sum()) for b in batches)
+
+            def forward(batches: Any = batches) -> None:
+                with torch.inference_mode():
+                    for batch in batches:
+                        peer(dict(batch))
+                torch.cuda.synchronize()
+
+            rate = useful / _median(forward, 5)
+            if rate > best["tokens_per_second"]:
+                best = {"tokens_per_second": rate, "batch_size": batch_size}
+        return best
+
+    def query(self) -> dict[str, float]:
+        """Microseconds of one query of 12 tokens: the encoder, and with tokenisation."""
+        from minifuse import SentenceTransformer
+
+        self._cuda()
+        model = SentenceTransformer(self.arguments.model, device="cuda", dtype="float16")
+        text = "how do i reset the password of my account"
+        tokens = model._tokenize([text])
+        cu_seqlens = tokens.cu_seqlens()
+        encode = lambda: model._encoder.encode(  # noqa: E731
+            tokens.ids, cu_seqlens, poolings=["mean"], pool_from=0, batch_size=1, num_threads=1
+        )
+        return {"encoder_us": 1e6 * _median(encode, 500),
+                "encode_us": 1e6 * _median(lambda: model.encode(text), 500)}  # fmt: skip
+
+
+def _median(call: Callable[[], Any], rounds: int) -> float:
+    call()
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return sorted(seconds)[rounds // 2]
+
+
+def main() -> int:
+    """Parse the arguments and run the parts."""
+    parser = argparse.ArgumentParser(description="Check and time minifuse on an NVIDIA GPU.")
+    parser.add_argument("--model", type=Path, required=True, help="the model's folder")
+    parser.add_argument("--out", type=Path, required=True, help="gpu.json goes here")
+    parser.add_argument("--short", type=Path, help="a file of short sentences, one a line")
+    parser.add_argument("--paragraphs", type=Path, help="a file of paragraphs, one a line")
+    parser.add_argument("--wheels", type=Path, help="a folder of wheels to install from")
+    parser.add_argument("--dry-run", action="store_true", help="stop at the first CUDA call")
+    return Check(parser.parse_args()).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,330 @@
+"""Plant faults in the CUDA kernels, one at a time, and see that a test fails for each.
+
+    python tools/mutate_cuda.py [--changed-since REF] [--jobs N]
+
+A fault is a replacement in one file. The sources are copied, the fault planted, the emulated
+library built from the copy, and the named tests run against it (MINIFUSE_CUDA_SOURCES). A fault
+that no test sees ends the run with status 1. With --changed-since only faults in files that differ
+from the git revision are planted (all, if what they share has changed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+# A change here may matter to every kernel.
+SHARED = ("ptx.cuh", "elements.cuh", "emulator/", "kernels.h", "launch.cuh", "table.cuh")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is done to a file of csrc/cuda, and the tests that must see it."""
+
+    kind: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+BARRIER = "removed barrier"
+OFF_BY_ONE = "off by one in a shared tile"
+FRAGMENT = "swapped fragment index"
+PREDICATE = "missing predicate on the last ragged tile"
+
+FAULTS = (
+    Fault(
+        BARRIER,
+        "tile.cuh",
+        "    ptx::barrier();                 // everyone's",
+        "    // everyone's",
+        "test_linear",
+    ),
+    Fault(
+        BARRIER,
+        "tile.cuh",
+        "  ptx::barrier();  // the ring may be used again\n",
+        "\n",
+        "test_linear_residual or test_contrastive",
+    ),
+    Fault(
+        BARRIER,
+        "layernorm.cuh",
+        "put(0, i, row_sum[i]);\n  ptx::barrier();",
+        "put(0, i, row_sum[i]);",
+        "test_linear_residual",
+    ),
+    Fault(
+        BARRIER,
+        "ffn.cuh",
+        "    ptx::barrier();  // W1[f] is there; W2 and h have been used up",
+        "",
+        "test_ffn",
+    ),
+    Fault(
+        BARRIER,
+        "ffn.cuh",
+        "    ptx::barrier();  // W2[:, f] and h are there; W1[f] has been used up",
+        "",
+        "test_ffn",
+    ),
+    Fault(
+        BARRIER,
+        "attention.cuh",
+        "    ptx::copy_wait<0>();\n    ptx::warp_barrier();",
+        "    ptx::copy_wait<0>();",
+        "test_attention",
+    ),
+    Fault(
+        BARRIER,
+        "attention.cuh",
+        "    ptx::warp_barrier();  // k and v have been used up",
+        "",
+        "test_attention",
+    ),
+    Fault(BARRIER, "pool.cuh", "  ptx::barrier();\n", "", "test_pool"),
+    Fault(BARRIER, "contrastive.cuh", "  ptx::barrier();\n", "", "test_contrastive"),
+    Fault(
+        "wait for the wrong group",
+        "tile.cuh",
+        "ptx::copy_wait<kStages - 2>()",
+        "ptx::copy_wait<kStages - 1>()",
+        "test_linear",
+    ),
+    Fault(
+        OFF_BY_ONE,
+        "tile.cuh",
+        "const std::byte* b_tile = stage + (Shape::kRows + b_row) * kStride;",
+        "const std::byte* b_tile = stage + (Shape::kRows + b_row + 1) * kStride;",
+        "test_linear",
+    ),
+    Fault(
+        OFF_BY_ONE,
+        "tile.cuh",
+        "shared + row * shared_stride + 16 * piece",
+        "shared + row * shared_stride + 16 * (piece + 1)",
+        "test_linear",
+    ),
+    Fault(
+        OFF_BY_ONE,
+        "ffn.cuh",
+        "hidden + row * kNarrow + column * Shape::kSize",
+        "hidden + (row + 1) * kNarrow + column * Shape::kSize",
+        "test_ffn",
+    ),
+    Fault(
+        OFF_BY_ONE,
+        "attention.cuh",
+        "kV = kK + kAttentionKeys * kStride;",
+        "kV = kK + (kAttentionKeys - 1) * kStride;",
+        "test_attention",
+    ),
+    Fault(
+        OFF_BY_ONE,
+        "layernorm.cuh",
+        "row_of_thread + 8 * i; };",
+        "row_of_thread + 7 * i; };",
+        "test_linear_residual",
+    ),
+    Fault(
+        FRAGMENT,
+        "tile.cuh",
+        "(lane % 16) * a_stride + 16 * (lane / 16)",
+        "(lane % 16) * a_stride + 16 * (lane / 8 % 2)",
+        "test_linear",
+    ),
+    Fault(
+        FRAGMENT,
+        "tile.cuh",
+        "(lane % 8 + 8 * (lane / 16)) * b_stride + 16 * (lane / 8 % 2)",
+        "(lane % 16) * b_stride + 16 * (lane / 16)",
+        "test_linear",
+    ),
+    Fault(
+        FRAGMENT,
+        "tile.cuh",
+        "acc[m][n + 1], a_fragment[m], b_fragment[2], b_fragment[3]",
+        "acc[m][n + 1], a_fragment[m], b_fragment[3], b_fragment[2]",
+        "test_linear",
+    ),
+    Fault(
+        FRAGMENT,
+        "attention.cuh",
+        "pack(T{}, p0[2], p0[3]), pack(T{}, p1[0], p1[1])",
+        "pack(T{}, p1[0], p1[1]), pack(T{}, p0[2], p0[3])",
+        "test_attention",
+    ),
+    Fault(
+        FRAGMENT,
+        "attention.cuh",
+        "multiply(T{}, o[n + 1], a, b[2], b[3]);",
+        "multiply(T{}, o[n + 1], a, b[3], b[2]);",
+        "test_attention",
+    ),
+    Fault(
+        FRAGMENT,
+        "attention.cuh",
+        "ptx::to_bits(p[0]), ptx::to_bits(p[2]), ptx::to_bits(p[1])",
+        "ptx::to_bits(p[0]), ptx::to_bits(p[1]), ptx::to_bits(p[2])",
+        "test_attention",
+    ),
+    Fault(
+        FRAGMENT,
+        "elements.cuh",
+        "ptx::mma_tf32(d, low, first.high, second.high);",
+        "ptx::mma_tf32(d, low, second.high, first.high);",
+        "test_linear",
+    ),
+    Fault(
+        "dropped term",
+        "elements.cuh",
+        "  ptx::mma_tf32(d, high, first.low, second.low);\n",
+        "",
+        "test_linear",
+    ),
+    Fault(
+        PREDICATE,
+        "tile.cuh",
+        "const bool is_there = row < rows.num_rows;",
+        "const bool is_there = true;",
+        "test_linear",
+    ),
+    Fault(
+        PREDICATE,
+        "linear.cuh",
+        "if (row >= p.M || column >= p.N) return;",
+        "if (row >= p.M) return;",
+        "test_linear",
+    ),
+    Fault(
+        PREDICATE,
+        "linear.cuh",
+        "if (row >= p.M || column >= p.N) return;",
+        "if (column >= p.N) return;",
+        "test_linear",
+    ),
+    Fault(
+        PREDICATE,
+        "layernorm.cuh",
+        "if (column >= H || first_row + row >= M) return;",
+        "if (column >= H) return;",
+        "test_linear_residual or test_ffn",
+    ),
+    Fault(
+        PREDICATE,
+        "layernorm.cuh",
+        "    if (column >= H) return;\n    const float d0",
+        "    const float d0",
+        "test_linear_residual",
+    ),
+    Fault(
+        PREDICATE,
+        "attention.cuh",
+        "is_key ? s[0][n][i] * scale_log2 : kMinusInfinity",
+        "true ? s[0][n][i] * scale_log2 : kMinusInfinity",
+        "test_attention",
+    ),
+    Fault(
+        PREDICATE, "attention.cuh", "if (row >= tile.num_queries) continue;", "", "test_attention"
+    ),
+    Fault(PREDICATE, "embed.cuh", "  if (row >= p.M) return;\n", "", "test_embed"),
+    Fault(
+        PREDICATE,
+        "contrastive.cuh",
+        "candidate + column + j < p.num_candidates ?",
+        "true ?",
+        "test_contrastive",
+    ),
+    Fault(
+        "no correction of the sum",
+        "attention.cuh",
+        "sum[half] *= correction[half];",
+        "",
+        "test_attention",
+    ),
+    Fault(
+        "no correction of the mean",
+        "layernorm.cuh",
+        "mean[i] += sum * reciprocal_width;",
+        "mean[i] -= 1e-3f;",
+        "test_linear_residual",
+    ),
+)
+
+
+def plant(fault: Fault, folder: Path) -> None:
+    """A copy of what the tests build from, with the fault in it."""
+    for part in ("csrc", "tests"):
+        shutil.copytree(ROOT / part, folder / part)
+    path = folder / "csrc" / "cuda" / fault.file
+    text = path.read_text(encoding="utf-8")
+    # Wherever the formatter breaks a line.
+    pattern = re.compile(r"\s+".join(re.escape(word) for word in fault.old.split()))
+    found = len(pattern.findall(text))
+    if found != 1:
+        sys.exit(f"{fault.file}: {fault.old!r} stands there {found} times, wanted once")
+    path.write_text(pattern.sub(lambda match: fault.new, text), encoding="utf-8")
+
+
+def is_caught(fault: Fault) -> bool:
+    """Whether a test fails with the fault planted."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        plant(fault, folder)
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider",
+                   "tests/test_cuda_kernels.py", "-k", fault.tests]  # fmt: skip
+        environment = os.environ | {"MINIFUSE_CUDA_SOURCES": str(folder)}
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+    if done.returncode not in (0, 1):  # nothing was collected, or pytest itself broke
+        sys.exit(done.stdout + done.stderr)
+    if done.returncode == 1 and "CalledProcessError" in done.stdout:
+        sys.exit(f"{fault.file}: the fault does not compile: {fault.new!r}\n{done.stdout}")
+    return done.returncode == 1
+
+
+def chosen(reference: str | None) -> list[Fault]:
+    """The faults of files that have changed."""
+    if reference is None:
+        return list(FAULTS)
+    names = subprocess.run(
+        ["git", "diff", "--name-only", reference, "--", "csrc/cuda"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    changed = [name.removeprefix("csrc/cuda/") for name in names]
+    if any(name.startswith(SHARED) for name in changed):
+        return list(FAULTS)
+    return [fault for fault in FAULTS if fault.file in changed]
+
+
+def main() -> int:
+    """Plant all, print a line each, and say how many went unseen."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--changed-since", metavar="REF")
+    parser.add_argument("--jobs", type=int, default=2)
+    arguments = parser.parse_args()
+    faults = chosen(arguments.changed_since)
+    unseen = 0
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for fault, caught in zip(faults, pool.map(is_caught, faults), strict=True):
+            unseen += not caught
+            first = fault.old.strip().splitlines()[0]
+            print(f"{'caught' if caught else 'NOT SEEN':9} {fault.file}: {fault.kind}: {first}",
+                  flush=True)  # fmt: skip
+    print(f"{len(faults) - unseen} of {len(faults)} planted faults were caught")
+    return 1 if unseen else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

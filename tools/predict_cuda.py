@@ -1,0 +1,158 @@
+"""Predict the CUDA kernels' times from their tiles: the prediction that a first run on a GPU tests.
+
+    python tools/predict_cuda.py [--tokens N] [--write]
+
+For each kernel of MiniLM's layer in bfloat16, a block's work is counted from the tile shapes in
+csrc/cuda: operations of the tensor cores, bytes through shared memory (ldmatrix reads and cp.async
+writes), bytes from and to L2. The slowest of the three over all waves of blocks gives the time.
+--write puts the table into docs/cuda.md; the tests compare it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+PAGE = Path(__file__).parent.parent / "docs" / "cuda.md"
+BEGIN, END = "<!-- predictions -->\n", "<!-- end of predictions -->\n"
+H, F, HEADS, HEAD_DIM, SEQLEN, SIZE = 384, 1536, 12, 32, 32, 2
+
+
+@dataclass(frozen=True)
+class Device:
+    """What bounds a kernel; `mma` is the share of the peak that mma.sync is taken to reach."""
+
+    name: str
+    sms: int
+    ghz: float
+    flops_per_cycle: float  # of one SM in bfloat16
+    mma: float
+    l2_bytes_per_second: float
+    shared_kib: int
+
+    @property
+    def peak(self) -> float:
+        """FLOP/s of all SMs."""
+        return self.sms * self.ghz * 1e9 * self.flops_per_cycle
+
+
+# Data sheets for SMs, clocks and peaks. Not from them: mma.sync's share on Hopper (0.62, from
+# FlashAttention-2's figures against wgmma's) and L2's bandwidth (5.5 TB/s, microbenchmarks).
+DEVICES = (
+    Device("A100", 108, 1.41, 2048, 0.90, 4.0e12, 163),
+    Device("H100", 132, 1.755, 4096, 0.62, 5.5e12, 227),
+    Device("H200", 132, 1.755, 4096, 0.62, 5.5e12, 227),
+)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A block's counts."""
+
+    name: str
+    tile: str
+    blocks: int
+    shared_kib: float
+    flop: float
+    shared_bytes: float
+    l2_bytes: float
+
+    def blocks_per_sm(self, device: Device) -> int:
+        """By shared memory, and at most two by registers."""
+        return max(1, min(2, int(device.shared_kib // self.shared_kib)))
+
+    def bounds(self, device: Device) -> dict[str, float]:
+        """Seconds by what bounds it."""
+        per_sm = self.blocks_per_sm(device)
+        waves = math.ceil(self.blocks / (device.sms * per_sm))
+        cycles = waves * per_sm / (device.ghz * 1e9)
+        return {
+            "tensor cores": cycles * self.flop / (device.flops_per_cycle * device.mma),
+            "shared memory": cycles * self.shared_bytes / 128,
+            "L2": self.blocks * self.l2_bytes / device.l2_bytes_per_second,
+        }
+
+
+def product(name: str, rows: int, columns: int, warps: tuple[int, int], K: int, blocks: int,
+            stages: int, epilogue: float) -> Kernel:  # fmt: skip
+    """A tile of rows x columns over K by warps_m x warps_n warps."""
+    steps = K * SIZE // 32
+    reads = steps * 32 * (rows * warps[1] + columns * warps[0])  # each warp column reads all of A
+    writes = (rows + columns) * K * SIZE
+    return Kernel(name, f"{rows} x {columns}", blocks, stages * (rows + columns) * 80 / 1024,
+                  2.0 * rows * columns * K, reads + writes, writes + epilogue)  # fmt: skip
+
+
+def kernels(tokens: int) -> list[Kernel]:
+    """The five of a layer."""
+    rows = 64
+    qkv_blocks = math.ceil(tokens / 128) * (3 * H // 128)
+    chunks = F // 64
+    ffn_reads = chunks * (
+        H * SIZE // 32 * 32 * (rows * 2 + 64 * 4)  # x W1: 4 x 2 warps
+        + 4 * 32 * (rows * 8 + H)
+    )  # h W2: 1 x 8 warps
+    ffn_writes = rows * H * SIZE + 2 * F * H * SIZE + rows * F * SIZE
+    sentences = tokens // SEQLEN
+    attention_rows = 16 + 2 * 64
+    attention_reads = 2 * 32 * (16 + 64) + 4 * 32 * 64
+    return [
+        product("linear (QKV)", 128, 128, (2, 2), H, qkv_blocks, 4, 128 * 128 * SIZE),
+        Kernel("attention", "16 x 64, a warp a head", sentences * (SEQLEN // 16) * (HEADS // 4),
+               4 * attention_rows * 80 / 1024, 4 * 4.0 * 16 * 64 * HEAD_DIM,
+               4 * (attention_reads + attention_rows * 64), 4 * attention_rows * 64),
+        product("linear_residual_layer_norm", rows, H, (1, 8), H, math.ceil(tokens / rows), 4,
+                2 * rows * H * SIZE),
+        Kernel("ffn_residual_layer_norm", f"{rows} x {H}, F by 64", math.ceil(tokens / rows),
+               (rows * 784 + 64 * 784 + H * 144 + rows * 144) / 1024, 4.0 * rows * H * F,
+               ffn_reads + ffn_writes, rows * H * SIZE * 3 + 2 * F * H * SIZE),
+    ]  # fmt: skip
+
+
+def table(tokens: int) -> str:
+    """The predictions as Markdown."""
+    lines = ["| kernel | tile | shared | MFLOP a block | shared bytes a block | "
+             + " | ".join(f"{d.name}: us, bound by" for d in DEVICES) + " |",
+             "| --- " * (5 + len(DEVICES)) + "|"]  # fmt: skip
+    total = {device.name: 0.0 for device in DEVICES}
+    for kernel in kernels(tokens):
+        cells = []
+        for device in DEVICES:
+            bounds = kernel.bounds(device)
+            bound = max(bounds, key=bounds.__getitem__)
+            total[device.name] += bounds[bound]
+            cells.append(f"{bounds[bound] * 1e6:.0f}, {bound}")
+        lines.append(f"| `{kernel.name}` | {kernel.tile} | {kernel.shared_kib:.0f} KiB | "
+                     f"{kernel.flop / 1e6:.1f} | {kernel.shared_bytes / 1024:.0f} KiB | "
+                     + " | ".join(cells) + " |")  # fmt: skip
+    flop = tokens * (21.23e6 + 9216.0 * SEQLEN)
+    cells = []
+    for device in DEVICES:
+        seconds = 6 * total[device.name]
+        cells.append(f"{tokens / seconds / 1e6:.1f} M tokens/s, "
+                     f"{100 * flop / seconds / device.peak:.0f} % of the peak")  # fmt: skip
+    lines.append("| six layers | | | | | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Print, or write into the page."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--tokens", type=int, default=32768)
+    parser.add_argument("--write", action="store_true")
+    arguments = parser.parse_args()
+    text = table(arguments.tokens)
+    if not arguments.write:
+        print(text, end="")
+        return 0
+    page = PAGE.read_text(encoding="utf-8")
+    before, rest = page.split(BEGIN)
+    PAGE.write_text(before + BEGIN + text + END + rest.split(END)[1], encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
