@@ -56,14 +56,15 @@ def bfloat16_dot_isa(request):
 def cuda_library(tmp_path_factory) -> ctypes.CDLL:
     """The CUDA kernels and their encoder on the emulator, or the library of a real device.
 
-    tools/mutate_cuda.py plants faults in the sources, tools/gpu_check.py names a library.
+    tools/mutate_cuda.py plants faults in the sources and names objects that have none;
+    tools/gpu_check.py names a library.
     """
     if path := os.environ.get("MINIFUSE_CUDA_LIBRARY"):
         return ctypes.CDLL(path)
     sources = Path(os.environ.get("MINIFUSE_CUDA_SOURCES", ROOT))
-    return ctypes.CDLL(
-        str(build_emulated(sources, tmp_path_factory.mktemp("cuda") / "emulated.so"))
-    )
+    known = sorted(Path(os.environ.get("MINIFUSE_CUDA_OBJECTS", "/nowhere")).glob("*.o"))
+    output = tmp_path_factory.mktemp("cuda") / "emulated.so"
+    return ctypes.CDLL(str(build_emulated(sources, output, known)))
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+from cuda_library import EMULATOR, INTERFACE, compile_objects  # noqa: E402
+
 # A change here may matter to every kernel.
 SHARED = ("ptx.cuh", "elements.cuh", "emulator/", "kernels.h", "launch.cuh", "table.cuh")
 
@@ -224,7 +228,7 @@ FAULTS = (
         PREDICATE,
         "layernorm.cuh",
         "    if (column >= H) return;\n    const float d0",
-        "    const float d0",
+        "if (column < 0) return;\n    const float d0",
         "test_linear_residual",
     ),
     Fault(
@@ -276,14 +280,17 @@ def plant(fault: Fault, folder: Path) -> None:
     path.write_text(pattern.sub(lambda match: fault.new, text), encoding="utf-8")
 
 
-def is_caught(fault: Fault) -> bool:
-    """Whether a test fails with the fault planted."""
+def is_caught(fault: Fault, objects: Path) -> bool:
+    """Whether a test fails with the fault planted; objects: of the files without kernels."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         plant(fault, folder)
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider",
                    "tests/test_cuda_kernels.py", "-k", fault.tests]  # fmt: skip
-        environment = os.environ | {"MINIFUSE_CUDA_SOURCES": str(folder)}
+        environment = os.environ | {
+            "MINIFUSE_CUDA_SOURCES": str(folder),
+            "MINIFUSE_CUDA_OBJECTS": str(objects),
+        }
         done = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
         )
@@ -316,8 +323,12 @@ def main() -> int:
     arguments = parser.parse_args()
     faults = chosen(arguments.changed_since)
     unseen = 0
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        for fault, caught in zip(faults, pool.map(is_caught, faults), strict=True):
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(arguments.jobs) as pool:
+        objects = Path(name)
+        if faults:
+            compile_objects(ROOT, (*INTERFACE, EMULATOR[1]), objects)
+        results = pool.map(lambda fault: is_caught(fault, objects), faults)
+        for fault, caught in zip(faults, results, strict=True):
             unseen += not caught
             first = fault.old.strip().splitlines()[0]
             print(f"{'caught' if caught else 'NOT SEEN':9} {fault.file}: {fault.kind}: {first}",

@@ -1,0 +1,83 @@
+"""The registers and spills of every instance of a CUDA kernel, as ptxas reports them.
+
+    python tools/cuda_registers.py [--write]
+
+Compiles csrc/cuda/kernels_*.cu for sm_80 and sm_90a (minutes); --write puts the table into
+docs/cuda.md. The build itself fails on a spill, so the table holds what is left to know.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "cuda.md"
+BEGIN, END = "<!-- registers -->\n", "<!-- end of registers -->\n"
+ARCHITECTURES = ("sm_80", "sm_90a")
+TYPES = ("float32", "bfloat16", "float16")
+INSTANCE = re.compile(
+    r"Compiling entry function '_ZN8minifuse4cuda\d+([a-z_]+)_kernelI\w*?(?:Li(\d+)E)?EEv.*?"
+    r"(\d+) bytes spill stores.*?Used (\d+) registers",
+    re.S,
+)
+# What the number of an instance stands for.
+UNITS = {"attention": "heads of {0}", "linear_residual_layer_norm": "up to {1} columns",
+         "ffn_residual_layer_norm": "up to {1} columns"}  # fmt: skip
+
+
+def instances(job: tuple[str, str]) -> dict[tuple[str, str], int]:
+    """(kernel, number) -> registers, of one element type on one architecture."""
+    architecture, element = job
+    source = ROOT / "csrc" / "cuda" / f"kernels_{element}.cu"
+    command = ["nvcc", "-std=c++20", "-O3", "-fmad=false", f"-arch={architecture}",
+               "--expt-relaxed-constexpr", f"-I{ROOT / 'csrc'}", "-Xptxas=-v", "-cubin",
+               str(source), "-o", "/dev/null"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = {}
+    for kernel, number, spills, registers in INSTANCE.findall(done.stderr + done.stdout):
+        if int(spills):
+            sys.exit(f"{kernel} {number} {element} {architecture}: {spills} bytes spilled")
+        found[kernel, number] = int(registers)
+    return found
+
+
+def table() -> str:
+    """All of them as Markdown: float32 / bfloat16 / float16."""
+    jobs = [(architecture, element) for architecture in ARCHITECTURES for element in TYPES]
+    with ThreadPoolExecutor(2) as pool:
+        results = dict(zip(jobs, pool.map(instances, jobs), strict=True))
+    names = sorted({name for found in results.values() for name in found},
+                   key=lambda n: (n[0], int(n[1] or 0)))  # fmt: skip
+    lines = ["| kernel | " + " | ".join(f"{a}: {' / '.join(TYPES)}" for a in ARCHITECTURES) + " |",
+             "| --- " * (1 + len(ARCHITECTURES)) + "|"]  # fmt: skip
+    for kernel, number in names:
+        note = UNITS.get(kernel, "").format(number, 64 * int(number or 0))
+        cells = [
+            " / ".join(str(results[a, t].get((kernel, number), "-")) for t in TYPES)
+            for a in ARCHITECTURES
+        ]
+        lines.append(f"| `{kernel}`{', ' if note else ''}{note} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Print, or write into the page."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--write", action="store_true")
+    text = table()
+    if not parser.parse_args().write:
+        print(text, end="")
+        return 0
+    page = PAGE.read_text(encoding="utf-8")
+    before, rest = page.split(BEGIN)
+    PAGE.write_text(before + BEGIN + text + END + rest.split(END)[1], encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
