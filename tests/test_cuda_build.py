@@ -13,6 +13,8 @@ import sys
 import pytest
 
 from cuda_library import ROOT
+from minifuse import SentenceTransformer
+from minifuse.devices import cuda_devices
 
 needs_nvcc = pytest.mark.skipif(
     shutil.which("nvcc") is None, reason="nvcc is not on the PATH: the CUDA part is not built"
@@ -31,6 +33,13 @@ def nvcc_flags() -> list[str]:
 def test_the_part_was_built_and_loads_without_a_device():
     code = "from minifuse import _cuda; print(_cuda.Encoder)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@needs_nvcc
+@pytest.mark.skipif(bool(cuda_devices()), reason="this machine has a device")
+def test_no_device_is_said(tiny_folder):
+    with pytest.raises(ValueError, match="this machine has no NVIDIA GPU, or no driver"):
+        SentenceTransformer(tiny_folder, device="cuda")
 
 
 @needs_nvcc

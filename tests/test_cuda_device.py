@@ -25,13 +25,15 @@ SOURCES = ("bindings/cuda.cpp", "bindings/names.cpp", "cuda/emulator/device.cpp"
 def emulated_module(tmp_path_factory):
     import pybind11
 
-    path = tmp_path_factory.mktemp("cuda") / ("_cuda" + sysconfig.get_config_var("EXT_SUFFIX"))
+    path = tmp_path_factory.mktemp("cuda") / (
+        "_cuda_emulated" + sysconfig.get_config_var("EXT_SUFFIX")
+    )
     command = ["g++", "-std=c++20", "-O2", "-shared", "-fPIC", "-fvisibility=hidden", "-Wall",
-               "-Wno-unknown-pragmas", "-ffp-contract=off", f"-I{ROOT / 'csrc'}",
+               "-Wno-unknown-pragmas", "-DMINIFUSE_CUDA_MODULE=_cuda_emulated", "-ffp-contract=off", f"-I{ROOT / 'csrc'}",
                f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}",
                *(str(ROOT / "csrc" / source) for source in SOURCES), "-o", str(path)]  # fmt: skip
     subprocess.run(command, check=True)
-    spec = importlib.util.spec_from_file_location("minifuse._cuda", path)
+    spec = importlib.util.spec_from_file_location("minifuse._cuda_emulated", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -79,7 +81,7 @@ def test_one_text_and_no_text(device, folder):
 
 def test_devices_are_told(device, folder):
     assert hardware.describe()["devices"] == ["cpu", "cuda:0"]
-    with pytest.raises(RuntimeError, match=r"there is no cuda:3, wanted cuda:0\.\.0"):
+    with pytest.raises(ValueError, match=r"there is no cuda:3, wanted cuda:0\.\.0"):
         SentenceTransformer(folder, device="cuda:3")
     model = SentenceTransformer(folder, device="cuda")
     assert model.to("cuda") is model

@@ -216,7 +216,7 @@ def test_wrong_inputs(tiny, inputs, error, text):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"device": "cuda:1"}, "device is 'cuda:1'"),
+        ({"device": "tpu"}, "device is 'tpu'"),
         ({"dtype": "int4"}, "dtype is 'int4', wanted one of float32, bfloat16, int8, auto"),
         ({"model_kwargs": {"torch_dtype": torch.float16}}, "dtype is 'float16'"),
         ({"model_kwargs": {"provider": "x"}}, r"model_kwargs\['provider'\]"),

@@ -59,9 +59,14 @@ py::list devices() {
 
 }  // namespace
 
-PYBIND11_MODULE(_cuda, module) {
+// The tests build it on the emulator beside the real one, by another name.
+#ifndef MINIFUSE_CUDA_MODULE
+#define MINIFUSE_CUDA_MODULE _cuda
+#endif
+
+PYBIND11_MODULE(MINIFUSE_CUDA_MODULE, module) {
   module.def("devices", &devices);
-  py::class_<CudaEncoder>(module, "Encoder")
+  py::class_<CudaEncoder>(module, "Encoder", py::module_local())
       .def(py::init([](int64_t vocab_size, int64_t max_position_embeddings, int64_t hidden_size,
                        int64_t num_hidden_layers, int64_t num_attention_heads,
                        int64_t intermediate_size, double layer_norm_eps,

@@ -27,10 +27,8 @@ class DeviceRuntime final : public Runtime {
     cudaDeviceProp properties;
     expect(cudaGetDeviceProperties(&properties, index), "cuda:" + std::to_string(index));
     name_ = properties.name;
-    if (properties.major < 8)
-      throw std::runtime_error(name_ + " has compute capability " +
-                               std::to_string(properties.major) + "." +
-                               std::to_string(properties.minor) + ", wanted 8.0 or later");
+    check(properties.major >= 8, name_, " has compute capability ", properties.major, ".",
+          properties.minor, ", wanted 8.0 or later");
   }
 
   std::string device_name() const override { return name_; }
@@ -128,7 +126,7 @@ class DeviceRuntime final : public Runtime {
 std::vector<DeviceInfo> list_devices() {
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
-  if (error == cudaErrorNoDevice) return {};
+  if (error == cudaErrorNoDevice || error == cudaErrorInsufficientDriver) return {};
   expect(error, "looking for CUDA devices");
   std::vector<DeviceInfo> devices;
   for (int index = 0; index < count; ++index) {
@@ -142,10 +140,10 @@ std::vector<DeviceInfo> list_devices() {
 
 std::shared_ptr<Runtime> open_device(int index) {
   const auto count = static_cast<int>(list_devices().size());
-  if (count == 0) throw std::runtime_error("this machine has no CUDA device; use device='cpu'");
-  if (index < 0 || index >= count)
-    throw std::runtime_error("there is no cuda:" + std::to_string(index) + ", wanted cuda:0.." +
-                             std::to_string(count - 1));
+  check(count > 0, "device cuda:", index,
+        ": this machine has no NVIDIA GPU, or no driver that is new enough for CUDA ",
+        CUDART_VERSION / 1000, "; use device='cpu'");
+  check(index >= 0 && index < count, "there is no cuda:", index, ", wanted cuda:0..", count - 1);
   return std::make_shared<DeviceRuntime>(index);
 }
 

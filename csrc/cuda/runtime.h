@@ -50,8 +50,8 @@ struct DeviceInfo {
   int64_t memory_bytes;
 };
 
-// The devices of this machine, and the runtime of one of them. Throws std::runtime_error where there
-// is no driver, no such device, or one older than compute capability 8.0.
+// The devices of this machine, none where there is no driver; and the runtime of one of them, or
+// std::invalid_argument where there is no such device or it is older than compute capability 8.0.
 std::vector<DeviceInfo> list_devices();
 std::shared_ptr<Runtime> open_device(int index);
 

@@ -7,8 +7,7 @@ namespace minifuse::cuda {
 std::vector<DeviceInfo> list_devices() { return {{"emulator", 8, 0, int64_t{1} << 30}}; }
 
 std::shared_ptr<Runtime> open_device(int index) {
-  if (index != 0)
-    throw std::runtime_error("there is no cuda:" + std::to_string(index) + ", wanted cuda:0..0");
+  check(index == 0, "there is no cuda:", index, ", wanted cuda:0..0");
   return std::make_shared<emulator::EmulatedRuntime>(size_t{1} << 30);
 }
 
