@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 import sysconfig
@@ -13,6 +14,7 @@ import pytest
 import minifuse
 from cuda_library import ROOT
 from minifuse import SentenceTransformer, hardware
+from minifuse.cli import main
 from minifuse.sample_text import SENTENCES
 from tiny_model import write_tiny_model
 
@@ -111,3 +113,14 @@ def test_a_build_without_the_part_says_how_to_get_it(folder, monkeypatch):
 def test_unknown_devices(folder, device):
     with pytest.raises(ValueError, match="wanted 'cpu', 'cuda' or 'cuda:N'"):
         SentenceTransformer(folder, device=device)
+
+
+def test_the_command_line_takes_a_device(device, folder, capsys):
+    arguments = ["similarity", "a dog", "the sky", "--json", "--model", str(folder)]
+    assert main(arguments) == 0
+    wanted = json.loads(capsys.readouterr().out)["similarity"]
+    assert main([*arguments, "--device", "cuda", "--dtype", "float16"]) == 0
+    actual = json.loads(capsys.readouterr().out)["similarity"]
+    np.testing.assert_allclose(actual, wanted, atol=2e-3)
+    assert main([*arguments, "--device", "tpu"]) == 2
+    assert "device is 'tpu', wanted 'cpu', 'cuda' or 'cuda:N'" in capsys.readouterr().err

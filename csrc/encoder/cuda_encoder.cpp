@@ -22,7 +22,14 @@ namespace {
 // Tokens of a pass: 32,768 keep 132 SMs busy with 128-row tiles (nine column tiles each), and the
 // activations of a pass below 300 MB in float32. Smaller where memory is short.
 constexpr int64_t kPassTokens = 32768;
-constexpr int64_t kFewestPassTokens = 512;
+constexpr int64_t kFewestPassTokens = 512, kFewestPassSentences = 64;
+
+// A little more than what is asked for: calls of slowly growing size must not allocate each time.
+int64_t room_for(int64_t count, int64_t fewest) {
+  int64_t room = fewest;
+  while (room < count) room *= 2;
+  return room;
+}
 
 // A chunk of at most so many tokens is launched as a graph, kept by its shape: below it launching
 // costs more than computing. The buffers of a pass stay where they are, so a graph serves again.
@@ -383,6 +390,7 @@ void CudaEncoder::make_room(int64_t tokens, int64_t sentences, size_t num_poolin
   const size_t F = static_cast<size_t>(config_.intermediate_size);
   const size_t size = static_cast<size_t>(kernels_.element_bytes);
   const bool is_split = config_.hidden_size > kernels_.max_ffn_hidden;
+  for (auto& pass : passes_) pass.reset();  // what they hold may be what is missing
   for (auto& pass : passes_) {
     pass = std::make_unique<Pass>(*runtime_);
     const size_t M = static_cast<size_t>(tokens), B = static_cast<size_t>(sentences);
@@ -443,7 +451,8 @@ bool CudaEncoder::encode(const Batch& batch, const Outputs& outputs, int64_t max
                                   num_poolings * sizeof(float);
     if (has_room) break;
     try {
-      make_room(most_tokens, most_sentences, num_poolings);
+      make_room(room_for(most_tokens, kFewestPassTokens),
+                room_for(most_sentences, kFewestPassSentences), num_poolings);
       break;
     } catch (const std::bad_alloc&) {
       for (auto& pass : passes_) pass.reset();

@@ -41,9 +41,10 @@ def _parser() -> argparse.ArgumentParser:
         if with_dtype:
             sub.add_argument(
                 "--dtype",
-                choices=("float32", "bfloat16", "int8", "auto"),
+                choices=("float32", "bfloat16", "float16", "int8", "auto"),
                 help="of the weights (float32, or as the folder has them); auto: the fastest here",
             )
+            sub.add_argument("--device", help="cpu, cuda or cuda:N (cpu)")
         return sub
 
     sub = command("encode", _encode, "Embed texts; any size in constant memory.", with_dtype=True)
@@ -148,7 +149,10 @@ def _load(arguments: argparse.Namespace) -> Any:
     from minifuse import SentenceTransformer
 
     return SentenceTransformer(
-        arguments.model, num_threads=arguments.threads, dtype=arguments.dtype
+        arguments.model,
+        device=arguments.device,
+        num_threads=arguments.threads,
+        dtype=arguments.dtype,
     )
 
 
