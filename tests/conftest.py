@@ -68,6 +68,17 @@ def cuda_library(tmp_path_factory) -> ctypes.CDLL:
 
 
 @pytest.fixture(scope="session")
+def cuda_folder(tmp_path_factory) -> Path:
+    """A tiny model whose heads and widths a device's kernels take."""
+    return write_tiny_model(
+        tmp_path_factory.mktemp("cuda") / "model",
+        hidden_size=64,
+        num_attention_heads=2,
+        intermediate_size=128,
+    )
+
+
+@pytest.fixture(scope="session")
 def is_emulated() -> bool:
     """Whether cuda_library runs on the emulator."""
     return "MINIFUSE_CUDA_LIBRARY" not in os.environ

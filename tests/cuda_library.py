@@ -143,7 +143,7 @@ class Ops:
     """The ops of a library in one element type."""
 
     def __init__(self, library: ctypes.CDLL, element: str) -> None:
-        self.library, self.element = library, element
+        self._dll, self.element = library, element
         self.table = ELEMENTS.index(element)
         library.cuda_error.restype = ctypes.c_char_p
         self._kept: list[np.ndarray] = []
@@ -154,8 +154,8 @@ class Ops:
 
     def count(self, instruction: str) -> int:
         """How often warps ran it in the last call, on the emulator."""
-        self.library.cuda_instruction_count.restype = c_int64
-        return int(self.library.cuda_instruction_count(instruction.encode()))
+        self._dll.cuda_instruction_count.restype = c_int64
+        return int(self._dll.cuda_instruction_count(instruction.encode()))
 
     def _pointer(self, array) -> int:
         self._kept.append(array)
@@ -173,12 +173,12 @@ class Ops:
         return aligned(np.full(shape, 0x7FFF if dtype == np.uint16 else np.nan, dtype))
 
     def _call(self, name, params, *more):
-        status = getattr(self.library, "cuda_" + name)(
+        status = getattr(self._dll, "cuda_" + name)(
             c_int(self.table), byref(params), *(c_int64(m) for m in more)
         )
         self._kept.clear()
         if status:
-            raise Fault(self.library.cuda_error().decode())
+            raise Fault(self._dll.cuda_error().decode())
 
     def _linear_params(self, x, weight, bias, y, activation=None) -> LinearParams:
         (M, K), N = x.shape, len(weight)
@@ -258,7 +258,7 @@ class DeviceEncoder:
     """CudaEncoder of a model folder; most_bytes is the memory of an emulated device."""
 
     def __init__(self, library: ctypes.CDLL, folder, element: str, most_bytes=1 << 30) -> None:
-        self._library = library
+        self._dll = library
         library.cuda_error.restype = library.cuda_encoder_missing.restype = ctypes.c_char_p
         library.cuda_encoder_new.restype = c_void_p
         model = read_model_folder(folder)
@@ -276,23 +276,28 @@ class DeviceEncoder:
 
     def __del__(self) -> None:
         if getattr(self, "_encoder", None):
-            self._library.cuda_encoder_delete(self._encoder)
+            self._dll.cuda_encoder_delete(self._encoder)
 
     def _check(self, status: int) -> None:
         if status:
-            raise Fault(self._library.cuda_error().decode())
+            raise Fault(self._dll.cuda_error().decode())
+
+    def count(self, name: str) -> int:
+        """How often it happened since this encoder was made, on the emulator."""
+        self._dll.cuda_instruction_count.restype = c_int64
+        return int(self._dll.cuda_instruction_count(name.encode()))
 
     def missing_weights(self) -> list[str]:
-        return self._library.cuda_encoder_missing(self._encoder).decode().split()
+        return self._dll.cuda_encoder_missing(self._encoder).decode().split()
 
     def set_weight(self, name, array) -> None:
         shape = (c_int64 * array.ndim)(*array.shape)
-        self._check(self._library.cuda_encoder_set(self._encoder, name.encode(),
+        self._check(self._dll.cuda_encoder_set(self._encoder, name.encode(),
                                                    c_void_p(array.ctypes.data), shape,
                                                    array.ndim))  # fmt: skip
 
     def finish_weights(self) -> None:
-        self._check(self._library.cuda_encoder_finish(self._encoder))
+        self._check(self._dll.cuda_encoder_finish(self._encoder))
 
     def encode(self, ids, cu_seqlens, max_sentences=1 << 20, rows=False):
         """Mean pooled [batch, H]; or the last layer's rows [total_tokens, H]."""
@@ -301,7 +306,7 @@ class DeviceEncoder:
                       np.float32)  # fmt: skip
         to = c_void_p(out.ctypes.data)
         self._check(
-            self._library.cuda_encoder_encode(
+            self._dll.cuda_encoder_encode(
                 self._encoder, c_void_p(ids.ctypes.data),
                 c_void_p(cu_seqlens.ctypes.data), c_int64(len(cu_seqlens) - 1),
                 c_int64(max_sentences), None if rows else to, to if rows else None,

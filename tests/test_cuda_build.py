@@ -72,7 +72,7 @@ def test_the_script_for_a_gpu_runs_to_the_first_cuda_call(tmp_path, minilm_folde
     parts = json.loads((tmp_path / "gpu.json").read_text())["parts"]
     assert {name: how["status"] for name, how in parts.items()} == {
         name: "passed" if name == "packages" else "reached CUDA"
-        for name in ("machine", "packages", "library", "package", "tests", "sanitizer",
+        for name in ("machine", "packages", "kernels", "package", "tests", "sanitizer",
                      "agreement", "peak", "ops", "encoder", "query")
     }  # fmt: skip
 

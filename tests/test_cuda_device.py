@@ -13,7 +13,7 @@ import pytest
 
 import minifuse
 from cuda_library import ROOT
-from minifuse import SentenceTransformer, hardware
+from minifuse import SentenceTransformer, hardware, inputs, sentence_transformer
 from minifuse.cli import main
 from minifuse.sample_text import SENTENCES
 from tiny_model import write_tiny_model
@@ -47,27 +47,17 @@ def device(emulated_module, monkeypatch):
     monkeypatch.setattr(minifuse, "_cuda", emulated_module, raising=False)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_tiny_model(
-        tmp_path_factory.mktemp("model") / "model",
-        hidden_size=64,
-        num_attention_heads=2,
-        intermediate_size=128,
-    )
-
-
-def test_encode_agrees_with_the_cpu(device, folder):
+def test_encode_agrees_with_the_cpu(device, cuda_folder):
     texts = [*SENTENCES[:9], ""]
-    wanted = SentenceTransformer(folder).encode(texts)
-    model = SentenceTransformer(folder, device="cuda")
+    wanted = SentenceTransformer(cuda_folder).encode(texts)
+    model = SentenceTransformer(cuda_folder, device="cuda")
     assert model.device == "cuda:0"
     assert model.device.type == "cuda"
     assert model.device.index == 0
     assert model.isa == "cuda"
     assert np.abs(model.encode(texts) - wanted).max() <= 1e-5
     for dtype, least in (("float16", 0.99999), ("bfloat16", 0.9999), ("auto", 0.9999)):
-        fast = SentenceTransformer(folder, device="cuda:0", dtype=dtype)
+        fast = SentenceTransformer(cuda_folder, device="cuda:0", dtype=dtype)
         assert (fast.encode(texts) * wanted).sum(1).min() >= least
     rows = model.encode(texts[:2], output_value="token_embeddings")
     assert [len(one) for one in rows] == model.encode(texts[:2], return_info=True)[
@@ -75,24 +65,47 @@ def test_encode_agrees_with_the_cpu(device, folder):
     ].num_tokens.tolist()
 
 
-def test_one_text_and_no_text(device, folder):
-    model = SentenceTransformer(folder, device="cuda")
+def test_one_text_and_no_text(device, cuda_folder):
+    model = SentenceTransformer(cuda_folder, device="cuda")
     assert np.array_equal(model.encode(SENTENCES[0]), model.encode(SENTENCES[:3])[0])
     assert model.encode([]).shape == (0, 64)
 
 
-def test_devices_are_told(device, folder):
+def test_windows_are_tokenised_ahead_and_come_back_in_order(device, cuda_folder, monkeypatch):
+    texts = list(SENTENCES[:9])
+    model = SentenceTransformer(cuda_folder, device="cuda")
+    whole = model.encode(texts)
+    monkeypatch.setattr(inputs, "WINDOW_TEXTS", 2)
+    monkeypatch.setattr(sentence_transformer, "_DEVICE_WINDOW", 1)
+    assert np.array_equal(model.encode(texts), whole)
+    with pytest.raises(ValueError, match=r"sentences\[\d\] has more than max_seq_length"):
+        model.encode([*texts, "a dog " * 50], truncation="error")
+
+
+def test_one_ahead_gives_all_in_order_and_passes_errors_on():
+    def numbers():
+        yield from range(5)
+        raise KeyError("behind the last")
+
+    seen = []
+    with pytest.raises(KeyError, match="behind the last"):
+        seen.extend(inputs.one_ahead(numbers()))
+    assert seen == [0, 1, 2, 3, 4]
+    assert list(inputs.one_ahead(iter([]))) == []
+
+
+def test_devices_are_told(device, cuda_folder):
     assert hardware.describe()["devices"] == ["cpu", "cuda:0"]
     with pytest.raises(ValueError, match=r"there is no cuda:3, wanted cuda:0\.\.0"):
-        SentenceTransformer(folder, device="cuda:3")
-    model = SentenceTransformer(folder, device="cuda")
+        SentenceTransformer(cuda_folder, device="cuda:3")
+    model = SentenceTransformer(cuda_folder, device="cuda")
     assert model.to("cuda") is model
     with pytest.raises(ValueError, match="device is 'cpu', but the model is on cuda:0"):
         model.encode("a dog", device="cpu")
     with pytest.raises(
         ValueError, match="dtype is 'int8', wanted one of float32, bfloat16, float16"
     ):
-        SentenceTransformer(folder, device="cuda", dtype="int8")
+        SentenceTransformer(cuda_folder, device="cuda", dtype="int8")
 
 
 def test_what_its_kernels_do_not_take(device, tmp_path):
@@ -101,22 +114,22 @@ def test_what_its_kernels_do_not_take(device, tmp_path):
         SentenceTransformer(narrow, device="cuda")
 
 
-def test_a_build_without_the_part_says_how_to_get_it(folder, monkeypatch):
+def test_a_build_without_the_part_says_how_to_get_it(cuda_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "minifuse._cuda", None)
     monkeypatch.delattr(minifuse, "_cuda", raising=False)
     with pytest.raises(ValueError, match="this build of minifuse has no CUDA part"):
-        SentenceTransformer(folder, device="cuda")
+        SentenceTransformer(cuda_folder, device="cuda")
     assert hardware.describe()["devices"] == ["cpu"]
 
 
 @pytest.mark.parametrize("device", ["cuda:x", "tpu", "cpu:1"])
-def test_unknown_devices(folder, device):
+def test_unknown_devices(cuda_folder, device):
     with pytest.raises(ValueError, match="wanted 'cpu', 'cuda' or 'cuda:N'"):
-        SentenceTransformer(folder, device=device)
+        SentenceTransformer(cuda_folder, device=device)
 
 
-def test_the_command_line_takes_a_device(device, folder, capsys):
-    arguments = ["similarity", "a dog", "the sky", "--json", "--model", str(folder)]
+def test_the_command_line_takes_a_device(device, cuda_folder, capsys):
+    arguments = ["similarity", "a dog", "the sky", "--json", "--model", str(cuda_folder)]
     assert main(arguments) == 0
     wanted = json.loads(capsys.readouterr().out)["similarity"]
     assert main([*arguments, "--device", "cuda", "--dtype", "float16"]) == 0

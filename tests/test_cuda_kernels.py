@@ -191,7 +191,7 @@ def test_shapes_that_no_instance_takes_are_refused(cuda, rng):
 def test_every_instance_has_run(cuda_library, is_emulated):
     """Complete by construction: the cuda_library's own symbols are the list. Runs last in this file."""
     if not is_emulated:
-        pytest.skip("a device has no list of what ran; the emulator's is the same")
+        pytest.skip("reads the emulator's list of launches, which a real device does not keep")
     cuda_library.cuda_launched.restype = ctypes.c_char_p
     path = cuda_library._name
     symbols = subprocess.run(

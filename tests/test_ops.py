@@ -335,7 +335,9 @@ def test_packed_for_another_instruction_set_is_refused(rng):
     from minifuse.native import core
 
     if len(core.supported_isas()) < 2:
-        pytest.skip("needs weights packed for another instruction set; this CPU has only scalar")
+        pytest.skip(
+            "needs a second instruction set to pack for, and this CPU has none but the scalar one"
+        )
     packed = ops.pack_linear(weights_for(rng, 8, 8))
     before = core.isa()
     here = core.isa_of("float32")

@@ -8,16 +8,15 @@ docs/cuda.md. The build itself fails on a spill, so the table holds what is left
 
 from __future__ import annotations
 
-import argparse
 import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pages import CUDA_PAGE, page_parser, print_or_write
+
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "cuda.md"
-BEGIN, END = "<!-- registers -->\n", "<!-- end of registers -->\n"
 ARCHITECTURES = ("sm_80", "sm_90a")
 TYPES = ("float32", "bfloat16", "float16")
 INSTANCE = re.compile(
@@ -67,15 +66,8 @@ def table() -> str:
 
 def main() -> int:
     """Print, or write into the page."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--write", action="store_true")
-    text = table()
-    if not parser.parse_args().write:
-        print(text, end="")
-        return 0
-    page = PAGE.read_text(encoding="utf-8")
-    before, rest = page.split(BEGIN)
-    PAGE.write_text(before + BEGIN + text + END + rest.split(END)[1], encoding="utf-8")
+    arguments = page_parser(__doc__.split("\n")[0]).parse_args()
+    print_or_write(table(), CUDA_PAGE, "registers", arguments.write)
     return 0
 
 

@@ -31,14 +31,14 @@ class Check:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
         self.out: Path = arguments.out.resolve()
-        self.library_path = self.out / "minifuse_cuda_tests.so"
+        self.tests_path = self.out / "minifuse_cuda_tests.so"
         self.report: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "parts": {}}
         self.start = time.monotonic()
 
     def run(self) -> int:
         """Run all parts; returns 1 if one failed."""
         self.out.mkdir(parents=True, exist_ok=True)
-        for part in (self.machine, self.packages, self.library, self.package, self.tests,
+        for part in (self.machine, self.packages, self.kernels, self.package, self.tests,
                      self.sanitizer, self.agreement, self.peak, self.ops, self.encoder,
                      self.query):  # fmt: skip
             self._run_part(part)
@@ -117,7 +117,7 @@ class Check:
         number = capability.strip().splitlines()[0].replace(".", "")
         return "sm_90a" if number == "90" else f"sm_{number}"
 
-    def library(self) -> None:
+    def kernels(self) -> None:
         """The kernels and their C interface by nvcc, one process a file."""
         sys.path.insert(0, str(ROOT / "tests"))
         from cuda_library import INTERFACE
@@ -138,7 +138,7 @@ class Check:
         if any(statuses):
             raise RuntimeError("nvcc failed")
         self._cuda()
-        self._command("nvcc", "-shared", *objects, "-o", str(self.library_path))
+        self._command("nvcc", "-shared", *objects, "-o", str(self.tests_path))
 
     def package(self) -> None:
         """The package itself, for the CPU's figures and the model loader."""
@@ -152,11 +152,10 @@ class Check:
     # ---- right ---------------------------------------------------------------------------------
 
     def _test(self, *command: str, limit: float) -> str:
+        """The tests on the device, below a command if one is given; pytest's last line."""
         printed = self._command(
             *command, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS,
-            *(["-x"] if command else []), *(["-k", "ragged or linear or attention or ffn"]
-                                            if command else []),
-            env={"MINIFUSE_CUDA_LIBRARY": str(self.library_path)}, limit=limit,
+            env={"MINIFUSE_CUDA_LIBRARY": str(self.tests_path)}, limit=limit,
         )  # fmt: skip
         return printed.strip().splitlines()[-1]
 
@@ -234,7 +233,7 @@ class Check:
         from cuda_library import ELEMENTS, Ops
 
         self._cuda()
-        library = ctypes.CDLL(str(self.library_path))
+        library = ctypes.CDLL(str(self.tests_path))
         library.cuda_set_repeats(50)
         library.cuda_last_seconds.restype = ctypes.c_double
         rng, H, F = np.random.default_rng(1), 384, 1536
@@ -268,6 +267,7 @@ class Check:
     def encoder(self) -> dict[str, Any]:
         """Tokens a second of the encoder alone, beside sentence-transformers' in float16."""
         from minifuse import SentenceTransformer
+        from minifuse.bench import encoder_flops
 
         self._cuda()
         found: dict[str, Any] = {}
@@ -283,8 +283,7 @@ class Check:
                     7,
                 )
                 rate = len(tokens.ids) / seconds
-                lengths = (cu_seqlens[1:] - cu_seqlens[:-1]).astype(float)
-                flop = 21.23e6 * lengths.sum() + 9216.0 * (lengths**2).sum()
+                flop = encoder_flops(model, tokens.seqlens)
                 entry = {"tokens_per_second": rate, "flops": flop / seconds}
                 if "peak_bfloat16" in self.report:
                     entry["share_of_peak"] = flop / seconds / self.report["peak_bfloat16"]

@@ -10,14 +10,12 @@ writes), bytes from and to L2. The slowest of the three over all waves of blocks
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
-PAGE = Path(__file__).parent.parent / "docs" / "cuda.md"
-BEGIN, END = "<!-- predictions -->\n", "<!-- end of predictions -->\n"
+from pages import CUDA_PAGE, page_parser, print_or_write
+
 H, F, HEADS, HEAD_DIM, SEQLEN, SIZE = 384, 1536, 12, 32, 32, 2
 
 
@@ -39,8 +37,8 @@ class Device:
         return self.sms * self.ghz * 1e9 * self.flops_per_cycle
 
 
-# Data sheets for SMs, clocks and peaks. Not from them: mma.sync's share on Hopper (0.62, from
-# FlashAttention-2's figures against wgmma's) and L2's bandwidth (5.5 TB/s, microbenchmarks).
+# SMs, clocks and peaks are the data sheets'. mma.sync's share and L2's bandwidth are assumptions,
+# which the first run on a device will replace.
 DEVICES = (
     Device("A100", 108, 1.41, 2048, 0.90, 4.0e12, 163),
     Device("H100", 132, 1.755, 4096, 0.62, 5.5e12, 227),
@@ -140,17 +138,10 @@ def table(tokens: int) -> str:
 
 def main() -> int:
     """Print, or write into the page."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = page_parser(__doc__.split("\n")[0])
     parser.add_argument("--tokens", type=int, default=32768)
-    parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
-    text = table(arguments.tokens)
-    if not arguments.write:
-        print(text, end="")
-        return 0
-    page = PAGE.read_text(encoding="utf-8")
-    before, rest = page.split(BEGIN)
-    PAGE.write_text(before + BEGIN + text + END + rest.split(END)[1], encoding="utf-8")
+    print_or_write(table(arguments.tokens), CUDA_PAGE, "predictions", arguments.write)
     return 0
 
 

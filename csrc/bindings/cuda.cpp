@@ -3,7 +3,7 @@
 
 #include <limits>
 
-#include "bindings/bindings.h"
+#include "bindings/encode.h"
 #include "cuda/runtime.h"
 #include "encoder/cuda_encoder.h"
 
@@ -18,31 +18,6 @@ void run(CudaEncoder& encoder, const Batch& batch, const Outputs& outputs) {
                    [&poller] { return poller(); });
   }
   poller.raise_if_signalled();
-}
-
-FloatArray encode(CudaEncoder& encoder, const IntArray& ids, const IntArray& cu_seqlens,
-                  const std::vector<std::string>& poolings, int64_t pool_from) {
-  const Batch batch = borrow_batch(ids, cu_seqlens);
-  Outputs outputs;
-  for (const std::string& name : poolings) outputs.poolings.push_back(parse_pooling(name));
-  check(!outputs.poolings.empty(), "poolings: wanted at least one");
-  FloatArray pooled({static_cast<py::ssize_t>(batch.batch),
-                     static_cast<py::ssize_t>(encoder.config().hidden_size) *
-                         static_cast<py::ssize_t>(poolings.size())});
-  outputs.pooled = pooled.mutable_data();
-  outputs.pool_from = pool_from;
-  run(encoder, batch, outputs);
-  return pooled;
-}
-
-FloatArray token_embeddings(CudaEncoder& encoder, const IntArray& ids, const IntArray& cu_seqlens) {
-  const Batch batch = borrow_batch(ids, cu_seqlens);
-  FloatArray result({static_cast<py::ssize_t>(batch.total_tokens),
-                     static_cast<py::ssize_t>(encoder.config().hidden_size)});
-  Outputs outputs;
-  outputs.token_embeddings = result.mutable_data();
-  run(encoder, batch, outputs);
-  return result;
 }
 
 py::list devices() {
@@ -102,14 +77,17 @@ PYBIND11_MODULE(MINIFUSE_CUDA_MODULE, module) {
       .def(
           "encode",
           [](CudaEncoder& e, const IntArray& ids, const IntArray& cu_seqlens,
-             const std::vector<std::string>& poolings, int64_t pool_from, int64_t,
-             int) { return encode(e, ids, cu_seqlens, poolings, pool_from); },
+             const std::vector<std::string>& poolings, int64_t pool_from, int64_t, int) {
+            return encode_pooled(e.config().hidden_size, ids, cu_seqlens, poolings, pool_from,
+                                 [&](const Batch& b, const Outputs& o) { run(e, b, o); });
+          },
           py::arg("ids").noconvert(), py::arg("cu_seqlens").noconvert(), py::kw_only(),
           py::arg("poolings"), py::arg("pool_from"), py::arg("batch_size"), py::arg("num_threads"))
       .def(
           "token_embeddings",
           [](CudaEncoder& e, const IntArray& ids, const IntArray& cu_seqlens, int64_t, int) {
-            return token_embeddings(e, ids, cu_seqlens);
+            return encode_tokens(e.config().hidden_size, ids, cu_seqlens,
+                                 [&](const Batch& b, const Outputs& o) { run(e, b, o); });
           },
           py::arg("ids").noconvert(), py::arg("cu_seqlens").noconvert(), py::kw_only(),
           py::arg("batch_size"), py::arg("num_threads"));

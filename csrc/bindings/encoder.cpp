@@ -7,7 +7,7 @@
 #include <map>
 #include <tuple>
 
-#include "bindings/bindings.h"
+#include "bindings/encode.h"
 
 namespace minifuse {
 
@@ -26,28 +26,18 @@ void run(const Encoder& encoder, const Batch& batch, const Outputs& outputs, int
 FloatArray encode(const Encoder& encoder, const IntArray& ids, const IntArray& cu_seqlens,
                   const std::vector<std::string>& poolings, int64_t pool_from, int64_t batch_size,
                   int num_threads) {
-  const Batch batch = borrow_batch(ids, cu_seqlens);
-  Outputs outputs;
-  for (const std::string& name : poolings) outputs.poolings.push_back(parse_pooling(name));
-  check(!outputs.poolings.empty(), "poolings: wanted at least one");
-  FloatArray pooled({static_cast<py::ssize_t>(batch.batch),
-                     static_cast<py::ssize_t>(encoder.config().hidden_size) *
-                         static_cast<py::ssize_t>(poolings.size())});
-  outputs.pooled = pooled.mutable_data();
-  outputs.pool_from = pool_from;
-  run(encoder, batch, outputs, batch_size, num_threads);
-  return pooled;
+  return encode_pooled(encoder.config().hidden_size, ids, cu_seqlens, poolings, pool_from,
+                       [&](const Batch& batch, const Outputs& outputs) {
+                         run(encoder, batch, outputs, batch_size, num_threads);
+                       });
 }
 
 FloatArray token_embeddings(const Encoder& encoder, const IntArray& ids, const IntArray& cu_seqlens,
                             int64_t batch_size, int num_threads) {
-  const Batch batch = borrow_batch(ids, cu_seqlens);
-  FloatArray result({static_cast<py::ssize_t>(batch.total_tokens),
-                     static_cast<py::ssize_t>(encoder.config().hidden_size)});
-  Outputs outputs;
-  outputs.token_embeddings = result.mutable_data();
-  run(encoder, batch, outputs, batch_size, num_threads);
-  return result;
+  return encode_tokens(encoder.config().hidden_size, ids, cu_seqlens,
+                       [&](const Batch& batch, const Outputs& outputs) {
+                         run(encoder, batch, outputs, batch_size, num_threads);
+                       });
 }
 
 FloatArray hidden_states(const Encoder& encoder, const IntArray& ids, const IntArray& cu_seqlens,

@@ -35,7 +35,7 @@ class Runtime {
   // Waits until all that was put onto the stream is done; errors of kernels surface here.
   virtual void synchronize(Stream stream) = 0;
   // What is put onto the stream from begin_capture() on is not done but kept, to be launched as one
-  // as often as wished: a query's 26 kernels at the cost of little more than one launch.
+  // as often as wished.
   virtual void begin_capture(Stream stream) = 0;
   virtual Graph end_capture(Stream stream) = 0;
   virtual void launch(Graph graph, Stream stream) = 0;

@@ -19,8 +19,8 @@ using cuda::DeviceBuffer;
 
 namespace {
 
-// Tokens of a pass: 32,768 keep 132 SMs busy with 128-row tiles (nine column tiles each), and the
-// activations of a pass below 300 MB in float32. Smaller where memory is short.
+// Tokens of a pass: 32,768 keep 132 SMs busy with 128-row tiles (nine column tiles each), and take
+// 300 MB of activations a pass in float32 at 384 columns. Smaller where memory is short.
 constexpr int64_t kPassTokens = 32768;
 constexpr int64_t kFewestPassTokens = 512, kFewestPassSentences = 64;
 
@@ -31,8 +31,9 @@ int64_t room_for(int64_t count, int64_t fewest) {
   return room;
 }
 
-// A chunk of at most so many tokens is launched as a graph, kept by its shape: below it launching
-// costs more than computing. The buffers of a pass stay where they are, so a graph serves again.
+// A chunk of at most so many tokens is launched as a graph, kept by its shape: few tokens
+// give the device less to do than their launches cost the host. The buffers of a pass stay where
+// they are, so a graph serves again.
 constexpr int kGraphTokens = 2048;
 constexpr size_t kMostGraphs = 64;
 

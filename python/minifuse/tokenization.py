@@ -182,7 +182,7 @@ class TextTokenizer:
         return self._pack(lists, shortened, max_seq_length)
 
     def encode_one(self, text: str, max_seq_length: int) -> tuple[npt.NDArray[np.int32], bool]:
-        """The ids of one text and whether it was cut: encode's, at a third of its time.
+        """The ids of one text and whether it was cut: encode's, without the arrays of a batch.
 
         Raises:
             ValueError: the text cannot be encoded as UTF-8 (a lone surrogate).

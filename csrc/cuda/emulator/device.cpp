@@ -316,6 +316,7 @@ void Device::run(const std::string& kernel, int num_blocks, int num_threads, siz
                 std::to_string(execution.current) + ": " + execution.fault_text);
 }
 
+void count(const std::string& name) { ++counts[name]; }
 int64_t instruction_count(const std::string& name) { return counts[name]; }
 void clear_instruction_counts() { counts.clear(); }
 
@@ -364,7 +365,7 @@ void collective(const char* name, void* operands, void (*execute)(void* const* o
     return;
   }
   execute(warp.operands);
-  ++counts[name];
+  count(name);
   warp.num_waiting = 0;
   ++warp.generation;
 }

@@ -77,7 +77,9 @@ class Device {
   friend struct Execution;
 };
 
-// Instructions of warps by name, since they were last cleared: what tests prove a path by.
+// Instructions of warps and uses of graphs by name, since they were last cleared: what tests prove a
+// path by.
+void count(const std::string& name);
 int64_t instruction_count(const std::string& name);
 void clear_instruction_counts();
 

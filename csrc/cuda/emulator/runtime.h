@@ -59,9 +59,13 @@ class EmulatedRuntime final : public Runtime {
   void download(void* to, const void* from, size_t size_bytes, Stream) override {
     device_.defer([=] { std::memcpy(to, from, size_bytes); });
   }
-  void begin_capture(Stream) override { device_.start_recording(); }
+  void begin_capture(Stream) override {
+    count("graph");
+    device_.start_recording();
+  }
   Graph end_capture(Stream) override { return device_.finish_recording().release(); }
   void launch(Graph graph, Stream) override {
+    count("graph launch");
     for (const auto& action : *static_cast<Device::Recording*>(graph)) action();
   }
   void destroy_graph(Graph graph) noexcept override {

@@ -63,7 +63,6 @@ class MtebEncoder:
                 "embed_dim": model.get_embedding_dimension(),
                 "max_tokens": model.max_seq_length,
                 "similarity_fn_name": model.similarity_fn_name,
-                "framework": [],
             }
         )
 

@@ -1,0 +1,39 @@
+// What the two encoders' bindings share: arrays in, vectors out. `run` is given the batch and where
+// its outputs go, and is expected to release the GIL.
+#pragma once
+
+#include "bindings/bindings.h"
+
+namespace minifuse {
+
+// float32 [batch, poolings * H]
+template <typename Run>
+FloatArray encode_pooled(int64_t hidden_size, const IntArray& ids, const IntArray& cu_seqlens,
+                         const std::vector<std::string>& poolings, int64_t pool_from, Run run) {
+  const Batch batch = borrow_batch(ids, cu_seqlens);
+  Outputs outputs;
+  for (const std::string& name : poolings) outputs.poolings.push_back(parse_pooling(name));
+  check(!outputs.poolings.empty(), "poolings: wanted at least one");
+  FloatArray pooled(
+      {static_cast<py::ssize_t>(batch.batch),
+       static_cast<py::ssize_t>(hidden_size) * static_cast<py::ssize_t>(poolings.size())});
+  outputs.pooled = pooled.mutable_data();
+  outputs.pool_from = pool_from;
+  run(batch, outputs);
+  return pooled;
+}
+
+// float32 [total_tokens, H]
+template <typename Run>
+FloatArray encode_tokens(int64_t hidden_size, const IntArray& ids, const IntArray& cu_seqlens,
+                         Run run) {
+  const Batch batch = borrow_batch(ids, cu_seqlens);
+  FloatArray rows(
+      {static_cast<py::ssize_t>(batch.total_tokens), static_cast<py::ssize_t>(hidden_size)});
+  Outputs outputs;
+  outputs.token_embeddings = rows.mutable_data();
+  run(batch, outputs);
+  return rows;
+}
+
+}  // namespace minifuse
