@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cuda_library import build_emulated
+import minifuse
+from cuda_library import build_emulated, build_emulated_module
 from minifuse import SentenceTransformer
 from minifuse.native import core
 from minifuse.resolve import resolve_model
@@ -65,6 +67,19 @@ def cuda_library(tmp_path_factory) -> ctypes.CDLL:
     known = sorted(Path(os.environ.get("MINIFUSE_CUDA_OBJECTS", "/nowhere")).glob("*.o"))
     output = tmp_path_factory.mktemp("cuda") / "emulated.so"
     return ctypes.CDLL(str(build_emulated(sources, output, known)))
+
+
+@pytest.fixture(scope="session")
+def emulated_module(tmp_path_factory):
+    """The module minifuse._cuda with the emulator in place of a device."""
+    return build_emulated_module(tmp_path_factory.mktemp("cuda"))
+
+
+@pytest.fixture
+def cuda_device(emulated_module, monkeypatch):
+    """The emulator is the machine's device."""
+    monkeypatch.setitem(sys.modules, "minifuse._cuda", emulated_module)
+    monkeypatch.setattr(minifuse, "_cuda", emulated_module, raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -7,24 +7,32 @@ emulator finds wrong with a kernel, or the table with a shape, raises ``Fault``.
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import itertools
 import subprocess
+import sysconfig
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ctypes import Structure, byref, c_bool, c_float, c_int, c_int32, c_int64, c_void_p
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
 from minifuse.loading import read_model_folder, set_weights
 
 __all__ = ["ELEMENTS", "EMULATOR", "INTERFACE", "ROOT", "UNIT_ROUNDOFF", "DeviceEncoder", "Fault", "Ops",
-           "build_emulated", "compile_objects", "rounded"]  # fmt: skip
+           "build_emulated", "build_emulated_module",
+           "compile_objects", "rounded"]  # fmt: skip
 
 ROOT = Path(__file__).parent.parent
 INTERFACE = ("tests/native/cuda_interface.cpp", "csrc/encoder/batch.cpp",
              "csrc/encoder/cuda_encoder.cpp", "csrc/encoder/quantize.cpp",
              "csrc/encoder/weights.cpp")  # fmt: skip
+MODULE = ("csrc/bindings/cuda.cpp", "csrc/bindings/cuda_ops.cpp", "csrc/bindings/names.cpp",
+          "csrc/cuda/emulator/device.cpp", "csrc/cuda/emulator/runtime.cpp",
+          "csrc/encoder/batch.cpp", "csrc/encoder/cuda_encoder.cpp", "csrc/encoder/quantize.cpp",
+          "csrc/encoder/weights.cpp")  # fmt: skip
 EMULATOR = ("tests/native/cuda_emulated.cpp", "csrc/cuda/emulator/device.cpp")
 
 ELEMENTS = ("float32", "bfloat16", "float16")
@@ -49,6 +57,11 @@ class NormParams(Structure):
                 ("eps", c_float)]  # fmt: skip
 
 
+class RowNormParams(Structure):
+    _fields_ = [("x", c_void_p), ("ldx", c_int64), ("y", c_void_p), ("ldy", c_int64),
+                ("M", c_int), ("H", c_int), ("norm", NormParams)]  # fmt: skip
+
+
 class LinearNormParams(Structure):
     _fields_ = [("linear", LinearParams), ("norm", NormParams)]
 
@@ -61,8 +74,10 @@ class FfnParams(Structure):
 
 
 class AttentionParams(Structure):
-    _fields_ = [("qkv", c_void_p), ("ldqkv", c_int64), ("out", c_void_p), ("ldout", c_int64),
-                ("tiles", c_void_p), ("num_tiles", c_int), ("num_heads", c_int),
+    _fields_ = [("q", c_void_p), ("k", c_void_p), ("v", c_void_p), ("ldq", c_int64),
+                ("ldk", c_int64), ("ldv", c_int64), ("mask", c_void_p), ("out", c_void_p), ("ldout", c_int64),
+                ("tiles", c_void_p), ("seqlen_q", c_int), ("seqlen_k", c_int), ("num_tiles", c_int),
+                ("num_heads", c_int),
                 ("head_dim", c_int), ("scale", c_float)]  # fmt: skip
 
 
@@ -73,7 +88,8 @@ class EmbedParams(Structure):
 
 
 class PoolParams(Structure):
-    _fields_ = [("x", c_void_p), ("ldx", c_int64), ("cu_seqlens", c_void_p), ("y", c_void_p),
+    _fields_ = [("x", c_void_p), ("ldx", c_int64), ("cu_seqlens", c_void_p),
+                ("mask", c_void_p), ("y", c_void_p),
                 ("ldy", c_int64), ("batch", c_int), ("H", c_int), ("first_row", c_int),
                 ("pooling", c_int32), ("normalizes", c_bool)]  # fmt: skip
 
@@ -83,13 +99,13 @@ class ContrastiveParams(Structure):
                 ("num_candidates", c_int), ("D", c_int), ("scale", c_float)]  # fmt: skip
 
 
-def compile_objects(root: Path, sources: Sequence[str], folder: Path) -> list[Path]:
+def compile_objects(root: Path, sources: Sequence[str], folder: Path, *flags: str) -> list[Path]:
     """Objects of the sources below root, two at a time."""
 
     def compile_one(source: str) -> Path:
         target = folder / (Path(source).name + ".o")
         command = ["g++", "-std=c++20", "-O1", "-g0", "-fPIC", "-Wall", "-Wextra",
-                   "-Wno-unknown-pragmas", "-ffp-contract=off", f"-I{root / 'csrc'}", "-c",
+                   "-Wno-unknown-pragmas", "-ffp-contract=off", f"-I{root / 'csrc'}", *flags, "-c",
                    str(root / source), "-o", str(target)]  # fmt: skip
         subprocess.run(command, check=True)
         return target
@@ -105,6 +121,24 @@ def build_emulated(root: Path, output: Path, known: Sequence[Path] = ()) -> Path
     objects = [*known, *compile_objects(root, sources, output.parent)]
     subprocess.run(["g++", "-shared", *map(str, objects), "-o", str(output)], check=True)
     return output
+
+
+def build_emulated_module(folder: Path) -> ModuleType:
+    """Build and load minifuse._cuda on the emulator, by another name."""
+    import pybind11
+
+    path = folder / ("_cuda_emulated" + sysconfig.get_config_var("EXT_SUFFIX"))
+    objects = compile_objects(
+        ROOT, MODULE, folder, "-fvisibility=hidden", "-DMINIFUSE_CUDA_MODULE=_cuda_emulated",
+        f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}",
+    )  # fmt: skip
+    subprocess.run(["g++", "-shared", *map(str, objects), "-o", str(path)], check=True)
+    spec = importlib.util.spec_from_file_location("minifuse._cuda_emulated", path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def to_bits(x, element: str):
@@ -186,8 +220,16 @@ class Ops:
                             y.ctypes.data, N, M, N, K, ACTIVATIONS[activation])  # fmt: skip
 
     def _norm_params(self, residual, gamma, beta, eps) -> NormParams:
-        return NormParams(self._element(residual), residual.shape[1], self._float(gamma),
-                          self._float(beta), eps)  # fmt: skip
+        pointer, width = (
+            (None, 0) if residual is None else (self._element(residual), residual.shape[1])
+        )
+        return NormParams(pointer, width, self._float(gamma), self._float(beta), eps)
+
+    def layer_norm(self, x, gamma, beta, eps=1e-12, residual=None):
+        (M, H), norm = x.shape, self._norm_params(residual, gamma, beta, eps)
+        y = self._out((M, H))
+        self._call("layer_norm", RowNormParams(self._element(x), H, y.ctypes.data, H, M, H, norm))
+        return from_bits(y, self.element)
 
     def linear(self, x, weight, bias=None, activation=None):
         y = self._out((len(x), len(weight)))
@@ -212,7 +254,7 @@ class Ops:
         self._call("ffn_residual_layer_norm", params)
         return from_bits(y, self.element)
 
-    def attention(self, qkv, cu_seqlens, num_heads, scale):
+    def attention(self, qkv, cu_seqlens, num_heads, scale, mask=None):
         total, H = len(qkv), qkv.shape[1] // 3
         tiles = [
             (q, min(16, end - q), begin, end - begin)
@@ -220,10 +262,12 @@ class Ops:
             for q in range(begin, end, 16)
         ]
         out = self._out((total, H))
-        params = AttentionParams(self._element(qkv), 3 * H, out.ctypes.data, H,
-                                 self._pointer(aligned(np.array(tiles, np.int32))), len(tiles),
+        q, k, v = (self._element(part) for part in np.split(qkv, 3, axis=1))
+        keep = None if mask is None else self._pointer(np.asarray(mask, np.uint8))
+        params = AttentionParams(q, k, v, H, H, H, keep, out.ctypes.data, H,
+                                 self._pointer(aligned(np.array(tiles, np.int32))), 0, 0, len(tiles),
                                  num_heads, H // num_heads, scale)  # fmt: skip
-        self._call("attention", params, total)
+        self._call("attention", params, total, total)
         return from_bits(out, self.element)
 
     def embed_layer_norm(self, ids, positions, word, position, gamma, beta, eps=1e-12):
@@ -236,11 +280,12 @@ class Ops:
         self._call("embed_layer_norm", params, len(word), len(position))
         return from_bits(y, self.element)
 
-    def pool(self, x, cu_seqlens, pooling="mean", first_row=0, normalizes=False):
+    def pool(self, x, cu_seqlens, pooling="mean", first_row=0, normalizes=False, mask=None):
         batch, H = len(cu_seqlens) - 1, x.shape[1]
         y = self._out((batch, H), np.float32)
+        keep = None if mask is None else self._pointer(np.asarray(mask, np.uint8))
         params = PoolParams(self._element(x), H,
-                            self._pointer(aligned(np.asarray(cu_seqlens, np.int32))),
+                            self._pointer(aligned(np.asarray(cu_seqlens, np.int32))), keep,
                             y.ctypes.data, H, batch, H, first_row, POOLINGS[pooling],
                             normalizes)  # fmt: skip
         self._call("pool", params, len(x))

@@ -2,52 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import subprocess
 import sys
-import sysconfig
 
 import numpy as np
 import pytest
 
 import minifuse
-from cuda_library import ROOT
 from minifuse import SentenceTransformer, hardware, inputs, sentence_transformer
 from minifuse.cli import main
 from minifuse.sample_text import SENTENCES
 from tiny_model import write_tiny_model
 
-SOURCES = ("bindings/cuda.cpp", "bindings/names.cpp", "cuda/emulator/device.cpp",
-           "cuda/emulator/runtime.cpp", "encoder/batch.cpp", "encoder/cuda_encoder.cpp",
-           "encoder/quantize.cpp", "encoder/weights.cpp")  # fmt: skip
 
-
-@pytest.fixture(scope="module")
-def emulated_module(tmp_path_factory):
-    import pybind11
-
-    path = tmp_path_factory.mktemp("cuda") / (
-        "_cuda_emulated" + sysconfig.get_config_var("EXT_SUFFIX")
-    )
-    command = ["g++", "-std=c++20", "-O2", "-shared", "-fPIC", "-fvisibility=hidden", "-Wall",
-               "-Wno-unknown-pragmas", "-DMINIFUSE_CUDA_MODULE=_cuda_emulated", "-ffp-contract=off", f"-I{ROOT / 'csrc'}",
-               f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}",
-               *(str(ROOT / "csrc" / source) for source in SOURCES), "-o", str(path)]  # fmt: skip
-    subprocess.run(command, check=True)
-    spec = importlib.util.spec_from_file_location("minifuse._cuda_emulated", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def device(emulated_module, monkeypatch):
-    monkeypatch.setitem(sys.modules, "minifuse._cuda", emulated_module)
-    monkeypatch.setattr(minifuse, "_cuda", emulated_module, raising=False)
-
-
-def test_encode_agrees_with_the_cpu(device, cuda_folder):
+def test_encode_agrees_with_the_cpu(cuda_device, cuda_folder):
     texts = [*SENTENCES[:9], ""]
     wanted = SentenceTransformer(cuda_folder).encode(texts)
     model = SentenceTransformer(cuda_folder, device="cuda")
@@ -65,13 +33,47 @@ def test_encode_agrees_with_the_cpu(device, cuda_folder):
     ].num_tokens.tolist()
 
 
-def test_one_text_and_no_text(device, cuda_folder):
+def test_one_text_and_no_text(cuda_device, cuda_folder):
     model = SentenceTransformer(cuda_folder, device="cuda")
     assert np.array_equal(model.encode(SENTENCES[0]), model.encode(SENTENCES[:3])[0])
     assert model.encode([]).shape == (0, 64)
 
 
-def test_windows_are_tokenised_ahead_and_come_back_in_order(device, cuda_folder, monkeypatch):
+def test_vectors_stay_on_the_device(cuda_device, cuda_folder, monkeypatch):
+    """As one tensor, with the values that arrays have; what needs the host's help goes there."""
+    torch = pytest.importorskip("torch", reason="asks for tensors")
+    made = []
+
+    def new_tensor(num_rows, width, device):
+        made.append((num_rows, width, str(device)))
+        return torch.empty((num_rows, width))
+
+    monkeypatch.setattr(sentence_transformer, "new_tensor", new_tensor)
+    monkeypatch.setattr(inputs, "WINDOW_TEXTS", 2)
+    model = SentenceTransformer(cuda_folder, device="cuda")
+    texts = list(SENTENCES[:19])
+    for options in ({}, {"normalize_embeddings": True}, {"truncate_dim": 5}):
+        wanted = model.encode(texts, **options)
+        vectors = model.encode(texts, convert_to_tensor=True, **options)
+        assert torch.is_tensor(vectors)
+        np.testing.assert_allclose(vectors.numpy(), wanted, rtol=2e-6, atol=2e-7)
+        one = model.encode(texts[0], convert_to_tensor=True, **options)
+        assert torch.equal(one, vectors[0])
+    assert (19, 64, "cuda:0") in made
+    assert (16, 64, "cuda:0") in made  # a window
+    assert (19, 5, "cuda:0") in made
+    raw = SentenceTransformer(cuda_folder, device="cuda")
+    raw._folder.modules.clear()
+    plain = raw.encode(texts, convert_to_tensor=True).numpy()
+    assert np.array_equal(plain.view(np.uint32), raw.encode(texts).view(np.uint32))
+    made.clear()
+    model._folder.modules.append(lambda x: x + 1)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device: self)
+    assert torch.is_tensor(model.encode(texts[:3], convert_to_tensor=True))
+    assert not made
+
+
+def test_windows_are_tokenised_ahead_and_come_back_in_order(cuda_device, cuda_folder, monkeypatch):
     texts = list(SENTENCES[:9])
     model = SentenceTransformer(cuda_folder, device="cuda")
     whole = model.encode(texts)
@@ -94,7 +96,7 @@ def test_one_ahead_gives_all_in_order_and_passes_errors_on():
     assert list(inputs.one_ahead(iter([]))) == []
 
 
-def test_devices_are_told(device, cuda_folder):
+def test_devices_are_told(cuda_device, cuda_folder):
     assert hardware.describe()["devices"] == ["cpu", "cuda:0"]
     with pytest.raises(ValueError, match=r"there is no cuda:3, wanted cuda:0\.\.0"):
         SentenceTransformer(cuda_folder, device="cuda:3")
@@ -108,7 +110,7 @@ def test_devices_are_told(device, cuda_folder):
         SentenceTransformer(cuda_folder, device="cuda", dtype="int8")
 
 
-def test_what_its_kernels_do_not_take(device, tmp_path):
+def test_what_its_kernels_do_not_take(cuda_device, tmp_path):
     narrow = write_tiny_model(tmp_path / "narrow")
     with pytest.raises(ValueError, match="heads of 16, wanted 32 or 64; use device='cpu'"):
         SentenceTransformer(narrow, device="cuda")
@@ -128,7 +130,7 @@ def test_unknown_devices(cuda_folder, device):
         SentenceTransformer(cuda_folder, device=device)
 
 
-def test_the_command_line_takes_a_device(device, cuda_folder, capsys):
+def test_the_command_line_takes_a_device(cuda_device, cuda_folder, capsys):
     arguments = ["similarity", "a dog", "the sky", "--json", "--model", str(cuda_folder)]
     assert main(arguments) == 0
     wanted = json.loads(capsys.readouterr().out)["similarity"]

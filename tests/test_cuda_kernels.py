@@ -101,6 +101,36 @@ def test_attention(cuda, rng, num_heads, head_dim, seqlens):
     assert_close(cuda, out, wanted, roundings=2)
 
 
+def test_attention_leaves_masked_keys_out(cuda, rng):
+    """Some of them, the whole of a first pass over 64 keys, and all."""
+    cu_seqlens, H = [0, 20, 100, 103], 64
+    qkv = normal(rng, cuda, 103, 3 * H)
+    mask = rng.integers(0, 2, 103)
+    mask[20:90] = 0
+    mask[100:] = 0
+    out = cuda.attention(qkv, cu_seqlens, 2, 0.2, mask)
+    for begin, end in itertools.pairwise(cu_seqlens):
+        kept = np.flatnonzero(mask[begin:end]) + begin
+        q, k, v = (part.reshape(len(part), 2, 32).swapaxes(0, 1) for part in
+                   (qkv[begin:end, :H], qkv[kept, H : 2 * H], qkv[kept, 2 * H :]))  # fmt: skip
+        wanted = reference.attention(q, k, v, scale=0.2) if len(kept) else np.zeros(q.shape)
+        wanted = wanted.swapaxes(0, 1).reshape(end - begin, H)
+        if len(kept):
+            assert_close(cuda, out[begin:end], wanted, roundings=2)
+        else:
+            assert np.array_equal(out[begin:end], wanted)
+
+
+@pytest.mark.parametrize(("M", "H"), [(1, 2), (6, 384), (3, 130)])
+@pytest.mark.parametrize("with_residual", [False, True])
+def test_layer_norm(cuda, rng, M, H, with_residual):
+    x = normal(rng, cuda, M, H)
+    residual = normal(rng, cuda, M, H) if with_residual else None
+    gamma, beta = (np.float32(rng.standard_normal(H)) for _ in range(2))
+    y = cuda.layer_norm(x, gamma, beta, 1e-6, residual)
+    assert_close(cuda, y, reference.layer_norm(x, gamma, beta, 1e-6, residual))
+
+
 @pytest.mark.parametrize(("M", "H"), [(1, 32), (6, 384), (3, 130)])
 def test_embed_layer_norm(cuda, rng, M, H):
     word, position = normal(rng, cuda, 20, H), normal(rng, cuda, 12, H)
@@ -140,6 +170,15 @@ def test_pool(cuda, rng, pooling, first_row):
     length = np.maximum(np.linalg.norm(wanted, axis=1, keepdims=True), 1e-12)
     y = cuda.pool(x, cu_seqlens, pooling, first_row, normalizes=True)
     assert reference.relative_error(y, wanted / length) <= 1e-6
+
+
+def test_mean_pool_leaves_masked_rows_out(cuda, rng):
+    x, mask = normal(rng, cuda, 12, 70), np.array([1, 0, 1, 1, 0, 0, 0, 1, 1, 1, 1, 0])
+    y = cuda.pool(x, [0, 4, 7, 12], mask=mask)
+    wanted = [x[[0, 2, 3]].mean(0), np.zeros(70), x[7:11].mean(0)]
+    assert reference.relative_error(y, np.array(wanted)) <= 1e-6
+    with pytest.raises(Fault, match="a mask goes with the mean only"):
+        cuda.pool(x, [0, 12], "max", mask=mask)
 
 
 @pytest.mark.parametrize(("batch", "num_candidates"), [(1, 1), (5, 9), (70, 130)])

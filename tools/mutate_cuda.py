@@ -242,6 +242,29 @@ FAULTS = (
         PREDICATE, "attention.cuh", "if (row >= tile.num_queries) continue;", "", "test_attention"
     ),
     Fault(PREDICATE, "embed.cuh", "  if (row >= p.M) return;\n", "", "test_embed"),
+    Fault(PREDICATE, "row_norm.cuh", "  if (row >= p.M) return;\n", "", "test_layer_norm"),
+    Fault(
+        "no correction of the mean",
+        "row_norm.cuh",
+        "mean += difference * reciprocal_width;",
+        "mean -= 1e-3f;",
+        "test_layer_norm",
+    ),
+    Fault("a mask not heeded", "pool.cuh", "if (!is_kept(row)) continue;", "", "test_mean_pool"),
+    Fault(
+        "a mask not heeded",
+        "attention.cuh",
+        "ptx::load(p.mask + first + column) != 0",
+        "true",
+        "test_attention_leaves",
+    ),
+    Fault(
+        "no key yet",
+        "attention.cuh",
+        "next == kMinusInfinity ? 0.0f : next",
+        "next",
+        "test_attention_leaves",
+    ),
     Fault(
         PREDICATE,
         "contrastive.cuh",

@@ -1,5 +1,5 @@
-// The module minifuse._cuda: the encoder on a CUDA device, by the methods of _core.Encoder. It is
-// loaded only where somebody asks for a device.
+// The module minifuse._cuda: the encoder on a CUDA device, by the methods of _core.Encoder, and the
+// ops (cuda_ops.cpp). It is loaded only where somebody asks for a device.
 
 #include <limits>
 
@@ -41,6 +41,7 @@ py::list devices() {
 
 PYBIND11_MODULE(MINIFUSE_CUDA_MODULE, module) {
   module.def("devices", &devices);
+  register_cuda_ops(module);
   py::class_<CudaEncoder>(module, "Encoder", py::module_local())
       .def(py::init([](int64_t vocab_size, int64_t max_position_embeddings, int64_t hidden_size,
                        int64_t num_hidden_layers, int64_t num_attention_heads,
@@ -83,6 +84,18 @@ PYBIND11_MODULE(MINIFUSE_CUDA_MODULE, module) {
           },
           py::arg("ids").noconvert(), py::arg("cu_seqlens").noconvert(), py::kw_only(),
           py::arg("poolings"), py::arg("pool_from"), py::arg("batch_size"), py::arg("num_threads"))
+      .def(
+          "encode_into",
+          [](CudaEncoder& e, const IntArray& ids, const IntArray& cu_seqlens, uintptr_t address,
+             const std::vector<std::string>& poolings, int64_t pool_from) {
+            const Batch batch = borrow_batch(ids, cu_seqlens);
+            Outputs outputs = pooled_outputs(poolings, pool_from);
+            outputs.pooled = reinterpret_cast<float*>(address);
+            outputs.is_on_device = true;
+            run(e, batch, outputs);
+          },
+          py::arg("ids").noconvert(), py::arg("cu_seqlens").noconvert(), py::arg("address"),
+          py::kw_only(), py::arg("poolings"), py::arg("pool_from"))
       .def(
           "token_embeddings",
           [](CudaEncoder& e, const IntArray& ids, const IntArray& cu_seqlens, int64_t, int) {

@@ -6,19 +6,24 @@
 
 namespace minifuse {
 
+inline Outputs pooled_outputs(const std::vector<std::string>& poolings, int64_t pool_from) {
+  Outputs outputs;
+  for (const std::string& name : poolings) outputs.poolings.push_back(parse_pooling(name));
+  check(!outputs.poolings.empty(), "poolings: wanted at least one");
+  outputs.pool_from = pool_from;
+  return outputs;
+}
+
 // float32 [batch, poolings * H]
 template <typename Run>
 FloatArray encode_pooled(int64_t hidden_size, const IntArray& ids, const IntArray& cu_seqlens,
                          const std::vector<std::string>& poolings, int64_t pool_from, Run run) {
   const Batch batch = borrow_batch(ids, cu_seqlens);
-  Outputs outputs;
-  for (const std::string& name : poolings) outputs.poolings.push_back(parse_pooling(name));
-  check(!outputs.poolings.empty(), "poolings: wanted at least one");
+  Outputs outputs = pooled_outputs(poolings, pool_from);
   FloatArray pooled(
       {static_cast<py::ssize_t>(batch.batch),
        static_cast<py::ssize_t>(hidden_size) * static_cast<py::ssize_t>(poolings.size())});
   outputs.pooled = pooled.mutable_data();
-  outputs.pool_from = pool_from;
   run(batch, outputs);
   return pooled;
 }

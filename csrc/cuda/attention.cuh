@@ -65,6 +65,16 @@ MINIFUSE_DEVICE void multiply_values(float, float (&o)[kN][4], const float (&p0)
   one(p1, v + 8 * stride);
 }
 
+MINIFUSE_DEVICE AttentionTile attention_tile(const AttentionParams& p, int index) {
+  if (p.tiles) return ptx::load(p.tiles + index);
+  const int tiles_of_sentence = (p.seqlen_q + kAttentionQueries - 1) / kAttentionQueries;
+  const int sentence = index / tiles_of_sentence;
+  const int query = index % tiles_of_sentence * kAttentionQueries;
+  const int rest = p.seqlen_q - query;
+  return {sentence * p.seqlen_q + query, rest < kAttentionQueries ? rest : kAttentionQueries,
+          sentence * p.seqlen_k, p.seqlen_k};
+}
+
 template <typename T, int kHeadDim>
 MINIFUSE_KERNEL((AttentionShape<T, kHeadDim>::kThreads))
 attention_kernel(const AttentionParams p) {
@@ -74,29 +84,28 @@ attention_kernel(const AttentionParams p) {
   const int num_head_groups = (p.num_heads + kAttentionWarps - 1) / kAttentionWarps;
   const int head = ptx::block_index() % num_head_groups * kAttentionWarps + ptx::warp_index();
   if (head >= p.num_heads) return;
-  const auto tile = ptx::load(p.tiles + ptx::block_index() / num_head_groups);
+  const AttentionTile tile = attention_tile(p, ptx::block_index() / num_head_groups);
   const int lane = ptx::lane_index();
   std::byte* q_tile = ptx::shared_memory() + ptx::warp_index() * Shape::kWarpBytes;
   std::byte* k_tile = q_tile + Shape::kK;
   std::byte* v_tile = q_tile + Shape::kV;
-  const T* q = static_cast<const T*>(p.qkv) + head * kHeadDim;
-  const int64_t H = int64_t{p.num_heads} * kHeadDim;
-  const auto rows_of = [&](const T* column, int first, int count) {
-    return Rows<T>{column + first * p.ldqkv, p.ldqkv, count};
+  // Rows first.. of q, k or v, this head's columns.
+  const auto rows_of = [&](const void* data, int64_t stride, int first, int count) {
+    return Rows<T>{static_cast<const T*>(data) + first * stride + head * kHeadDim, stride, count};
   };
   const float scale_log2 = p.scale * 1.4426950408889634f;  // e^x = 2^(x log2 e)
 
   copy_rows<32, kAttentionQueries>(q_tile, Shape::kStride,
-                                   rows_of(q, tile.first_query, tile.num_queries), 0,
+                                   rows_of(p.q, p.ldq, tile.first_query, tile.num_queries), 0,
                                    Shape::kRowBytes, lane);
   float o[kOutTiles][4] = {}, maximum[2] = {kMinusInfinity, kMinusInfinity}, sum[2] = {};
   for (int key = 0; key < tile.num_keys; key += kAttentionKeys) {
     const int num_keys =
         tile.num_keys - key < kAttentionKeys ? tile.num_keys - key : kAttentionKeys;
     const int first = tile.first_key + key;
-    copy_rows<32, kAttentionKeys>(k_tile, Shape::kStride, rows_of(q + H, first, num_keys), 0,
+    copy_rows<32, kAttentionKeys>(k_tile, Shape::kStride, rows_of(p.k, p.ldk, first, num_keys), 0,
                                   Shape::kRowBytes, lane);
-    copy_rows<32, kAttentionKeys>(v_tile, Shape::kStride, rows_of(q + 2 * H, first, num_keys), 0,
+    copy_rows<32, kAttentionKeys>(v_tile, Shape::kStride, rows_of(p.v, p.ldv, first, num_keys), 0,
                                   Shape::kRowBytes, lane);
     ptx::copy_commit();
     ptx::copy_wait<0>();
@@ -113,16 +122,19 @@ attention_kernel(const AttentionParams p) {
     for (int n = 0; n < kScoreTiles; ++n)
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const bool is_key = 8 * n + 2 * (lane % 4) + i % 2 < num_keys;
+        const int column = 8 * n + 2 * (lane % 4) + i % 2;
+        const bool is_key =
+            column < num_keys && (!p.mask || ptx::load(p.mask + first + column) != 0);
         s[0][n][i] = is_key ? s[0][n][i] * scale_log2 : kMinusInfinity;
         if (s[0][n][i] > tile_maximum[i / 2]) tile_maximum[i / 2] = s[0][n][i];
       }
-    float correction[2];
+    float correction[2], shift[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float seen = quad_max(tile_maximum[half]);
       const float next = maximum[half] > seen ? maximum[half] : seen;
-      correction[half] = ptx::exp2(maximum[half] - next);  // 0 at first
+      shift[half] = next == kMinusInfinity ? 0.0f : next;  // no key yet: e^(-inf) without a NaN
+      correction[half] = ptx::exp2(maximum[half] - shift[half]);  // 0 at first
       maximum[half] = next;
       sum[half] *= correction[half];
     }
@@ -134,7 +146,7 @@ attention_kernel(const AttentionParams p) {
     for (int n = 0; n < kScoreTiles; ++n)
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        s[0][n][i] = ptx::exp2(s[0][n][i] - maximum[i / 2]);
+        s[0][n][i] = ptx::exp2(s[0][n][i] - shift[i / 2]);
         sum[i / 2] += s[0][n][i];
       }
 #pragma unroll
@@ -147,7 +159,8 @@ attention_kernel(const AttentionParams p) {
   T* out = static_cast<T*>(p.out) + head * kHeadDim;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const float reciprocal = ptx::reciprocal(quad_sum(sum[half]));
+    const float total = quad_sum(sum[half]);
+    const float reciprocal = total > 0.0f ? ptx::reciprocal(total) : 0.0f;  // no key: zeros
     const int row = lane / 4 + 8 * half;
     if (row >= tile.num_queries) continue;
 #pragma unroll

@@ -84,6 +84,12 @@ class DeviceRuntime final : public Runtime {
                            static_cast<cudaStream_t>(stream)),
            "copying from " + name_);
   }
+  void copy(void* to, const void* from, size_t size_bytes, Stream stream) override {
+    use();
+    expect(cudaMemcpyAsync(to, from, size_bytes, cudaMemcpyDeviceToDevice,
+                           static_cast<cudaStream_t>(stream)),
+           "copying within " + name_);
+  }
   void synchronize(Stream stream) override {
     use();
     expect(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)), "computing on " + name_);
@@ -112,6 +118,18 @@ class DeviceRuntime final : public Runtime {
     cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph));
   }
   void protect(void*) override {}
+
+  void on_stream(uintptr_t handle, const std::function<void(Stream)>& launch) override {
+    struct Restore {
+      int device = 0;
+      ~Restore() { cudaSetDevice(device); }
+    } before;
+    expect(cudaGetDevice(&before.device), "asking for the current device");
+    use();
+    launch(reinterpret_cast<cudaStream_t>(handle));
+  }
+  void lend(const void*, size_t, const std::string&, bool) override {}
+  void take_back(const void*) noexcept override {}
 
  private:
   // The device of a thread is a setting of that thread.

@@ -31,6 +31,16 @@ struct NormParams {
   float eps;
 };
 
+// y = LayerNorm(x + residual): rows in memory. The residual may be null; H even.
+struct RowNormParams {
+  const void* x;  // T [M, H], rows ldx apart
+  int64_t ldx;
+  void* y;  // T [M, H], rows ldy apart
+  int64_t ldy;
+  int M, H;
+  NormParams norm;
+};
+
 // y = LayerNorm(x W^T + bias + residual); N = H, no activation.
 struct LinearNormParams {
   LinearParams linear;
@@ -59,13 +69,26 @@ struct alignas(16) AttentionTile {
 };
 inline constexpr int kAttentionQueries = 16;
 
+// Calls f with each tile of a sentence.
+template <typename F>
+void for_each_attention_tile(int32_t first_query, int32_t num_queries, int32_t first_key,
+                             int32_t num_keys, F f) {
+  for (int32_t row = 0; row < num_queries; row += kAttentionQueries) {
+    const int32_t rest = num_queries - row;
+    f(AttentionTile{first_query + row, rest < kAttentionQueries ? rest : kAttentionQueries,
+                    first_key, num_keys});
+  }
+}
+
 // out = softmax(scale q k^T) v, sentence by sentence and head by head
 struct AttentionParams {
-  const void* qkv;  // T [total_tokens, 3 H]: q, k, v of all heads one after the other
-  int64_t ldqkv;
-  void* out;  // T [total_tokens, H], rows ldout apart
+  const void *q, *k, *v;  // T [rows, num_heads * head_dim], rows ldq, ldk, ldv apart
+  int64_t ldq, ldk, ldv;
+  const uint8_t* mask;  // of k's rows, 0: not a key; null keeps all. No key gives zeros.
+  void* out;  // T [rows of q, num_heads * head_dim], rows ldout apart
   int64_t ldout;
-  const AttentionTile* tiles;  // [num_tiles]
+  const AttentionTile* tiles;  // [num_tiles]; null: sentences of seqlen_q queries and seqlen_k keys
+  int seqlen_q, seqlen_k;
   int num_tiles, num_heads, head_dim;  // head_dim 32 or 64
   float scale;
 };
@@ -89,6 +112,7 @@ struct PoolParams {
   const void* x;  // T [total_tokens, H], rows ldx apart
   int64_t ldx;
   const int32_t* cu_seqlens;  // [batch + 1]
+  const uint8_t* mask;  // [total_tokens], 0: the row stays out; null keeps all
   float* y;  // [batch, H], rows ldy apart
   int64_t ldy;
   int batch, H;
@@ -115,6 +139,7 @@ struct Kernels {
   int max_ffn_hidden;  // the widest H of ffn_residual_layer_norm; a wider one takes two kernels
 
   void (*embed_layer_norm)(Stream stream, const EmbedParams& params);
+  void (*layer_norm)(Stream stream, const RowNormParams& params);
   void (*linear)(Stream stream, const LinearParams& params);
   void (*attention)(Stream stream, const AttentionParams& params);
   void (*linear_residual_layer_norm)(Stream stream, const LinearNormParams& params);

@@ -3,9 +3,7 @@
 // csrc/cpu/pool.inl.h.
 #pragma once
 
-#include "cuda/elements.cuh"
-#include "cuda/embed.cuh"
-#include "cuda/kernels.h"
+#include "cuda/row_norm.cuh"
 
 namespace minifuse::cuda {
 
@@ -18,7 +16,13 @@ pool_kernel(const PoolParams p) {
   const int sentence = ptx::block_index();
   const int begin = ptx::load(p.cu_seqlens + sentence);
   const int seqlen = ptx::load(p.cu_seqlens + sentence + 1) - begin;
-  const int count = seqlen - p.first_row;  // rows that take part, if any
+  const uint8_t* mask = p.mask ? p.mask + begin : nullptr;
+  const auto is_kept = [&](int row) { return !mask || ptx::load(mask + row) != 0; };
+  int count = seqlen - p.first_row;  // rows that take part, if any
+  if (mask) {
+    count = 0;
+    for (int row = p.first_row; row < seqlen; ++row) count += is_kept(row);
+  }
   const T* x = static_cast<const T*>(p.x) + begin * p.ldx;
   float* y = p.y + sentence * p.ldy;
 
@@ -38,6 +42,7 @@ pool_kernel(const PoolParams p) {
   for (int column = 2 * ptx::thread_index(); column < p.H; column += 2 * kPoolThreads) {
     float a = 0.0f, b = 0.0f;
     for (int row = first; count > 0 && row < last; ++row) {
+      if (!is_kept(row)) continue;
       const auto pair = ptx::load(reinterpret_cast<const Pair<T>*>(x + row * p.ldx + column));
       const float u = to_float(pair.values[0]), v = to_float(pair.values[1]);
       if (is_max) {

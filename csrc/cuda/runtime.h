@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -32,6 +34,8 @@ class Runtime {
   virtual void destroy_stream(Stream stream) noexcept = 0;
   virtual void upload(void* to, const void* from, size_t size_bytes, Stream stream) = 0;
   virtual void download(void* to, const void* from, size_t size_bytes, Stream stream) = 0;
+  // From memory of the device to memory of the device.
+  virtual void copy(void* to, const void* from, size_t size_bytes, Stream stream) = 0;
   // Waits until all that was put onto the stream is done; errors of kernels surface here.
   virtual void synchronize(Stream stream) = 0;
   // What is put onto the stream from begin_capture() on is not done but kept, to be launched as one
@@ -42,6 +46,15 @@ class Runtime {
   virtual void destroy_graph(Graph graph) noexcept = 0;
   // Says that no kernel writes there from now on; the emulator holds them to it.
   virtual void protect(void* memory) = 0;
+
+  // ---- for work on what others own ----
+  // Calls launch with somebody else's stream, by its handle; the calling thread's current device is
+  // afterwards what it was.
+  virtual void on_stream(uintptr_t handle, const std::function<void(Stream)>& launch) = 0;
+  // Memory that kernels and copies may use until it is taken back; the emulator holds them to it.
+  virtual void lend(const void* memory, size_t size_bytes, const std::string& name,
+                    bool is_read_only) = 0;
+  virtual void take_back(const void* memory) noexcept = 0;
 };
 
 struct DeviceInfo {

@@ -28,8 +28,14 @@ struct Launcher {
   }
 
   static void embed_layer_norm(Stream stream, const EmbedParams& p) {
-    launch(stream, {"embed_layer_norm", blocks_of(p.M, kEmbedWarps), 32 * kEmbedWarps, 0},
+    launch(stream, {"embed_layer_norm", blocks_of(p.M, kRowNormWarps), 32 * kRowNormWarps, 0},
            embed_layer_norm_kernel<T>, p);
+  }
+
+  static void layer_norm(Stream stream, const RowNormParams& p) {
+    check(p.H > 0 && p.H % 2 == 0, "layer_norm: H=", p.H, ", wanted an even number");
+    launch(stream, {"layer_norm", blocks_of(p.M, kRowNormWarps), 32 * kRowNormWarps, 0},
+           layer_norm_kernel<T>, p);
   }
 
   static void linear(Stream stream, const LinearParams& p) {
@@ -93,6 +99,8 @@ struct Launcher {
   }
 
   static void pool(Stream stream, const PoolParams& p) {
+    check(p.H > 0 && p.H % 2 == 0, "pool: H=", p.H, ", wanted an even number");
+    check(!p.mask || p.pooling == Pooling::kMean, "pool: a mask goes with the mean only");
     launch(stream, {"pool", p.batch, kPoolThreads, kPoolSharedBytes}, pool_kernel<T>, p);
   }
 
@@ -115,6 +123,7 @@ constexpr Kernels table_of(const char* element) {
           .element_bytes = static_cast<int>(sizeof(T)),
           .max_ffn_hidden = Launcher<T>::kMaxFfnHidden,
           .embed_layer_norm = Launcher<T>::embed_layer_norm,
+          .layer_norm = Launcher<T>::layer_norm,
           .linear = Launcher<T>::linear,
           .attention = Launcher<T>::attention,
           .linear_residual_layer_norm = Launcher<T>::linear_residual_layer_norm,

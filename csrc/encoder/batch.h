@@ -19,6 +19,7 @@ struct Batch {
 // What a call wants back; null pointers are not computed.
 struct Outputs {
   float* pooled = nullptr;  // [batch, poolings.size() * H]
+  bool is_on_device = false;  // where pooled is, of a CUDA encoder
   std::vector<Pooling> poolings;
   int64_t pool_from = 0;  // rows of a sentence before this one stay out of the pooling
   float* token_embeddings = nullptr;  // [total_tokens, H], the last layer

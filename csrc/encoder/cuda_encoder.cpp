@@ -112,7 +112,7 @@ struct CudaEncoder::Pass {
   Chunk chunk{0, 0};  // under way; empty: none
 
   // What a graph depends on, besides the pass.
-  using Shape = std::tuple<int, int, int, int64_t, bool, std::vector<Pooling>>;
+  using Shape = std::tuple<int, int, int, int64_t, bool, bool, std::vector<Pooling>>;
   std::map<Shape, cuda::Graph> graphs;
 
   void forget_graphs() {
@@ -196,6 +196,9 @@ void CudaEncoder::run_layers(const Pass& pass, int M, int num_tiles) {
   const int A = static_cast<int>(config_.num_attention_heads);
   const float eps = config_.layer_norm_eps;
   void *x = pass.x.data(), *y = pass.y.data(), *qkv = pass.qkv.data();
+  const auto columns_of_qkv = [&](int which) {  // 0: q, 1: k, 2: v
+    return static_cast<const std::byte*>(qkv) + which * H * kernels_.element_bytes;
+  };
   const auto floats = [](const DeviceBuffer& buffer) {
     return static_cast<const float*>(buffer.data());
   };
@@ -222,11 +225,18 @@ void CudaEncoder::run_layers(const Pass& pass, int M, int num_tiles) {
     kernels_.linear(pass.stream, matrix(x, H, w.qkv, qkv, 3 * H, Activation::kNone));
     // per sentence, per head:  O = softmax(Q K^T / sqrt(D)) V
     kernels_.attention(pass.stream,
-                       {.qkv = qkv,
-                        .ldqkv = 3 * H,
+                       {.q = columns_of_qkv(0),
+                        .k = columns_of_qkv(1),
+                        .v = columns_of_qkv(2),
+                        .ldq = 3 * H,
+                        .ldk = 3 * H,
+                        .ldv = 3 * H,
+                        .mask = nullptr,
                         .out = pass.context.data(),
                         .ldout = H,
                         .tiles = static_cast<const AttentionTile*>(pass.input(pass.tiles_at)),
+                        .seqlen_q = 0,
+                        .seqlen_k = 0,
                         .num_tiles = num_tiles,
                         .num_heads = A,
                         .head_dim = static_cast<int>(config_.head_dim()),
@@ -278,14 +288,31 @@ void CudaEncoder::start(Pass& pass, const Batch& batch, const Outputs& outputs,
     const auto seqlen = static_cast<int32_t>(batch.cu_seqlens[chunk.first + i + 1] -
                                              batch.cu_seqlens[chunk.first + i]);
     for (int32_t row = 0; row < seqlen; ++row) positions[offsets[i] + row] = row;
-    for (int32_t row = 0; row < seqlen; row += cuda::kAttentionQueries)
-      tiles[num_tiles++] = {offsets[i] + row, std::min(cuda::kAttentionQueries, seqlen - row),
-                            offsets[i], seqlen};
+    cuda::for_each_attention_tile(offsets[i], seqlen, offsets[i], seqlen,
+                                  [&](const AttentionTile& tile) { tiles[num_tiles++] = tile; });
   }
   pass.chunk = chunk;
-  if (M > kGraphTokens) return enqueue(pass, outputs, M, num_sentences, num_tiles);
-  const Pass::Shape shape{
-      M, num_sentences, num_tiles, outputs.pool_from, outputs.pooled != nullptr, outputs.poolings};
+  if (M > kGraphTokens) {
+    enqueue(pass, outputs, M, num_sentences, num_tiles);
+  } else {
+    launch_graph(pass, outputs, M, num_sentences, num_tiles);
+  }
+  if (outputs.is_on_device) {
+    const int64_t width = config_.hidden_size * static_cast<int64_t>(outputs.poolings.size());
+    runtime_->copy(outputs.pooled + chunk.first * width, pass.pooled.data(),
+                   static_cast<size_t>(num_sentences * width) * sizeof(float), pass.stream);
+  }
+}
+
+void CudaEncoder::launch_graph(Pass& pass, const Outputs& outputs, int M, int num_sentences,
+                               int num_tiles) {
+  const Pass::Shape shape{M,
+                          num_sentences,
+                          num_tiles,
+                          outputs.pool_from,
+                          outputs.pooled != nullptr,
+                          outputs.is_on_device,
+                          outputs.poolings};
   auto found = pass.graphs.find(shape);
   if (found == pass.graphs.end()) {
     if (pass.graphs.size() >= kMostGraphs) pass.forget_graphs();
@@ -324,6 +351,7 @@ void CudaEncoder::enqueue(Pass& pass, const Outputs& outputs, int M, int num_sen
                   {.x = pass.x.data(),
                    .ldx = H,
                    .cu_seqlens = static_cast<const int32_t*>(pass.input(pass.offsets_at)),
+                   .mask = nullptr,
                    .y = static_cast<float*>(pass.pooled.data()) + static_cast<int>(j) * H,
                    .ldy = width,
                    .batch = num_sentences,
@@ -331,6 +359,7 @@ void CudaEncoder::enqueue(Pass& pass, const Outputs& outputs, int M, int num_sen
                    .first_row = static_cast<int>(std::min<int64_t>(outputs.pool_from, INT32_MAX)),
                    .pooling = outputs.poolings[j],
                    .normalizes = false});
+  if (outputs.is_on_device) return;  // start() copies what is pooled to where this call wants it
   if (outputs.pooled)
     runtime_->download(pass.results, pass.pooled.data(),
                        static_cast<size_t>(num_sentences) * static_cast<size_t>(width) * 4,
@@ -357,6 +386,7 @@ void CudaEncoder::finish(Pass& pass, const Batch& batch, const Outputs& outputs)
   const Chunk chunk = pass.chunk;
   pass.chunk = {0, 0};
   runtime_->synchronize(pass.stream);
+  if (outputs.is_on_device) return;
   const int64_t H = config_.hidden_size;
   if (outputs.pooled) {
     const int64_t width = H * static_cast<int64_t>(outputs.poolings.size());

@@ -32,8 +32,8 @@ class CudaEncoder {
   const cuda::Kernels& kernels() const { return kernels_; }
   const cuda::Runtime& runtime() const { return *runtime_; }
 
-  // As Encoder::encode, for outputs.pooled and outputs.token_embeddings in the host's memory. At
-  // most max_sentences go in a pass. Safe from several threads, one at a time.
+  // As Encoder::encode, for outputs.pooled, in the host's memory or the device's, and
+  // outputs.token_embeddings in the host's. All is done on return. At most max_sentences go in a pass. Safe from several threads, one at a time.
   bool encode(const Batch& batch, const Outputs& outputs, int64_t max_sentences,
               const std::function<bool()>& should_stop);
 
@@ -47,6 +47,7 @@ class CudaEncoder {
   std::vector<Chunk> chunks_of(const Batch& batch, int64_t max_sentences, int64_t max_tokens) const;
   void make_room(int64_t tokens, int64_t sentences, size_t num_poolings);
   void start(Pass& pass, const Batch& batch, const Outputs& outputs, const Chunk& chunk);
+  void launch_graph(Pass& pass, const Outputs& outputs, int M, int num_sentences, int num_tiles);
   void enqueue(Pass& pass, const Outputs& outputs, int M, int num_sentences, int num_tiles);
   void run_layers(const Pass& pass, int M, int num_tiles);
   void finish(Pass& pass, const Batch& batch, const Outputs& outputs);

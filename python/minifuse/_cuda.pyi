@@ -8,6 +8,8 @@ import numpy.typing as npt
 
 _F32 = npt.NDArray[np.float32]
 _I32 = npt.NDArray[np.int32]
+# A matrix on the device: address, rows, columns, elements from row to row.
+_View = tuple[int, int, int, int]
 
 class Encoder:
     def __init__(
@@ -43,8 +45,73 @@ class Encoder:
         batch_size: int,
         num_threads: int,
     ) -> _F32: ...
+    def encode_into(
+        self,
+        ids: _I32,
+        cu_seqlens: _I32,
+        address: int,
+        *,
+        poolings: Sequence[str],
+        pool_from: int,
+    ) -> None: ...
     def token_embeddings(
         self, ids: _I32, cu_seqlens: _I32, *, batch_size: int, num_threads: int
     ) -> _F32: ...
 
+class Ops:
+    def __init__(self, device: int, dtype: str) -> None: ...
+    def layer_norm(
+        self,
+        stream: int,
+        x: _View,
+        gamma: _View,
+        beta: _View,
+        eps: float,
+        residual: _View | None,
+        y: _View,
+        /,
+    ) -> None: ...
+    def linear(
+        self,
+        stream: int,
+        x: _View,
+        weight: _View,
+        bias: _View | None,
+        activation: str,
+        y: _View,
+        /,
+    ) -> None: ...
+    def linear_residual_layer_norm(
+        self,
+        stream: int,
+        x: _View,
+        weight: _View,
+        bias: _View | None,
+        residual: _View,
+        gamma: _View,
+        beta: _View,
+        eps: float,
+        y: _View,
+        /,
+    ) -> None: ...
+    def attention(
+        self,
+        stream: int,
+        q: _View,
+        k: _View,
+        v: _View,
+        mask: _View | None,
+        tiles: _View | None,
+        batch: int,
+        num_heads: int,
+        scale: float,
+        out: _View,
+        /,
+    ) -> None: ...
+    def mean_pool(
+        self, stream: int, x: _View, cu_seqlens: _View, mask: _View | None, y: _View, /
+    ) -> None: ...
+
+def attention_tiles(cu_seqlens: _I32) -> _I32: ...
+def check_offsets(name: str, offsets: _I32, num_rows: int) -> None: ...
 def devices() -> list[dict[str, Any]]: ...

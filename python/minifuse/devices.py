@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
-__all__ = ["CUDA_DTYPES", "Device", "cuda_devices", "cuda_module", "resolve_device"]
+__all__ = ["CUDA_DTYPES", "Device", "cuda_devices", "cuda_module", "new_tensor", "resolve_device"]
 
 # What weights and activations can be on a device.
 CUDA_DTYPES = ("float32", "bfloat16", "float16")
@@ -60,6 +61,15 @@ def cuda_module() -> Any:
             f"ON; or use device='cpu' ({error})"
         ) from error
     return _cuda
+
+
+def new_tensor(num_rows: int, width: int, device: Device) -> Any:
+    """An empty float32 tensor on a CUDA device that nobody is still at work on."""
+    torch = sys.modules["torch"]
+    tensor = torch.empty((num_rows, width), dtype=torch.float32, device=device)
+    # torch orders what used this memory before on its own stream, which ours do not wait for.
+    torch.cuda.current_stream(tensor.device).synchronize()
+    return tensor
 
 
 def cuda_devices() -> list[dict[str, Any]]:

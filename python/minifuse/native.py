@@ -7,6 +7,7 @@ never imported here: a tensor can only be given where somebody else has imported
 from __future__ import annotations
 
 import atexit
+import math
 import sys
 from typing import Any
 
@@ -21,7 +22,8 @@ except ImportError as error:  # pragma: no cover - a broken installation
         f"'pip install .' from the source folder ({error})"
     ) from error
 
-__all__ = ["as_float32", "as_int32", "as_mask", "as_strided_float32", "core", "is_tensor", "like"]
+__all__ = ["as_float32", "as_int32", "as_mask", "as_strided_float32", "core", "is_cuda_tensor",
+           "is_tensor", "like", "softmax_scale"]  # fmt: skip
 
 atexit.register(core.shutdown_threads)
 
@@ -32,6 +34,24 @@ def is_tensor(value: object) -> bool:
     """Whether value is a torch.Tensor, without importing torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
+
+
+def is_cuda_tensor(value: object) -> bool:
+    """Whether value is a torch.Tensor on a CUDA device."""
+    return is_tensor(value) and bool(value.device.type == "cuda")  # type: ignore[attr-defined]
+
+
+def softmax_scale(scale: float | None, head_dim: int) -> float:
+    """What scores are multiplied by: 1 / sqrt(head_dim) if None.
+
+    Raises:
+        ValueError: not finite.
+    """
+    if scale is None:
+        return 1.0 / math.sqrt(max(head_dim, 1))
+    if not math.isfinite(scale):
+        raise ValueError(f"scale is {scale}, wanted a finite number")
+    return float(scale)
 
 
 def like(result: FloatArray, example: object) -> Any:

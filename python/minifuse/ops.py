@@ -1,17 +1,19 @@
-"""Each fused kernel on its own, on NumPy arrays and CPU torch tensors.
+"""Each fused kernel on its own, on NumPy arrays and torch tensors of the CPU or of a CUDA device.
 
-Everything is float32. Contiguous inputs are taken without a copy, read-only ones too; other strides
-are copied. Arrays in, array out; tensors in, tensor out (the first argument decides). Wrong dtypes
-raise TypeError, wrong shapes and devices ValueError, naming the argument, what was given and what
-is wanted. The equations are those of the post-LN BERT encoder (Devlin et al. 2019).
+On the CPU everything is float32. Contiguous inputs are taken without a copy, read-only ones too;
+other strides are copied. Arrays in, array out; tensors in, tensor out (the first argument decides).
+CUDA tensors, in float32, bfloat16 or float16, stay where they are (cuda_ops.py). Wrong dtypes raise
+TypeError, wrong shapes and devices ValueError, naming the argument, what was given and what is
+wanted. The equations are those of the post-LN BERT encoder (Devlin et al. 2019).
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
-from typing import Any
-
-import numpy as np
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from minifuse import native
 from minifuse.native import core
@@ -30,15 +32,35 @@ __all__ = [
 
 PackedLinear = core.PackedLinear
 
+_Op = TypeVar("_Op", bound=Callable[..., Any])
 
-def pack_linear(weight: Any, dtype: str = "float32") -> core.PackedLinear:
+
+def _on_its_device(op: _Op) -> _Op:
+    """Leave calls whose first argument is on a CUDA device to the namesake in cuda_ops."""
+
+    name = next(iter(inspect.signature(op).parameters))
+
+    @functools.wraps(op)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if native.is_cuda_tensor(args[0] if args else kwargs.get(name)):
+            from minifuse import cuda_ops
+
+            return getattr(cuda_ops, op.__name__)(*args, **kwargs)
+        return op(*args, **kwargs)
+
+    return call  # type: ignore[return-value]
+
+
+@_on_its_device
+def pack_linear(weight: Any, dtype: str | None = None) -> Any:
     """Reorder a weight once into the kernels' panels; the result is accepted wherever a weight is.
 
     Args:
         weight: [out_features, in_features] float32, as torch.nn.Linear stores it.
-        dtype: "float32"; "bfloat16", rounded to nearest even, multiplied in float32; or "int8", a
-            scale per output channel, against rows of x that are quantised one by one to 8 bits with
-            a zero point, the sums exact in int32.
+        dtype: "float32", as None means; "bfloat16", rounded to nearest even, multiplied in float32;
+            or "int8", a scale per output channel, against rows of x that are quantised one by one
+            to 8 bits with a zero point, the sums exact in int32. On a CUDA device None means the
+            weight's own.
 
     Returns:
         An opaque matrix with in_features, out_features, dtype and isa; it keeps no reference to
@@ -47,7 +69,7 @@ def pack_linear(weight: Any, dtype: str = "float32") -> core.PackedLinear:
     Raises:
         ValueError: another dtype.
     """
-    return core.pack_linear(native.as_float32("weight", weight, 2), dtype)
+    return core.pack_linear(native.as_float32("weight", weight, 2), dtype or "float32")
 
 
 def _packed(name: str, weight: Any) -> core.PackedLinear:
@@ -69,6 +91,7 @@ def _rows(name: str, x: Any) -> tuple[native.FloatArray, tuple[int, ...]]:
     return array.reshape(rows, array.shape[-1]), array.shape[:-1]
 
 
+@_on_its_device
 def layer_norm(x: Any, gamma: Any, beta: Any, eps: float = 1e-12, residual: Any = None) -> Any:
     """LayerNorm(x + residual) * gamma + beta over the last dimension (Ba et al. 2016).
 
@@ -100,6 +123,7 @@ def layer_norm(x: Any, gamma: Any, beta: Any, eps: float = 1e-12, residual: Any 
     return native.like(y.reshape(*lead, rows.shape[-1]), x)
 
 
+@_on_its_device
 def linear(x: Any, weight: Any, bias: Any = None, activation: str | None = None) -> Any:
     """activation(x W^T + bias).
 
@@ -117,6 +141,7 @@ def linear(x: Any, weight: Any, bias: Any = None, activation: str | None = None)
     return native.like(y.reshape(*lead, y.shape[-1]), x)
 
 
+@_on_its_device
 def linear_residual_layer_norm(
     x: Any, weight: Any, bias: Any, residual: Any, gamma: Any, beta: Any, eps: float = 1e-12
 ) -> Any:
@@ -147,6 +172,7 @@ def linear_residual_layer_norm(
     return native.like(y.reshape(*lead, y.shape[-1]), x)
 
 
+@_on_its_device
 def gelu_ffn(x: Any, w1: Any, b1: Any, w2: Any, b2: Any) -> Any:
     """GELU(x W1^T + b1) W2^T + b2; the intermediate rows stay in cache.
 
@@ -165,6 +191,7 @@ def gelu_ffn(x: Any, w1: Any, b1: Any, w2: Any, b2: Any) -> Any:
     return native.like(y.reshape(*lead, y.shape[-1]), x)
 
 
+@_on_its_device
 def attention(q: Any, k: Any, v: Any, mask: Any = None, scale: float | None = None) -> Any:
     """softmax(scale q k^T) v per sentence and head (Vaswani et al. 2017, equation 1).
 
@@ -185,11 +212,12 @@ def attention(q: Any, k: Any, v: Any, mask: Any = None, scale: float | None = No
         native.as_strided_float32("k", k, 4),
         native.as_strided_float32("v", v, 4),
         None if mask is None else native.as_mask("mask", mask, 2),
-        _scale(scale, queries),
+        native.softmax_scale(scale, queries.shape[-1]),
     )
     return native.like(out, q)
 
 
+@_on_its_device
 def attention_varlen(q: Any, k: Any, v: Any, cu_seqlens: Any, scale: float | None = None) -> Any:
     """Attention within each sentence of a packed batch: no padding, no mask.
 
@@ -207,19 +235,12 @@ def attention_varlen(q: Any, k: Any, v: Any, cu_seqlens: Any, scale: float | Non
         native.as_strided_float32("k", k, 3),
         native.as_strided_float32("v", v, 3),
         native.as_int32("cu_seqlens", cu_seqlens),
-        _scale(scale, queries),
+        native.softmax_scale(scale, queries.shape[-1]),
     )
     return native.like(out, q)
 
 
-def _scale(scale: float | None, q: native.FloatArray) -> float:
-    if scale is None:
-        return 1.0 / math.sqrt(max(q.shape[-1], 1))
-    if not np.isfinite(scale):
-        raise ValueError(f"scale is {scale}, wanted a finite number")
-    return float(scale)
-
-
+@_on_its_device
 def masked_mean_pool(x: Any, attention_mask: Any) -> Any:
     """The mean of the rows that the mask keeps (Reimers and Gurevych 2019).
 
@@ -236,6 +257,7 @@ def masked_mean_pool(x: Any, attention_mask: Any) -> Any:
     return native.like(y, x)
 
 
+@_on_its_device
 def mean_pool_varlen(x: Any, cu_seqlens: Any) -> Any:
     """The mean of each sentence's rows in a packed batch.
 

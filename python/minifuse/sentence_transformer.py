@@ -13,6 +13,7 @@ import itertools
 import json
 import logging
 import shutil
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -22,11 +23,17 @@ import numpy as np
 import numpy.typing as npt
 
 from minifuse import similarity
-from minifuse.devices import CUDA_DTYPES, Device, resolve_device
+from minifuse.devices import CUDA_DTYPES, Device, new_tensor, resolve_device
 from minifuse.files import ignore_other_engines, new_folder
 from minifuse.hardware import DTYPES
 from minifuse.inputs import WINDOW_TEXTS, as_list, checked, one_ahead, windows
-from minifuse.loading import DenseModule, ModelFolder, load_encoder, read_model_folder
+from minifuse.loading import (
+    DenseModule,
+    ModelFolder,
+    NormalizeModule,
+    load_encoder,
+    read_model_folder,
+)
 from minifuse.native import core
 from minifuse.quantization import load_quantized_encoder
 from minifuse.resolve import resolve_model
@@ -501,7 +508,7 @@ class SentenceTransformer:
                 text); None (a list of dicts with all of it).
             precision: "float32", "int8", "uint8", "binary" or "ubinary" embeddings.
             convert_to_numpy: False gives a list of tensors.
-            convert_to_tensor: one tensor, on the model's device.
+            convert_to_tensor: one tensor, on the model's device, which its vectors never leave.
             device: None or the model's own.
             normalize_embeddings: divide every vector by its length, after truncate_dim.
             truncate_dim: keep only the first dimensions.
@@ -566,6 +573,10 @@ class SentenceTransformer:
             refuse_long=truncation == "error",
             truncate_dim=width,
             normalize=normalize_embeddings,
+            stays_on_device=convert_to_tensor
+            and output_value == "sentence_embedding"
+            and precision in (None, "float32")
+            and self._vectors_can_stay(),
         )
         result, info = self._encode_all(texts, job, show_progress_bar)
 
@@ -574,9 +585,9 @@ class SentenceTransformer:
         else:
             if precision not in (None, "float32"):
                 result = similarity.quantize_embeddings(result, str(precision))
-            if convert_to_tensor:
+            if convert_to_tensor and not job.stays_on_device:
                 result = torch.from_numpy(result).to(self._device)
-            elif not convert_to_numpy:
+            elif not convert_to_tensor and not convert_to_numpy:
                 result = list(torch.from_numpy(result))
         if is_single:
             result = result[0]
@@ -639,8 +650,10 @@ class SentenceTransformer:
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
         info = EncodeInfo(np.zeros(len(texts), np.int64), np.zeros(len(texts), np.bool_))
-        if job.output_value == "sentence_embedding":
-            result: Any = np.empty((len(texts), self._width(job)), np.float32)
+        if job.stays_on_device:
+            result: Any = new_tensor(len(texts), self._width(job), self._device)
+        elif job.output_value == "sentence_embedding":
+            result = np.empty((len(texts), self._width(job)), np.float32)
         else:
             result = [None] * len(texts)
         lengths = [len(text) for text in checked(texts)]
@@ -691,6 +704,8 @@ class SentenceTransformer:
         pool_from: int,
     ) -> Any:
         """Tokens of a window -> float32 [batch, dim], or lists for the other output values."""
+        if job.stays_on_device:
+            return self._encode_on_device(ids, cu_seqlens, job, pool_from)
         limits = {"batch_size": job.batch_size, "num_threads": job.num_threads}
         if job.output_value == "token_embeddings":
             rows = self._encoder.token_embeddings(ids, cu_seqlens, **limits)
@@ -719,6 +734,31 @@ class SentenceTransformer:
                 for i, (begin, end) in enumerate(itertools.pairwise(cu_seqlens))
             ]
         return core.l2_normalize(pooled) if job.normalize else pooled
+
+    def _vectors_can_stay(self) -> bool:
+        """Whether nothing but a device's own kernels and torch is needed to make vectors."""
+        modules = self._folder.modules
+        return self._device != "cpu" and all(isinstance(m, NormalizeModule) for m in modules)
+
+    def _encode_on_device(
+        self,
+        ids: npt.NDArray[np.int32],
+        cu_seqlens: npt.NDArray[np.int32],
+        job: _Job,
+        pool_from: int,
+    ) -> Any:
+        """Tokens of a window -> a float32 tensor [batch, dim] that never left the device."""
+        encoder: Any = self._encoder  # minifuse._cuda's
+        poolings = self._folder.poolings
+        pooled = new_tensor(len(cu_seqlens) - 1, self._pooled_width(), self._device)
+        encoder.encode_into(
+            ids, cu_seqlens, pooled.data_ptr(), poolings=poolings, pool_from=pool_from
+        )
+        normalize = sys.modules["torch"].nn.functional.normalize
+        for _ in self._folder.modules:
+            pooled = normalize(pooled, eps=1e-12)
+        pooled = pooled[:, : self._width(job)]
+        return normalize(pooled, eps=1e-12) if job.normalize else pooled
 
     def _width(self, job: _Job) -> int:
         if job.truncate_dim is None:
@@ -786,6 +826,7 @@ class _Job(NamedTuple):
     refuse_long: bool
     truncate_dim: int | None
     normalize: bool
+    stays_on_device: bool  # vectors become a tensor there
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -173,14 +173,29 @@ int cuda_ffn_residual_layer_norm(int element, const FfnParams* params) {
   });
 }
 
-int cuda_attention(int element, const AttentionParams* params, int64_t total_tokens) {
+int cuda_layer_norm(int element, const RowNormParams* params) {
+  return guarded([&] {
+    Session s(element);
+    RowNormParams p = *params;
+    s.element_in(p.x, p.M, p.ldx, p.H, "x");
+    norm_in(s, p.norm, p.M, p.H);
+    s.out(p.y, p.M, p.ldy, p.H, s.kernels().element_bytes, "y");
+    s.run([&] { s.kernels().layer_norm(s.stream(), p); });
+  });
+}
+
+int cuda_attention(int element, const AttentionParams* params, int64_t num_queries,
+                   int64_t num_keys) {
   return guarded([&] {
     Session s(element);
     AttentionParams p = *params;
     const int64_t H = int64_t{p.num_heads} * p.head_dim;
-    s.element_in(p.qkv, total_tokens, p.ldqkv, 3 * H, "qkv");
+    s.element_in(p.q, num_queries, p.ldq, H, "q");
+    s.element_in(p.k, num_keys, p.ldk, H, "k");
+    s.element_in(p.v, num_keys, p.ldv, H, "v");
+    if (p.mask) s.in(p.mask, 1, 0, num_keys, 1, "mask");
     s.in(p.tiles, 1, 0, p.num_tiles, sizeof(AttentionTile), "tiles");
-    s.out(p.out, total_tokens, p.ldout, H, s.kernels().element_bytes, "out");
+    s.out(p.out, num_queries, p.ldout, H, s.kernels().element_bytes, "out");
     s.run([&] { s.kernels().attention(s.stream(), p); });
   });
 }
@@ -207,6 +222,7 @@ int cuda_pool(int element, const PoolParams* params, int64_t total_tokens) {
     PoolParams p = *params;
     s.element_in(p.x, total_tokens, p.ldx, p.H, "x");
     s.in(p.cu_seqlens, 1, 0, p.batch + 1, sizeof(int32_t), "cu_seqlens");
+    if (p.mask) s.in(p.mask, 1, 0, total_tokens, 1, "mask");
     s.out(p.y, p.batch, p.ldy, p.H, sizeof(float), "y");
     s.run([&] { s.kernels().pool(s.stream(), p); });
   });

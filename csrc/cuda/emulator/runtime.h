@@ -59,6 +59,9 @@ class EmulatedRuntime final : public Runtime {
   void download(void* to, const void* from, size_t size_bytes, Stream) override {
     device_.defer([=] { std::memcpy(to, from, size_bytes); });
   }
+  void copy(void* to, const void* from, size_t size_bytes, Stream) override {
+    device_.defer([=] { std::memcpy(to, from, size_bytes); });
+  }
   void begin_capture(Stream) override {
     count("graph");
     device_.start_recording();
@@ -73,6 +76,15 @@ class EmulatedRuntime final : public Runtime {
   }
   void synchronize(Stream) override {}
   void protect(void* memory) override { device_.protect(memory); }
+
+  void on_stream(uintptr_t, const std::function<void(Stream)>& launch) override {
+    launch(&device_);
+  }
+  void lend(const void* memory, size_t size_bytes, const std::string& name,
+            bool is_read_only) override {
+    device_.allow(memory, size_bytes, name, is_read_only);
+  }
+  void take_back(const void* memory) noexcept override { device_.forget(memory); }
 
  private:
   Device device_;
