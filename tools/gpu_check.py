@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import platform
@@ -17,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-TESTS = ("tests/test_cuda_kernels.py", "tests/test_cuda_encoder.py")
+KERNEL_TESTS = ("tests/test_cuda_kernels.py", "tests/test_cuda_encoder.py")
+TESTS = (*KERNEL_TESTS, "tests/test_cuda_ops.py")
 LIMIT_SECONDS = 540
 
 
@@ -39,8 +39,7 @@ class Check:
         """Run all parts; returns 1 if one failed."""
         self.out.mkdir(parents=True, exist_ok=True)
         for part in (self.machine, self.packages, self.kernels, self.package, self.tests,
-                     self.sanitizer, self.agreement, self.peak, self.ops, self.encoder,
-                     self.query):  # fmt: skip
+                     self.sanitizer, self.agreement, self.encoder, self.ops):  # fmt: skip
             self._run_part(part)
             self._save()
         failed = [name for name, how in self.report["parts"].items() if how["status"] == "failed"]
@@ -151,26 +150,26 @@ class Check:
 
     # ---- right ---------------------------------------------------------------------------------
 
-    def _test(self, *command: str, limit: float) -> str:
+    def _test(self, files: tuple[str, ...], *command: str, limit: float) -> str:
         """The tests on the device, below a command if one is given; pytest's last line."""
         printed = self._command(
-            *command, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS,
+            *command, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files,
             env={"MINIFUSE_CUDA_LIBRARY": str(self.tests_path)}, limit=limit,
         )  # fmt: skip
         return printed.strip().splitlines()[-1]
 
     def tests(self) -> str:
-        """Every kernel in every element type and the whole encoder, on the device."""
+        """Every kernel in every element type, the encoder, and the ops on torch's tensors."""
         self._cuda()
-        return self._test(limit=180)
+        return self._test(TESTS, limit=180)
 
     def sanitizer(self) -> dict[str, str]:
         """The kernels under compute-sanitizer: memory and races."""
         self._cuda()
         if shutil.which("compute-sanitizer") is None:
             raise FileNotFoundError("compute-sanitizer is not on the PATH")
-        return {tool: self._test("compute-sanitizer", "--tool", tool, "--error-exitcode", "9",
-                                 limit=100)
+        return {tool: self._test(KERNEL_TESTS, "compute-sanitizer", "--tool", tool,
+                                 "--error-exitcode", "9", limit=100)
                 for tool in ("memcheck", "racecheck")}  # fmt: skip
 
     def _texts(self) -> dict[str, list[str]]:
@@ -208,144 +207,21 @@ class Check:
 
     # ---- fast ----------------------------------------------------------------------------------
 
-    def peak(self) -> dict[str, float]:
-        """FLOP/s of torch's 8,192-wide bfloat16 product: the device's measured ceiling."""
-        import torch
-
-        self._cuda()
-        a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-        for _ in range(3):
-            a @ b
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        for _ in range(20):
-            a @ b
-        torch.cuda.synchronize()
-        rate = 20 * 2 * 8192**3 / (time.perf_counter() - start)
-        self.report["peak_bfloat16"] = rate
-        return {"bfloat16": rate}
-
     def ops(self) -> dict[str, Any]:
-        """Microseconds and FLOP/s of each op at MiniLM's shapes."""
-        sys.path.insert(0, str(ROOT / "tests"))
-        import numpy as np
-
-        from cuda_library import ELEMENTS, Ops
+        """`minifuse bench --ops --device cuda` in each dtype."""
+        from minifuse.bench_device import bench_device_ops
 
         self._cuda()
-        library = ctypes.CDLL(str(self.tests_path))
-        library.cuda_set_repeats(50)
-        library.cuda_last_seconds.restype = ctypes.c_double
-        rng, H, F = np.random.default_rng(1), 384, 1536
-        gamma, beta = np.ones(H), np.zeros(H)
-        w_qkv, w_out, w1 = (rng.standard_normal((n, H)) * 0.05 for n in (3 * H, H, F))
-        w2 = rng.standard_normal((H, F)) * 0.05
-        found: dict[str, Any] = {}
-        for element in ELEMENTS:
-            ops = Ops(library, element)
-            for tokens in (128, 4096, 32768):
-                x = rng.standard_normal((tokens, H))
-                qkv = rng.standard_normal((tokens, 3 * H))
-                cu_seqlens = list(range(0, tokens + 1, 32))
-                cases = {
-                    "linear": (6 * H * H * tokens, lambda ops=ops, x=x: ops.linear(x, w_qkv)),
-                    "attention": (4 * 32 * H * tokens, lambda ops=ops, q=qkv, c=cu_seqlens:
-                                  ops.attention(q, c, 12, 32**-0.5)),
-                    "linear_residual_layer_norm": (2 * H * H * tokens, lambda ops=ops, x=x:
-                        ops.linear_residual_layer_norm(x, w_out, None, x, gamma, beta)),
-                    "ffn_residual_layer_norm": (4 * H * F * tokens, lambda ops=ops, x=x:
-                        ops.ffn_residual_layer_norm(x, w1, np.zeros(F), w2, beta, gamma, beta)),
-                    "pool": (H * tokens, lambda ops=ops, x=x, c=cu_seqlens: ops.pool(x, c)),
-                }  # fmt: skip
-                for name, (flop, call) in cases.items():
-                    call()
-                    seconds = float(library.cuda_last_seconds())
-                    found[f"{name} {element} {tokens}"] = {"us": seconds * 1e6,
-                                                           "flops": flop / seconds}  # fmt: skip
-        return found
+        return {dtype: bench_device_ops("cuda", dtype, 15, (128, 4096, 32768))
+                for dtype in ("bfloat16", "float16", "float32")}  # fmt: skip
 
     def encoder(self) -> dict[str, Any]:
-        """Tokens a second of the encoder alone, beside sentence-transformers' in float16."""
-        from minifuse import SentenceTransformer
-        from minifuse.bench import encoder_flops
+        """`minifuse bench --device cuda`: the encoder, whole encodes and one query."""
+        from minifuse.bench_device import bench_device
 
         self._cuda()
-        found: dict[str, Any] = {}
-        for name, texts in self._texts().items():
-            for dtype in ("bfloat16", "float16", "float32"):
-                model = SentenceTransformer(self.arguments.model, device="cuda", dtype=dtype)
-                tokens, _ = model._tokenize(texts).sorted_by_length()
-                cu_seqlens = tokens.cu_seqlens()
-                seconds = _median(
-                    lambda m=model, t=tokens, c=cu_seqlens: m._encoder.encode(
-                        t.ids, c, poolings=["mean"], pool_from=0, batch_size=1, num_threads=1
-                    ),
-                    7,
-                )
-                rate = len(tokens.ids) / seconds
-                flop = encoder_flops(model, tokens.seqlens)
-                entry = {"tokens_per_second": rate, "flops": flop / seconds}
-                if "peak_bfloat16" in self.report:
-                    entry["share_of_peak"] = flop / seconds / self.report["peak_bfloat16"]
-                found[f"{name} {dtype}"] = entry
-            found[f"{name} sentence-transformers float16"] = self._peer(texts)
-        return found
-
-    def _peer(self, texts: list[str]) -> dict[str, Any]:
-        try:
-            import sentence_transformers
-            import torch
-        except ImportError as error:
-            return {"absent": str(error)}
-        peer = sentence_transformers.SentenceTransformer(
-            str(self.arguments.model), device="cuda",
-            model_kwargs={"torch_dtype": torch.float16, "attn_implementation": "sdpa"},
-        )  # fmt: skip
-        tokenize = getattr(peer, "preprocess", None) or peer.tokenize
-        ordered = sorted(texts, key=len, reverse=True)
-        best: dict[str, Any] = {"tokens_per_second": 0.0}
-        for batch_size in (64, 256, 1024, 4096):
-            batches = [tokenize(ordered[i : i + batch_size])
-                       for i in range(0, len(ordered), batch_size)]  # fmt: skip
-            batches = [{k: v.to("cuda") if hasattr(v, "to") else v for k, v in b.items()}
-                       for b in batches]  # fmt: skip
-            useful = sum(int(b["attention_mask"].sum()) for b in batches)
-
-            def forward(batches: Any = batches) -> None:
-                with torch.inference_mode():
-                    for batch in batches:
-                        peer(dict(batch))
-                torch.cuda.synchronize()
-
-            rate = useful / _median(forward, 5)
-            if rate > best["tokens_per_second"]:
-                best = {"tokens_per_second": rate, "batch_size": batch_size}
-        return best
-
-    def query(self) -> dict[str, float]:
-        """Microseconds of one query of 12 tokens: the encoder, and with tokenisation."""
-        from minifuse import SentenceTransformer
-
-        self._cuda()
-        model = SentenceTransformer(self.arguments.model, device="cuda", dtype="float16")
-        text = "how do i reset the password of my account"
-        tokens = model._tokenize([text])
-        cu_seqlens = tokens.cu_seqlens()
-        encode = lambda: model._encoder.encode(  # noqa: E731
-            tokens.ids, cu_seqlens, poolings=["mean"], pool_from=0, batch_size=1, num_threads=1
-        )
-        return {"encoder_us": 1e6 * _median(encode, 500),
-                "encode_us": 1e6 * _median(lambda: model.encode(text), 500)}  # fmt: skip
-
-
-def _median(call: Callable[[], Any], rounds: int) -> float:
-    call()
-    seconds = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return sorted(seconds)[rounds // 2]
+        query = "how do i reset the password of my account"
+        return bench_device(str(self.arguments.model), self._texts(), query, "cuda")
 
 
 def main() -> int:

@@ -75,9 +75,10 @@ def time_once(f: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def _interleaved(
+def interleaved(
     runs: dict[str, Callable[[], Any]], rounds: int, warms_up: bool = False
 ) -> dict[str, list[float]]:
+    """Seconds of each call, rounds times in turn."""
     for run in runs.values():
         run()  # warm
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -133,7 +134,7 @@ def bench_encode(
             label: partial(engine.encode, texts)
             for label, engine in zip(labels, engines, strict=True)
         }
-        seconds = {k: float(np.median(v)) for k, v in _interleaved(runs, rounds).items()}
+        seconds = {k: float(np.median(v)) for k, v in interleaved(runs, rounds).items()}
         rows = []
         for label, engine, theirs in zip(labels, engines, vectors, strict=True):
             cosines = (theirs * referee).sum(1)
@@ -383,9 +384,7 @@ def bench_ops(num_threads: int, rounds: int = 30) -> list[dict[str, Any]]:
             # Calls of some milliseconds, so that the clock's resolution does not matter.
             repeat = max(1, int(2e-3 / max(time_once(case.packed), 1e-6)))
             with torch.inference_mode():
-                times = _interleaved(
-                    {k: repeated(f, repeat) for k, f in runs.items()}, rounds, True
-                )
+                times = interleaved({k: repeated(f, repeat) for k, f in runs.items()}, rounds, True)
             medians = {k: float(np.median(v)) / repeat * 1e6 for k, v in times.items()}
             unpacked = medians.get("unpacked")
             peak = hardware.peak(num_threads, 0.1, "float32")["float32"]

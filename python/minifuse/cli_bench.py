@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+QUERY = "how do i reset the password of my account"
+
 __all__ = ["add_bench_arguments", "run_bench"]
 
 
@@ -21,6 +23,7 @@ def add_bench_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--profile", action="store_true", help="where our own time goes, stage by stage, instead"
     )
+    sub.add_argument("--device", help="cuda or cuda:N: there, beside PyTorch's own kernels")
     sub.add_argument("--rounds", type=int, default=7)
     sub.add_argument("--plot", metavar="FILE", help="speeds of the engines: .png, .svg, .pdf")
     sub.add_argument("--json", metavar="FILE", help="write every figure")
@@ -46,6 +49,8 @@ def run_bench(arguments: argparse.Namespace) -> int:
     """Measure, print the tables, and write what was asked for; the exit status."""
     from minifuse import bench, hardware
 
+    if arguments.device not in (None, "cpu"):
+        return _bench_device(arguments)
     threads = arguments.threads or hardware.describe()["num_threads"]
     if arguments.ops:
         rows = bench.bench_ops(threads, arguments.rounds)
@@ -71,10 +76,9 @@ def run_bench(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.profile:
         return _bench_profile(arguments, threads)
-    query = "how do i reset the password of my account"
     dtypes = hardware.DTYPES if arguments.peers else ("float32",)
     result = bench.bench_encode(
-        arguments.model, _workloads(arguments.files), query, threads, arguments.rounds, dtypes
+        arguments.model, _workloads(arguments.files), QUERY, threads, arguments.rounds, dtypes
     )
     for name, workload in result["workloads"].items():
         print(f"\n{name}: {workload['num_texts']} texts, {workload['num_tokens']} tokens")
@@ -119,6 +123,57 @@ def run_bench(arguments: argparse.Namespace) -> int:
         print(f"{name}: {reason}")
     if arguments.plot:
         bench.plot_encode(result, arguments.plot)
+    if arguments.json:
+        bench.write_json(arguments.json, result)
+    return 0
+
+
+def _bench_device(arguments: argparse.Namespace) -> int:
+    from minifuse import bench, bench_device
+
+    if arguments.profile or arguments.peers or arguments.plot:
+        raise ValueError("--device goes with --ops, --rounds and --json only")
+    if arguments.ops:
+        rows = bench_device.bench_device_ops(arguments.device, rounds=arguments.rounds)
+        columns = {
+            "op": "op",
+            "tokens": "tokens",
+            "torch_us": "PyTorch us",
+            "compiled_us": "compiled us",
+            "ours_us": "ours us",
+            "speedup": "speed-up",
+            "share_of_peak": "share of peak",
+        }
+        print(bench.format_table(rows, columns))
+        if arguments.json:
+            bench.write_json(arguments.json, {"machine": bench.machine(), "rows": rows})
+        return 0
+    result = bench_device.bench_device(
+        arguments.model, _workloads(arguments.files), QUERY, arguments.device, arguments.rounds
+    )
+    print(result["machine"]["device"])
+    columns = {
+        "engine": "engine",
+        "dtype": "dtype",
+        "batch_size": "batch size",
+        "encoder_tokens_per_second": "encoder tokens/s",
+        "encode_tokens_per_second": "encode tokens/s",
+        "cosine_min": "cosine min",
+        "share_of_peak": "share of peak",
+    }
+    for name, workload in result["workloads"].items():
+        print(f"\n{name}: {workload['num_texts']} texts, {workload['num_tokens']} tokens")
+        print(bench.format_table(workload["rows"], columns))
+    print("\none query")
+    columns = {
+        "engine": "engine",
+        "dtype": "dtype",
+        "encoder_us": "encoder us",
+        "encode_us": "encode us",
+    }
+    print(bench.format_table(result["query"], columns))
+    for name, reason in result["absent"].items():
+        print(f"{name}: {reason}")
     if arguments.json:
         bench.write_json(arguments.json, result)
     return 0

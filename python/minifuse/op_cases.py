@@ -15,11 +15,25 @@ import numpy.typing as npt
 
 from minifuse import ops
 
-__all__ = ["OP_TOKENS", "OpCase", "op_cases"]
+__all__ = ["OP_TOKENS", "OpCase", "Placement", "op_cases"]
 
 OP_TOKENS = (32, 128, 512, 2048, 4096)
 
 _HIDDEN, _INNER, _HEADS = 384, 1536, 12
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What arrays become for ours and for PyTorch: on a device, tensors for both."""
+
+    ours: Callable[[Any], Any]
+    theirs: Callable[[Any], Any]
+
+
+def _on_the_cpu() -> Placement:
+    import torch
+
+    return Placement(ours=lambda array: array, theirs=torch.from_numpy)
 
 
 @dataclass(frozen=True)
@@ -53,8 +67,8 @@ def ragged_lengths(tokens: int, generator: np.random.Generator) -> npt.NDArray[n
     return np.array(lengths)
 
 
-def op_cases(tokens: int, seed: int = 0) -> list[OpCase]:
-    """Every case at this number of tokens, on random inputs.
+def op_cases(tokens: int, seed: int = 0, placement: Placement | None = None) -> list[OpCase]:
+    """Every case at this number of tokens, on random inputs; NumPy arrays for ours if None.
 
     Raises:
         ImportError: PyTorch is not installed.
@@ -66,30 +80,28 @@ def op_cases(tokens: int, seed: int = 0) -> list[OpCase]:
 
     x, residual = random(tokens, _HIDDEN), random(tokens, _HIDDEN)
     seqlens = ragged_lengths(tokens, generator)
+    place = placement or _on_the_cpu()
     return [
-        _linear_residual_layer_norm(x, residual, random),
-        _gelu_ffn(x, random),
-        _attention(tokens, seqlens, random),
-        _pooling(x, seqlens),
+        _linear_residual_layer_norm(x, residual, random, place),
+        _gelu_ffn(x, random, place),
+        _attention(tokens, seqlens, random, place),
+        _pooling(x, seqlens, place),
     ]
 
 
-def _linear_residual_layer_norm(x: Any, residual: Any, random: Any) -> OpCase:
+def _linear_residual_layer_norm(x: Any, residual: Any, random: Any, place: Placement) -> OpCase:
     import torch
 
     functional = torch.nn.functional
-    wo, bo, gamma, beta = (
-        random(_HIDDEN, _HIDDEN),
-        random(_HIDDEN),
-        random(_HIDDEN),
-        random(_HIDDEN),
-    )
+    num_tokens = len(x)
+    arrays = (x, residual, random(_HIDDEN, _HIDDEN), *(random(_HIDDEN) for _ in range(3)))
+    tx, tr, tw, tb, tg, tbeta = map(place.theirs, arrays)
+    x, residual, wo, bo, gamma, beta = map(place.ours, arrays)
     packed = ops.pack_linear(wo)
-    tx, tr, tw, tb, tg, tbeta = map(torch.from_numpy, (x, residual, wo, bo, gamma, beta))
     return OpCase(
         "linear + residual + LayerNorm",
-        len(x),
-        2.0 * len(x) * _HIDDEN * _HIDDEN,
+        num_tokens,
+        2.0 * num_tokens * _HIDDEN * _HIDDEN,
         lambda: functional.layer_norm(
             functional.linear(tx, tw, tb) + tr, (_HIDDEN,), tg, tbeta, 1e-12
         ),
@@ -98,29 +110,26 @@ def _linear_residual_layer_norm(x: Any, residual: Any, random: Any) -> OpCase:
     )
 
 
-def _gelu_ffn(x: Any, random: Any) -> OpCase:
+def _gelu_ffn(x: Any, random: Any, place: Placement) -> OpCase:
     import torch
 
     functional = torch.nn.functional
-    w1, b1, w2, b2 = (
-        random(_INNER, _HIDDEN),
-        random(_INNER),
-        random(_HIDDEN, _INNER),
-        random(_HIDDEN),
-    )
+    num_tokens = len(x)
+    arrays = (x, random(_INNER, _HIDDEN), random(_INNER), random(_HIDDEN, _INNER), random(_HIDDEN))
+    tx, tw1, tb1, tw2, tb2 = map(place.theirs, arrays)
+    x, w1, b1, w2, b2 = map(place.ours, arrays)
     packed1, packed2 = ops.pack_linear(w1), ops.pack_linear(w2)
-    tx, tw1, tb1, tw2, tb2 = map(torch.from_numpy, (x, w1, b1, w2, b2))
     return OpCase(
         "GELU FFN",
-        len(x),
-        4.0 * len(x) * _HIDDEN * _INNER,
+        num_tokens,
+        4.0 * num_tokens * _HIDDEN * _INNER,
         lambda: functional.linear(functional.gelu(functional.linear(tx, tw1, tb1)), tw2, tb2),
         lambda: ops.gelu_ffn(x, packed1, b1, packed2, b2),
         lambda: ops.gelu_ffn(x, w1, b1, w2, b2),
     )
 
 
-def _attention(tokens: int, seqlens: Any, random: Any) -> OpCase:
+def _attention(tokens: int, seqlens: Any, random: Any, place: Placement) -> OpCase:
     import torch
 
     cu_seqlens = np.concatenate([[0], np.cumsum(seqlens)]).astype(np.int32)
@@ -130,8 +139,9 @@ def _attention(tokens: int, seqlens: Any, random: Any) -> OpCase:
     for part in (q, k, v):
         one = np.zeros((*mask.shape, _HEADS, _HIDDEN // _HEADS), np.float32)
         one[mask] = part
-        padded.append(torch.from_numpy(one.transpose(0, 2, 1, 3).copy()))
-    keep = torch.from_numpy(mask)[:, None, None, :]
+        padded.append(place.theirs(one.transpose(0, 2, 1, 3).copy()))
+    keep = place.theirs(mask)[:, None, None, :]
+    q, k, v = map(place.ours, (q, k, v))
     return OpCase(
         "attention, ragged",
         tokens,
@@ -141,13 +151,12 @@ def _attention(tokens: int, seqlens: Any, random: Any) -> OpCase:
     )
 
 
-def _pooling(x: Any, seqlens: Any) -> OpCase:
-    import torch
-
+def _pooling(x: Any, seqlens: Any, place: Placement) -> OpCase:
     mask = np.arange(int(seqlens.max())) < seqlens[:, None]
     states = np.zeros((*mask.shape, _HIDDEN), np.float32)
     states[mask] = x
-    tstates, tmask = torch.from_numpy(states), torch.from_numpy(mask)
+    tstates, tmask = place.theirs(states), place.theirs(mask)
+    ours, keep = place.ours(states), place.ours(mask)
 
     def pool() -> Any:
         weights = tmask.unsqueeze(-1).to(tstates.dtype)
@@ -158,5 +167,5 @@ def _pooling(x: Any, seqlens: Any) -> OpCase:
         len(x),
         2.0 * len(x) * _HIDDEN,
         pool,
-        lambda: ops.masked_mean_pool(states, mask),
+        lambda: ops.masked_mean_pool(ours, keep),
     )
