@@ -16,8 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from ctypes import Structure, byref, c_bool, c_float, c_int, c_int32, c_int64, c_void_p
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 import numpy as np
+import pytest
 
 from minifuse.loading import read_model_folder, set_weights
 
@@ -173,11 +175,19 @@ def aligned(array):
     return copy
 
 
+def raise_fault(library: ctypes.CDLL) -> NoReturn:
+    """The library's last error."""
+    error = library.cuda_error().decode()
+    if "does not have sm_90a" in error:
+        pytest.skip(f"runs instructions that this device lacks: {error}")
+    raise Fault(error)
+
+
 class Ops:
     """The ops of a library in one element type."""
 
-    def __init__(self, library: ctypes.CDLL, element: str) -> None:
-        self._dll, self.element = library, element
+    def __init__(self, library: ctypes.CDLL, element: str, isa: str = "sm_80") -> None:
+        self._dll, self.element, self.isa = library, element, isa
         self.table = ELEMENTS.index(element)
         library.cuda_error.restype = ctypes.c_char_p
         self._kept: list[np.ndarray] = []
@@ -212,7 +222,7 @@ class Ops:
         )
         self._kept.clear()
         if status:
-            raise Fault(self._dll.cuda_error().decode())
+            raise_fault(self._dll)
 
     def _linear_params(self, x, weight, bias, y, activation=None) -> LinearParams:
         (M, K), N = x.shape, len(weight)
@@ -325,7 +335,7 @@ class DeviceEncoder:
 
     def _check(self, status: int) -> None:
         if status:
-            raise Fault(self._dll.cuda_error().decode())
+            raise_fault(self._dll)
 
     def count(self, name: str) -> int:
         """How often it happened since this encoder was made, on the emulator."""

@@ -56,6 +56,25 @@ def test_two_layers_agree_with_the_cpu(encoder, element, cuda_folder, batch):
     assert_agrees(element, encoder.encode(ids, cu_seqlens, rows=True), rows)
 
 
+@pytest.mark.parametrize("element", ["bfloat16", "float16"])
+def test_sm_90a_agrees_with_the_cpu(cuda_library, cuda_folder, batch, element, monkeypatch):
+    """By wgmma and TMA; alone and batched in the same bits."""
+    ids, cu_seqlens = batch
+    cpu = SentenceTransformer(cuda_folder)._encoder
+    wanted = cpu.encode(
+        ids, cu_seqlens, poolings=["mean"], pool_from=0, batch_size=8, num_threads=1
+    )
+    monkeypatch.setenv("MINIFUSE_CUDA_ISA", "sm_90a")
+    encoder = DeviceEncoder(cuda_library, cuda_folder, element)
+    whole = encoder.encode(ids, cu_seqlens)
+    assert_agrees(element, whole, wanted)
+    alone = encoder.encode(ids[: cu_seqlens[1]], cu_seqlens[:2])
+    assert np.array_equal(alone[0].view(np.uint32), whole[0].view(np.uint32))
+    monkeypatch.setenv("MINIFUSE_CUDA_ISA", "sm_70")
+    with pytest.raises(Fault, match="MINIFUSE_CUDA_ISA is 'sm_70', wanted sm_80 or sm_90a"):
+        DeviceEncoder(cuda_library, cuda_folder, element)
+
+
 def test_two_kernels_where_one_does_not_fit(cuda_library, tmp_path, element, batch):
     """768 columns: W1 and W2 by themselves, the intermediate through memory."""
     folder = write_tiny_model(

@@ -23,6 +23,17 @@ def cuda(cuda_library, request) -> Ops:
     return Ops(cuda_library, request.param)
 
 
+@pytest.fixture(
+    params=[*((name, "sm_80") for name in ELEMENTS), *((name, "sm_90a") for name in ELEMENTS[1:])],
+    ids="-".join,
+)
+def matrices(cuda_library, request, monkeypatch) -> Ops:
+    """Those of sm_90a, too, for the ops that have some."""
+    element, isa = request.param
+    monkeypatch.setenv("MINIFUSE_CUDA_ISA", isa)
+    return Ops(cuda_library, element, isa)
+
+
 def assert_close(cuda, actual, wanted, K=1, roundings=1):
     """Relative Frobenius error within what rounding explains."""
     bound = max(1e-6, 2.5e-8 * K**0.5)
@@ -40,48 +51,50 @@ def normal(rng, cuda, *shape, scale=1.0):
 @pytest.mark.parametrize(
     ("M", "N", "K"), [(1, 96, 32), (17, 130, 64), (64, 128, 96), (129, 258, 32), (33, 2, 384)]
 )
-def test_linear(cuda, rng, is_emulated, M, N, K):
-    x, w = normal(rng, cuda, M, K), normal(rng, cuda, N, K, scale=K**-0.5)
+def test_linear(matrices, rng, is_emulated, M, N, K):
+    x, w = normal(rng, matrices, M, K), normal(rng, matrices, N, K, scale=K**-0.5)
     b = rng.standard_normal(N)
     for activation in (None, "gelu", "gelu_new", "relu"):
-        y = cuda.linear(x, w, b, activation)
-        assert_close(cuda, y, reference.linear(x, w, np.float32(b), activation), K)
-    assert_close(cuda, cuda.linear(x, w), reference.linear(x, w), K)
+        y = matrices.linear(x, w, b, activation)
+        assert_close(matrices, y, reference.linear(x, w, np.float32(b), activation), K)
+    assert_close(matrices, matrices.linear(x, w), reference.linear(x, w), K)
     if is_emulated:
-        assert cuda.count("ldmatrix") > 0
+        names = ("wgmma", "box") if matrices.isa == "sm_90a" else ("ldmatrix",)
+        assert all(matrices.count(name) > 0 for name in names)
 
 
-@pytest.mark.parametrize("H", [32, 128, 384, 512, 768, 800, 1024])
-@pytest.mark.parametrize("M", [1, 37])
-def test_linear_residual_layer_norm(cuda, rng, M, H):
-    K = 64
-    x, w = normal(rng, cuda, M, K), normal(rng, cuda, H, K, scale=K**-0.5)
-    residual = normal(rng, cuda, M, H) + rounded(np.full((M, 1), 3.0), cuda.element)
-    residual = rounded(residual, cuda.element)
+@pytest.mark.parametrize(
+    ("M", "H", "K"),
+    [*((M, H, 64) for M in (1, 37) for H in (32, 128, 384, 512, 768, 800, 1024)), (130, 160, 352)],
+)
+def test_linear_residual_layer_norm(matrices, rng, M, H, K):
+    x, w = normal(rng, matrices, M, K), normal(rng, matrices, H, K, scale=K**-0.5)
+    residual = normal(rng, matrices, M, H) + rounded(np.full((M, 1), 3.0), matrices.element)
+    residual = rounded(residual, matrices.element)
     b, gamma, beta = (np.float32(rng.standard_normal(H)) for _ in range(3))
-    y = cuda.linear_residual_layer_norm(x, w, b, residual, gamma, beta, 1e-12)
+    y = matrices.linear_residual_layer_norm(x, w, b, residual, gamma, beta, 1e-12)
     wanted = reference.layer_norm(reference.linear(x, w, b), gamma, beta, 1e-12, residual)
-    assert_close(cuda, y, wanted, K)
+    assert_close(matrices, y, wanted, K)
 
 
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
 @pytest.mark.parametrize(
     ("M", "H", "F"), [(1, 32, 64), (70, 128, 192), (33, 384, 128), (9, 512, 64)]
 )
-def test_ffn_residual_layer_norm(cuda, rng, M, H, F, activation):
-    x = normal(rng, cuda, M, H)
-    w1, w2 = normal(rng, cuda, F, H, scale=H**-0.5), normal(rng, cuda, H, F, scale=F**-0.5)
+def test_ffn_residual_layer_norm(matrices, rng, M, H, F, activation):
+    x = normal(rng, matrices, M, H)
+    w1, w2 = normal(rng, matrices, F, H, scale=H**-0.5), normal(rng, matrices, H, F, scale=F**-0.5)
     b1, b2, gamma, beta = (np.float32(rng.standard_normal(n)) for n in (F, H, H, H))
     arguments = (x, w1, b1, w2, b2, gamma, beta, 1e-12, activation)
-    if cuda.element == "float32" and H > 384:  # the encoder takes two kernels
+    if matrices.element == "float32" and H > 384:  # the encoder takes two kernels
         with pytest.raises(Fault, match="H=512, wanted at most 384"):
-            cuda.ffn_residual_layer_norm(*arguments)
+            matrices.ffn_residual_layer_norm(*arguments)
         return
-    y = cuda.ffn_residual_layer_norm(*arguments)
+    y = matrices.ffn_residual_layer_norm(*arguments)
     wanted = reference.layer_norm(
         reference.gelu_ffn(x, w1, b1, w2, b2, activation), gamma, beta, 1e-12, x
     )
-    assert_close(cuda, y, wanted, F, roundings=2)
+    assert_close(matrices, y, wanted, F, roundings=2)
 
 
 @pytest.mark.parametrize(("num_heads", "head_dim"), [(1, 32), (5, 32), (4, 64)])
@@ -191,26 +204,26 @@ def test_contrastive_loss(cuda, rng, batch, num_candidates):
     np.testing.assert_allclose(loss, wanted, rtol=2e-6, atol=4e-6)
 
 
-def test_a_row_has_the_same_bits_in_every_batch(cuda, rng):
+def test_a_row_has_the_same_bits_in_every_batch(matrices, rng):
     """Tiles are cut elsewhere for one row than for many: no bit may depend on it."""
     M, H, F = 70, 128, 64
-    x = normal(rng, cuda, M, H)
-    w1, w2 = normal(rng, cuda, F, H, scale=H**-0.5), normal(rng, cuda, H, F, scale=F**-0.5)
+    x = normal(rng, matrices, M, H)
+    w1, w2 = normal(rng, matrices, F, H, scale=H**-0.5), normal(rng, matrices, H, F, scale=F**-0.5)
     b1, b2, gamma, beta = (np.float32(rng.standard_normal(n)) for n in (F, H, H, H))
-    square = normal(rng, cuda, H, H, scale=H**-0.5)
+    square = normal(rng, matrices, H, H, scale=H**-0.5)
     calls = [
-        lambda x: cuda.linear(x, w1, b1, "gelu"),
-        lambda x: cuda.ffn_residual_layer_norm(x, w1, b1, w2, b2, gamma, beta),
-        lambda x: cuda.linear_residual_layer_norm(x, square, b2, x, gamma, beta),
+        lambda x: matrices.linear(x, w1, b1, "gelu"),
+        lambda x: matrices.ffn_residual_layer_norm(x, w1, b1, w2, b2, gamma, beta),
+        lambda x: matrices.linear_residual_layer_norm(x, square, b2, x, gamma, beta),
     ]
     for call in calls:
         whole = call(x)
         for row in (0, 15, 16, 63, 69):
             alone = call(x[row : row + 1])
             assert np.array_equal(alone.view(np.uint32), whole[row : row + 1].view(np.uint32))
-    qkv = normal(rng, cuda, 100, 3 * H)
-    whole = cuda.attention(qkv, [0, 3, 20, 100], 4, 0.1)
-    alone = cuda.attention(qkv[20:], [0, 80], 4, 0.1)
+    qkv = normal(rng, matrices, 100, 3 * H)
+    whole = matrices.attention(qkv, [0, 3, 20, 100], 4, 0.1)
+    alone = matrices.attention(qkv[20:], [0, 80], 4, 0.1)
     assert np.array_equal(whole[20:].view(np.uint32), alone.view(np.uint32))
 
 

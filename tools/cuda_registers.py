@@ -2,8 +2,9 @@
 
     python tools/cuda_registers.py [--write]
 
-Compiles csrc/cuda/kernels_*.cu for sm_80 and sm_90a (minutes); --write puts the table into
-docs/cuda.md. The build itself fails on a spill, so the table holds what is left to know.
+Compiles csrc/cuda/kernels_*.cu for sm_80 and sm_90a, and hopper/kernels.cu for the latter
+(minutes); --write puts the table into docs/cuda.md. The build itself fails on a spill, so the table
+holds what is left to know.
 """
 
 from __future__ import annotations
@@ -20,28 +21,36 @@ ROOT = Path(__file__).parent.parent
 ARCHITECTURES = ("sm_80", "sm_90a")
 TYPES = ("float32", "bfloat16", "float16")
 INSTANCE = re.compile(
-    r"Compiling entry function '_ZN8minifuse4cuda\d+([a-z_]+)_kernelI\w*?(?:Li(\d+)E)?EEv.*?"
+    r"Compiling entry function '_ZN8minifuse4cuda\d+([a-z_]+)_kernelI(\w*?)(?:Li(\d+)E)?EEv.*?"
     r"(\d+) bytes spill stores.*?Used (\d+) registers",
     re.S,
 )
 # What the number of an instance stands for.
 UNITS = {"attention": "heads of {0}", "linear_residual_layer_norm": "up to {1} columns",
-         "ffn_residual_layer_norm": "up to {1} columns"}  # fmt: skip
+         "ffn_residual_layer_norm": "up to {1} columns",
+         "hopper_linear_residual_layer_norm": "up to {2} columns",
+         "hopper_ffn_residual_layer_norm": "up to {2} columns"}  # fmt: skip
+# As the compiler writes them.
+MANGLED = {"float32": "f", "bfloat16": "Bfloat16", "float16": "Half"}
 
 
 def instances(job: tuple[str, str]) -> dict[tuple[str, str], int]:
     """(kernel, number) -> registers, of one element type on one architecture."""
     architecture, element = job
-    source = ROOT / "csrc" / "cuda" / f"kernels_{element}.cu"
-    command = ["nvcc", "-std=c++20", "-O3", "-fmad=false", f"-arch={architecture}",
-               "--expt-relaxed-constexpr", f"-I{ROOT / 'csrc'}", "-Xptxas=-v", "-cubin",
-               str(source), "-o", "/dev/null"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    sources = [f"kernels_{element}.cu"]
+    if architecture == "sm_90a" and element != "float32":
+        sources.append("hopper/kernels.cu")
     found = {}
-    for kernel, number, spills, registers in INSTANCE.findall(done.stderr + done.stdout):
-        if int(spills):
-            sys.exit(f"{kernel} {number} {element} {architecture}: {spills} bytes spilled")
-        found[kernel, number] = int(registers)
+    for source in sources:
+        command = ["nvcc", "-std=c++20", "-O3", "-fmad=false", f"-arch={architecture}",
+                   "--expt-relaxed-constexpr", f"-I{ROOT / 'csrc'}", "-Xptxas=-v", "-cubin",
+                   str(ROOT / "csrc" / "cuda" / source), "-o", "/dev/null"]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        for kernel, kind, number, spills, registers in INSTANCE.findall(done.stderr + done.stdout):
+            if int(spills):
+                sys.exit(f"{kernel} {number} {element} {architecture}: {spills} bytes spilled")
+            if kind.rstrip("E").endswith(MANGLED[element]):
+                found[kernel, number] = int(registers)
     return found
 
 
@@ -55,7 +64,7 @@ def table() -> str:
     lines = ["| kernel | " + " | ".join(f"{a}: {' / '.join(TYPES)}" for a in ARCHITECTURES) + " |",
              "| --- " * (1 + len(ARCHITECTURES)) + "|"]  # fmt: skip
     for kernel, number in names:
-        note = UNITS.get(kernel, "").format(number, 64 * int(number or 0))
+        note = UNITS.get(kernel, "").format(number, 64 * int(number or 0), 16 * int(number or 0))
         cells = [
             " / ".join(str(results[a, t].get((kernel, number), "-")) for t in TYPES)
             for a in ARCHITECTURES

@@ -123,16 +123,18 @@ class Check:
 
         sources = [*INTERFACE, "tests/native/cuda_device.cpp", "csrc/cuda/device_runtime.cu"]
         sources += [f"csrc/cuda/kernels_{e}.cu" for e in ("float32", "bfloat16", "float16")]
-        flags = ["-std=c++20", "-O3", f"-arch={self._architecture()}", "--expt-relaxed-constexpr",
-                 "-Xcompiler", "-fPIC", f"-I{ROOT / 'csrc'}"]  # fmt: skip
+        sources.append("csrc/cuda/hopper/kernels.cu")
+        flags = ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "-fmad=false", "-Xcompiler",
+                 "-fPIC", f"-I{ROOT / 'csrc'}"]  # fmt: skip
         objects, runs = [], []
         for source in sources:
-            if self.arguments.dry_run and source.startswith("csrc/cuda/kernels"):
+            if self.arguments.dry_run and Path(source).name.startswith("kernels"):
                 continue  # the ordinary build has compiled them
             target = self.out / (Path(source).name + ".o")
             objects.append(str(target))
-            runs.append(subprocess.Popen(["nvcc", *flags, "-c", str(ROOT / source), "-o",
-                                          str(target)]))  # fmt: skip
+            architecture = "sm_90a" if "hopper" in source else self._architecture()
+            runs.append(subprocess.Popen(["nvcc", *flags, f"-arch={architecture}", "-c",
+                                          str(ROOT / source), "-o", str(target)]))  # fmt: skip
         statuses = [run.wait() for run in runs]
         if any(statuses):
             raise RuntimeError("nvcc failed")
@@ -207,13 +209,17 @@ class Check:
 
     # ---- fast ----------------------------------------------------------------------------------
 
-    def ops(self) -> dict[str, Any]:
-        """`minifuse bench --ops --device cuda` in each dtype."""
-        from minifuse.bench_device import bench_device_ops
+    def _isas(self) -> tuple[str, ...]:
+        return ("sm_80", "sm_90a") if self._architecture() == "sm_90a" else ("sm_80",)
 
-        self._cuda()
-        return {dtype: bench_device_ops("cuda", dtype, 15, (128, 4096, 32768))
-                for dtype in ("bfloat16", "float16", "float32")}  # fmt: skip
+    def _for_each_isa(self, measure: Callable[[], Any]) -> dict[str, Any]:
+        """What measure finds with the kernels of each instruction set that the device has."""
+        found = {}
+        for isa in self._isas():
+            os.environ["MINIFUSE_CUDA_ISA"] = isa
+            found[isa] = measure()
+        del os.environ["MINIFUSE_CUDA_ISA"]
+        return found
 
     def encoder(self) -> dict[str, Any]:
         """`minifuse bench --device cuda`: the encoder, whole encodes and one query."""
@@ -221,7 +227,23 @@ class Check:
 
         self._cuda()
         query = "how do i reset the password of my account"
-        return bench_device(str(self.arguments.model), self._texts(), query, "cuda")
+        return self._for_each_isa(
+            lambda: bench_device(str(self.arguments.model), self._texts(), query, "cuda")
+        )
+
+    def ops(self) -> dict[str, Any]:
+        """`minifuse bench --ops --device cuda` in each dtype."""
+        from minifuse import cuda_ops
+        from minifuse.bench_device import bench_device_ops
+
+        self._cuda()
+
+        def measure() -> dict[str, Any]:
+            cuda_ops._ops.cache_clear()
+            return {dtype: bench_device_ops("cuda", dtype, 15, (128, 4096, 32768))
+                    for dtype in ("bfloat16", "float16", "float32")}  # fmt: skip
+
+        return self._for_each_isa(measure)
 
 
 def main() -> int:

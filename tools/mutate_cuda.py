@@ -27,7 +27,16 @@ sys.path.insert(0, str(ROOT / "tests"))
 from cuda_library import EMULATOR, INTERFACE, compile_objects  # noqa: E402
 
 # A change here may matter to every kernel.
-SHARED = ("ptx.cuh", "elements.cuh", "emulator/", "kernels.h", "launch.cuh", "table.cuh")
+SHARED = (
+    "ptx.cuh",
+    "hopper/params.h",
+    "hopper/tensor_map",
+    "elements.cuh",
+    "emulator/",
+    "kernels.h",
+    "launch.cuh",
+    "table.cuh",
+)
 
 
 @dataclass(frozen=True)
@@ -206,15 +215,15 @@ FAULTS = (
     Fault(
         PREDICATE,
         "linear.cuh",
-        "if (row >= p.M || column >= p.N) return;",
-        "if (row >= p.M) return;",
+        "if (row >= num_rows || column >= num_columns) return;",
+        "if (row >= num_rows) return;",
         "test_linear",
     ),
     Fault(
         PREDICATE,
         "linear.cuh",
-        "if (row >= p.M || column >= p.N) return;",
-        "if (column >= p.N) return;",
+        "if (row >= num_rows || column >= num_columns) return;",
+        "if (column >= num_columns) return;",
         "test_linear",
     ),
     Fault(
@@ -271,6 +280,69 @@ FAULTS = (
         "candidate + column + j < p.num_candidates ?",
         "true ?",
         "test_contrastive",
+    ),
+    Fault(
+        BARRIER,
+        "hopper/boxes.cuh",
+        "    ptx::barrier();  // by both\n",
+        "",
+        "test_linear and sm_90a",
+    ),
+    Fault(
+        "wait for the wrong group",
+        "hopper/boxes.cuh",
+        "ptx::warpgroup_wait<1>()",
+        "ptx::warpgroup_wait<2>()",
+        "test_linear and sm_90a",
+    ),
+    Fault(
+        "wait for the wrong phase",
+        "hopper/boxes.cuh",
+        "box / Shape::kStages % 2",
+        "0",
+        "test_linear and sm_90a",
+    ),
+    Fault(
+        OFF_BY_ONE,
+        "hopper/boxes.cuh",
+        "(K + kBoxColumns - 1) / kBoxColumns",
+        "K / kBoxColumns",
+        "test_linear and sm_90a",
+    ),
+    Fault(
+        "bytes not announced",
+        "hopper/boxes.cuh",
+        "ptx::arrive_expecting(arrival, Shape::kStageBytes);",
+        "ptx::arrive_expecting(arrival, Shape::kABytes);",
+        "test_linear and sm_90a",
+    ),
+    Fault(
+        BARRIER,
+        "hopper/ffn.cuh",
+        "    ptx::barrier();  // both warpgroups have used the stage up\n",
+        "",
+        "test_ffn and sm_90a",
+    ),
+    Fault(
+        "wait for the wrong group",
+        "hopper/ffn.cuh",
+        "ptx::warpgroup_commit();\n    ptx::warpgroup_wait<0>();\n\n",
+        "ptx::warpgroup_commit();\n\n",
+        "test_ffn and sm_90a",
+    ),
+    Fault(
+        FRAGMENT,
+        "hopper/ffn.cuh",
+        "a[n / 2][2 * (n % 2) + half]",
+        "a[n / 2][2 * half + n % 2]",
+        "test_ffn and sm_90a",
+    ),
+    Fault(
+        "another swizzle",
+        "hopper/ffn.cuh",
+        "ptx::box_address<Shape::kFBytes>(w2_boxes) + at",
+        "ptx::box_address<kBoxRowBytes>(w2_boxes) + at",
+        "test_ffn and sm_90a",
     ),
     Fault(
         "no correction of the sum",

@@ -21,13 +21,14 @@ H, F, HEADS, HEAD_DIM, SEQLEN, SIZE = 384, 1536, 12, 32, 32, 2
 
 @dataclass(frozen=True)
 class Device:
-    """What bounds a kernel; `mma` is the share of the peak that mma.sync is taken to reach."""
+    """What bounds a kernel; `mma`: the share of the peak that mma.sync is taken to reach."""
 
     name: str
     sms: int
     ghz: float
     flops_per_cycle: float  # of one SM in bfloat16
     mma: float
+    wgmma: float  # the same of wgmma; 0: has none
     l2_bytes_per_second: float
     shared_kib: int
 
@@ -37,12 +38,12 @@ class Device:
         return self.sms * self.ghz * 1e9 * self.flops_per_cycle
 
 
-# SMs, clocks and peaks are the data sheets'. mma.sync's share and L2's bandwidth are assumptions,
-# which the first run on a device will replace.
+# SMs, clocks and peaks are the data sheets'. The instructions' shares and L2's bandwidth are
+# assumptions, which the first run on a device will replace.
 DEVICES = (
-    Device("A100", 108, 1.41, 2048, 0.90, 4.0e12, 163),
-    Device("H100", 132, 1.755, 4096, 0.62, 5.5e12, 227),
-    Device("H200", 132, 1.755, 4096, 0.62, 5.5e12, 227),
+    Device("A100", 108, 1.41, 2048, 0.90, 0.0, 4.0e12, 163),
+    Device("H100", 132, 1.755, 4096, 0.62, 0.85, 5.5e12, 227),
+    Device("H200", 132, 1.755, 4096, 0.62, 0.85, 5.5e12, 227),
 )
 
 
@@ -57,6 +58,8 @@ class Kernel:
     flop: float
     shared_bytes: float
     l2_bytes: float
+    needs_wgmma: bool = False
+    scalar_operations: float = 0.0  # that nothing of the block's own hides
 
     def blocks_per_sm(self, device: Device) -> int:
         """By shared memory, and at most two by registers."""
@@ -67,8 +70,10 @@ class Kernel:
         per_sm = self.blocks_per_sm(device)
         waves = math.ceil(self.blocks / (device.sms * per_sm))
         cycles = waves * per_sm / (device.ghz * 1e9)
+        share = device.wgmma if self.needs_wgmma else device.mma
         return {
-            "tensor cores": cycles * self.flop / (device.flops_per_cycle * device.mma),
+            "tensor cores": cycles
+            * (self.flop / (device.flops_per_cycle * share) + self.scalar_operations / 128),
             "shared memory": cycles * self.shared_bytes / 128,
             "L2": self.blocks * self.l2_bytes / device.l2_bytes_per_second,
         }
@@ -110,15 +115,53 @@ def kernels(tokens: int) -> list[Kernel]:
     ]  # fmt: skip
 
 
+def hopper_kernels(tokens: int) -> list[Kernel]:
+    """The same with the three of sm_90a: 128 rows a block, two warpgroups."""
+    attention = kernels(tokens)[1]
+    blocks = math.ceil(tokens / 128)
+
+    def boxes(name: str, columns: int, parts: int, stages: int, count: int) -> Kernel:
+        steps = H // 16
+        reads = steps * 2 * 32 * (64 * parts + columns)  # by each warpgroup; A once a part
+        writes = (128 + columns) * H * SIZE
+        epilogue = 128 * columns * SIZE
+        return Kernel(f"{name}, sm_90a", f"128 x {columns}", count,
+                      stages * (128 + columns) * 128 / 1024, 2.0 * 128 * columns * H,
+                      reads + writes, writes + epilogue, True)  # fmt: skip
+
+    chunks = F // 32
+    reads = chunks * 2 * 32 * (H // 16 * (64 + 32) + 2 * H)
+    writes = 128 * H * SIZE + 2 * F * H * SIZE
+    # Of the two warpgroups' GELU, some 30 operations an element, products hide one.
+    gelu = 30.0 * 64 * F
+    ffn = Kernel("ffn_residual_layer_norm, sm_90a", f"128 x {H}, F by 32", blocks,
+                 (128 * 768 + 2 * 2 * 32 * 768) / 1024, 4.0 * 128 * H * F, reads + writes,
+                 writes + 2 * 128 * H * SIZE, True, gelu)  # fmt: skip
+    return [boxes("linear (QKV)", 192, 1, 4, blocks * (3 * H // 192)), attention,
+            boxes("linear_residual_layer_norm", H, 2, 3, blocks), ffn]  # fmt: skip
+
+
 def table(tokens: int) -> str:
-    """The predictions as Markdown."""
+    """The predictions as Markdown: what runs everywhere, then what sm_90a has."""
     lines = ["| kernel | tile | shared | MFLOP a block | shared bytes a block | "
              + " | ".join(f"{d.name}: us, bound by" for d in DEVICES) + " |",
              "| --- " * (5 + len(DEVICES)) + "|"]  # fmt: skip
+    for which in (kernels(tokens), hopper_kernels(tokens)):
+        lines += layer_rows(which, tokens)
+    return "\n".join(lines) + "\n"
+
+
+def layer_rows(which: list[Kernel], tokens: int) -> list[str]:
+    """A row a kernel, and one of six layers of them."""
+    lines = []
+    is_hopper = any(kernel.needs_wgmma for kernel in which)
     total = {device.name: 0.0 for device in DEVICES}
-    for kernel in kernels(tokens):
+    for kernel in which:
         cells = []
         for device in DEVICES:
+            if is_hopper and not device.wgmma:
+                cells.append("-")
+                continue
             bounds = kernel.bounds(device)
             bound = max(bounds, key=bounds.__getitem__)
             total[device.name] += bounds[bound]
@@ -129,11 +172,15 @@ def table(tokens: int) -> str:
     flop = tokens * (21.23e6 + 9216.0 * SEQLEN)
     cells = []
     for device in DEVICES:
+        if is_hopper and not device.wgmma:
+            cells.append("-")
+            continue
         seconds = 6 * total[device.name]
         cells.append(f"{tokens / seconds / 1e6:.1f} M tokens/s, "
                      f"{100 * flop / seconds / device.peak:.0f} % of the peak")  # fmt: skip
-    lines.append("| six layers | | | | | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    name = "six layers, sm_90a" if is_hopper else "six layers"
+    lines.append(f"| {name} | | | | | " + " | ".join(cells) + " |")
+    return lines
 
 
 def main() -> int:

@@ -61,7 +61,8 @@ PYBIND11_MODULE(MINIFUSE_CUDA_MODULE, module) {
            py::arg("hidden_size"), py::arg("num_hidden_layers"), py::arg("num_attention_heads"),
            py::arg("intermediate_size"), py::arg("layer_norm_eps"), py::arg("activation"),
            py::arg("dtype"), py::arg("device"))
-      .def_property_readonly("isa", [](const CudaEncoder&) { return std::string("cuda"); })
+      .def_property_readonly("isa",
+                             [](const CudaEncoder& e) { return std::string(e.kernels().isa); })
       .def_property_readonly("device_name",
                              [](const CudaEncoder& e) { return e.runtime().device_name(); })
       .def_property_readonly("hidden_size",

@@ -56,7 +56,8 @@ class Loan {
   void* lend(const char* name, const View& view, int64_t size, int64_t alignment,
              bool is_read_only) {
     check(view.rows >= 0 && view.rows <= INT32_MAX && view.columns >= 0 &&
-              view.columns <= INT32_MAX && (view.stride >= view.columns || view.rows <= 1),
+              view.columns <= INT32_MAX && view.stride < (1 << 24) &&
+              (view.stride >= view.columns || view.rows <= 1),
           name, ": ", view.rows, " rows and ", view.columns, " columns ", view.stride, " apart");
     check(static_cast<int64_t>(view.address) % alignment == 0, name, " is not aligned to ",
           alignment, " bytes");

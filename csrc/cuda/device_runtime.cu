@@ -14,6 +14,8 @@ namespace minifuse::cuda {
 const Kernels& float32_kernels();
 const Kernels& bfloat16_kernels();
 const Kernels& float16_kernels();
+const Kernels& hopper_bfloat16_kernels();  // hopper/kernels.cu
+const Kernels& hopper_float16_kernels();
 
 namespace {
 
@@ -27,6 +29,7 @@ class DeviceRuntime final : public Runtime {
     cudaDeviceProp properties;
     expect(cudaGetDeviceProperties(&properties, index), "cuda:" + std::to_string(index));
     name_ = properties.name;
+    is_hopper_ = properties.major == 9 && properties.minor == 0;
     check(properties.major >= 8, name_, " has compute capability ", properties.major, ".",
           properties.minor, ", wanted 8.0 or later");
   }
@@ -34,6 +37,11 @@ class DeviceRuntime final : public Runtime {
   std::string device_name() const override { return name_; }
 
   const Kernels& kernels(const std::string& element) const override {
+    if (wanted_isa() == "sm_90a") {
+      check(is_hopper_, name_, " does not have sm_90a, which MINIFUSE_CUDA_ISA asks for");
+      if (element == "bfloat16") return hopper_bfloat16_kernels();
+      if (element == "float16") return hopper_float16_kernels();
+    }
     if (element == "float32") return float32_kernels();
     if (element == "bfloat16") return bfloat16_kernels();
     if (element == "float16") return float16_kernels();
@@ -137,6 +145,7 @@ class DeviceRuntime final : public Runtime {
 
   int index_;
   std::string name_;
+  bool is_hopper_ = false;
 };
 
 }  // namespace

@@ -135,6 +135,7 @@ using Stream = void*;
 
 struct Kernels {
   const char* element;  // "float32", "bfloat16", "float16"
+  const char* isa;  // "sm_80", "sm_90a"
   int element_bytes;
   int max_ffn_hidden;  // the widest H of ffn_residual_layer_norm; a wider one takes two kernels
 

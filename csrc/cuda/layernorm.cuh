@@ -34,7 +34,10 @@ MINIFUSE_DEVICE void residual_layer_norm(float (&acc)[Shape::kM][Shape::kN][4], 
   constexpr int kWarps = Shape::kWarpColumns, kRowsOfThread = 2 * Shape::kM;
   constexpr int kSums = Shape::kRows * kWarps;
   float* sums = reinterpret_cast<float*>(shared);  // [3][kRows][kWarps]
-  const T* residual = static_cast<const T*>(norm.residual);
+  // Of the block's rows, so that 32 bits reach all of them.
+  const T* residual = static_cast<const T*>(norm.residual) + first_row * norm.ldr;
+  y += first_row * ldy;
+  const int residual_stride = static_cast<int>(norm.ldr), stride = static_cast<int>(ldy);
   const int lane = ptx::lane_index(), warp_column = ptx::warp_index() % kWarps;
   const int row_of_thread = ptx::warp_index() / kWarps * Shape::kM * 16 + lane / 4;
   const auto row_of = [&](int i) { return row_of_thread + 8 * i; };  // i = 2 m + half
@@ -46,8 +49,7 @@ MINIFUSE_DEVICE void residual_layer_norm(float (&acc)[Shape::kM][Shape::kN][4], 
     if (column < H) {
       if (bias) b = ptx::load(reinterpret_cast<const Pair<float>*>(bias + column));
       if (first_row + row < M)
-        r = ptx::load(
-            reinterpret_cast<const Pair<T>*>(residual + (first_row + row) * norm.ldr + column));
+        r = ptx::load(reinterpret_cast<const Pair<T>*>(residual + row * residual_stride + column));
     }
     acc[m][n][i] += b.values[0] + to_float(r.values[0]);
     acc[m][n][i + 1] += b.values[1] + to_float(r.values[1]);
@@ -102,7 +104,7 @@ MINIFUSE_DEVICE void residual_layer_norm(float (&acc)[Shape::kM][Shape::kN][4], 
     const auto beta = ptx::load(reinterpret_cast<const Pair<float>*>(norm.beta + column));
     const float a = (acc[m][n][i] - mean[2 * m + i / 2]) * rstd[2 * m + i / 2];
     const float b = (acc[m][n][i + 1] - mean[2 * m + i / 2]) * rstd[2 * m + i / 2];
-    ptx::store(reinterpret_cast<Pair<T>*>(y + (first_row + row) * ldy + column),
+    ptx::store(reinterpret_cast<Pair<T>*>(y + row * stride + column),
                to_pair<T>(ptx::fma(a, gamma.values[0], beta.values[0]),
                           ptx::fma(b, gamma.values[1], beta.values[1])));
   });

@@ -13,6 +13,25 @@ namespace minifuse::cuda {
 
 using LinearShape = TileShape<2, 2, 4, 8>;
 
+// y = activation(acc + bias) for the tile at a row and column.
+template <typename Shape, typename T>
+MINIFUSE_DEVICE void store_linear(const float (&acc)[Shape::kM][Shape::kN][4],
+                                  const LinearParams& p, int first_row, int first_column) {
+  // Of the tile, so that 32 bits reach all of it.
+  T* y = static_cast<T*>(p.y) + first_row * p.ldy + first_column;
+  const float* biases = p.bias ? p.bias + first_column : nullptr;
+  const int num_rows = p.M - first_row, num_columns = p.N - first_column;
+  const int stride = static_cast<int>(p.ldy);
+  for_each_pair<Shape>([&](int m, int n, int i, int row, int column) {
+    if (row >= num_rows || column >= num_columns) return;
+    Pair<float> bias = {0.0f, 0.0f};
+    if (biases) bias = ptx::load(reinterpret_cast<const Pair<float>*>(biases + column));
+    ptx::store(reinterpret_cast<Pair<T>*>(y + row * stride + column),
+               to_pair<T>(activate(acc[m][n][i] + bias.values[0], p.activation),
+                          activate(acc[m][n][i + 1] + bias.values[1], p.activation)));
+  });
+}
+
 template <typename T>
 MINIFUSE_KERNEL(LinearShape::kThreads)
 linear_kernel(const LinearParams p) {
@@ -21,23 +40,12 @@ linear_kernel(const LinearParams p) {
   const int first_column = ptx::block_index() % num_column_tiles * LinearShape::kColumns;
   const T* x = static_cast<const T*>(p.x);
   const T* weight = static_cast<const T*>(p.weight);
-  T* y = static_cast<T*>(p.y);
 
   float acc[LinearShape::kM][LinearShape::kN][4];
   multiply_tile<LinearShape>(acc, Rows<T>{x + first_row * p.ldx, p.ldx, p.M - first_row},
                              Rows<T>{weight + int64_t{first_column} * p.K, p.K, p.N - first_column},
                              p.K, ptx::shared_memory());
-
-  for_each_pair<LinearShape>([&](int m, int n, int i, int row, int column) {
-    row += first_row;
-    column += first_column;
-    if (row >= p.M || column >= p.N) return;
-    Pair<float> bias = {0.0f, 0.0f};
-    if (p.bias) bias = ptx::load(reinterpret_cast<const Pair<float>*>(p.bias + column));
-    ptx::store(reinterpret_cast<Pair<T>*>(y + row * p.ldy + column),
-               to_pair<T>(activate(acc[m][n][i] + bias.values[0], p.activation),
-                          activate(acc[m][n][i + 1] + bias.values[1], p.activation)));
-  });
+  store_linear<LinearShape, T>(acc, p, first_row, first_column);
 }
 
 }  // namespace minifuse::cuda

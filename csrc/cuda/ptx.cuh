@@ -29,10 +29,14 @@ struct alignas(sizeof(T) * kCount) Vector {
 #include "cuda/emulator/instructions.h"
 #else
 
+#include <cuda.h>
+
 #define MINIFUSE_DEVICE __device__ __forceinline__
 // A kernel of so many threads a block. One block an SM is all that is asked of the compiler: left to
 // itself it spills a few registers to make room for another.
 #define MINIFUSE_KERNEL(threads) __global__ void __launch_bounds__(threads, 1)
+// A parameter whose address a kernel takes: left where the launch put it.
+#define MINIFUSE_GRID_CONSTANT __grid_constant__
 
 namespace minifuse::cuda::ptx {
 
@@ -45,9 +49,9 @@ MINIFUSE_DEVICE int warp_index() { return static_cast<int>(threadIdx.x / 32); }
 
 // ---- memory ----------------------------------------------------------------------------------
 
-// The block's dynamic shared memory, 128-byte aligned.
+// The block's dynamic shared memory, at a multiple of 1,024 bytes.
 MINIFUSE_DEVICE std::byte* shared_memory() {
-  extern __shared__ __align__(128) unsigned char bytes[];
+  extern __shared__ __align__(1024) unsigned char bytes[];
   return reinterpret_cast<std::byte*>(bytes);
 }
 
@@ -133,6 +137,141 @@ MINIFUSE_DEVICE void mma_tf32(float (&d)[4], const uint32_t (&a)[4], uint32_t b0
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
+
+// ---- sm_90a: the warpgroup, the tensor memory accelerator and their barriers ------------------
+//
+// A box of 64 or 32 elements of 16 bits lies in shared memory in rows of 128 or 64 bytes, eight of which
+// are an atom; of 128 bytes the 16-byte piece c of row r is at place c ^ (r % 8), of 64 at
+// c ^ (r / 2 % 4) (PTX ISA, "Strides" of wgmma: 128-byte and 64-byte swizzle). copy_box() writes boxes
+// so, multiply_warpgroup_*() read them so.
+
+// Which matrix boxes are cut from, made by the host (hopper/tensor_map.cuh).
+using TensorMap = CUtensorMap;
+
+// A barrier in shared memory whose phases end when `count` threads have arrived and all bytes that
+// they announced have landed (PTX ISA, mbarrier). Made by one thread; the others after a barrier().
+MINIFUSE_DEVICE void make_arrival(uint64_t* arrival, int count) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(arrival)), "r"(count)
+               : "memory");
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+MINIFUSE_DEVICE void arrive_expecting(uint64_t* arrival, int num_bytes) {
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(arrival)),
+      "r"(num_bytes)
+      : "memory");
+}
+// Waits for the end of the phase of this parity, the first being 0.
+MINIFUSE_DEVICE void wait_for_arrival(uint64_t* arrival, int parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra again;\n"
+      "}" ::"r"(shared_address(arrival)),
+      "r"(parity)
+      : "memory");
+}
+// Starts the copy of the map's box that begins at a column and row of the matrix; what lies outside
+// becomes zeros. The arrival is told of all the box's bytes (PTX ISA, cp.async.bulk.tensor).
+MINIFUSE_DEVICE void copy_box(void* shared, const TensorMap& map, int column, int row,
+                              uint64_t* arrival) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%3, %4}], [%2];" ::"r"(shared_address(shared)),
+      "l"(&map), "r"(shared_address(arrival)), "r"(column), "r"(row)
+      : "memory");
+}
+
+// Where a box of shared memory begins, K-major with the swizzle above (PTX ISA, "Matrix Descriptor
+// Format"): the address, the bytes from atom to atom and the kind of swizzle. Adding kBoxStep goes on
+// by 16 elements of K.
+using BoxAddress = uint64_t;
+inline constexpr BoxAddress kBoxStep = 32 >> 4;
+template <int kRowBytes>
+MINIFUSE_DEVICE BoxAddress box_address(const void* shared) {
+  static_assert(kRowBytes == 128 || kRowBytes == 64);
+  constexpr uint64_t kAtomBytes = 8 * kRowBytes, kSwizzle = kRowBytes == 128 ? 1 : 2;
+  return (shared_address(shared) & 0x3ffff) >> 4 | (kAtomBytes >> 4) << 32 | kSwizzle << 62;
+}
+
+// Before the first multiplication, and where registers of one were touched since.
+MINIFUSE_DEVICE void warpgroup_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+MINIFUSE_DEVICE void warpgroup_commit() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+// Waits until at most kPending of the committed groups are under way.
+template <int kPending>
+MINIFUSE_DEVICE void warpgroup_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+
+// Starts d [64, 8 kCount] = a [64, 16] b [8 kCount, 16]^T (+ d), tiles kFirst.. of d, by the four warps
+// of a warpgroup: warp w has rows 16 w.., laid out as an mma's d, and of `a`, where it comes from
+// registers, as an mma's a (PTX ISA, "Register Fragments" of wgmma). d and a must not be touched before the wait.
+// clang-format off
+#define MINIFUSE_FOUR(d, n) "+f"((d)[n][0]), "+f"((d)[n][1]), "+f"((d)[n][2]), "+f"((d)[n][3])
+#define MINIFUSE_TILES_4(d) \
+  MINIFUSE_FOUR(d, kFirst + 0), MINIFUSE_FOUR(d, kFirst + 1), MINIFUSE_FOUR(d, kFirst + 2), \
+  MINIFUSE_FOUR(d, kFirst + 3)
+#define MINIFUSE_TILES_8(d) \
+  MINIFUSE_FOUR(d, kFirst + 0), MINIFUSE_FOUR(d, kFirst + 1), MINIFUSE_FOUR(d, kFirst + 2), MINIFUSE_FOUR(d, kFirst + 3), \
+  MINIFUSE_FOUR(d, kFirst + 4), MINIFUSE_FOUR(d, kFirst + 5), MINIFUSE_FOUR(d, kFirst + 6), MINIFUSE_FOUR(d, kFirst + 7)
+#define MINIFUSE_TILES_24(d) \
+  MINIFUSE_TILES_8(d), \
+  MINIFUSE_FOUR(d, kFirst + 8), MINIFUSE_FOUR(d, kFirst + 9), MINIFUSE_FOUR(d, kFirst + 10), MINIFUSE_FOUR(d, kFirst + 11), \
+  MINIFUSE_FOUR(d, kFirst + 12), MINIFUSE_FOUR(d, kFirst + 13), MINIFUSE_FOUR(d, kFirst + 14), MINIFUSE_FOUR(d, kFirst + 15), \
+  MINIFUSE_FOUR(d, kFirst + 16), MINIFUSE_FOUR(d, kFirst + 17), MINIFUSE_FOUR(d, kFirst + 18), MINIFUSE_FOUR(d, kFirst + 19), \
+  MINIFUSE_FOUR(d, kFirst + 20), MINIFUSE_FOUR(d, kFirst + 21), MINIFUSE_FOUR(d, kFirst + 22), MINIFUSE_FOUR(d, kFirst + 23)
+#define MINIFUSE_REGISTERS_16 \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define MINIFUSE_REGISTERS_32 \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, " \
+  "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define MINIFUSE_REGISTERS_96 \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, " \
+  "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, " \
+  "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, " \
+  "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, %64, %65, %66, %67, %68, %69, " \
+  "%70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, " \
+  "%87, %88, %89, %90, %91, %92, %93, %94, %95"
+// kCount tiles of 8 columns; the operands after them: a, b, and whether d is added to.
+#define MINIFUSE_WGMMA(type, columns, registers, tiles, a0, b0, add) \
+  template <int kFirst, int kTiles> \
+  MINIFUSE_DEVICE void multiply_warpgroup_##columns(type, float (&d)[kTiles][4], BoxAddress a, \
+                                                    BoxAddress b, bool adds) { \
+    asm volatile( \
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %" add ", 0;\n" \
+        "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." MINIFUSE_NAME_##type "." \
+        MINIFUSE_NAME_##type " {" registers "}, %" a0 ", %" b0 ", p, 1, 1, 0, 0;\n}" \
+        : tiles(d) : "l"(a), "l"(b), "r"(static_cast<int>(adds))); \
+  }
+#define MINIFUSE_WGMMA_REGISTERS(type, columns, registers, tiles, a0, a1, a2, a3, b0, add) \
+  template <int kFirst, int kTiles> \
+  MINIFUSE_DEVICE void multiply_warpgroup_##columns(type, float (&d)[kTiles][4], \
+                                                    const uint32_t (&a)[4], BoxAddress b, \
+                                                    bool adds) { \
+    asm volatile( \
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %" add ", 0;\n" \
+        "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." MINIFUSE_NAME_##type "." \
+        MINIFUSE_NAME_##type " {" registers "}, {%" a0 ", %" a1 ", %" a2 ", %" a3 "}, %" b0 \
+        ", p, 1, 1, 0;\n}" \
+        : tiles(d) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), \
+                     "r"(static_cast<int>(adds))); \
+  }
+#define MINIFUSE_NAME_Bfloat16 "bf16"
+#define MINIFUSE_NAME_Half "f16"
+#define MINIFUSE_WGMMA_OF(type) \
+  MINIFUSE_WGMMA(type, 32, MINIFUSE_REGISTERS_16, MINIFUSE_TILES_4, "16", "17", "18") \
+  MINIFUSE_WGMMA(type, 64, MINIFUSE_REGISTERS_32, MINIFUSE_TILES_8, "32", "33", "34") \
+  MINIFUSE_WGMMA(type, 192, MINIFUSE_REGISTERS_96, MINIFUSE_TILES_24, "96", "97", "98") \
+  MINIFUSE_WGMMA_REGISTERS(type, 64, MINIFUSE_REGISTERS_32, MINIFUSE_TILES_8, "32", "33", "34", \
+                           "35", "36", "37") \
+  MINIFUSE_WGMMA_REGISTERS(type, 192, MINIFUSE_REGISTERS_96, MINIFUSE_TILES_24, "96", "97", "98", \
+                           "99", "100", "101")
+MINIFUSE_WGMMA_OF(Bfloat16)
+MINIFUSE_WGMMA_OF(Half)
+// clang-format on
 
 // ---- numbers ---------------------------------------------------------------------------------
 

@@ -4,11 +4,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "common/check.h"
 #include "cuda/kernels.h"
 
 namespace minifuse::cuda {
@@ -20,7 +22,7 @@ class Runtime {
   virtual ~Runtime() = default;
 
   virtual std::string device_name() const = 0;
-  // The table of an element type: "float32", "bfloat16" or "float16".
+  // The table of an element type, "float32", "bfloat16" or "float16", as wanted_isa() says.
   virtual const Kernels& kernels(const std::string& element) const = 0;
 
   // Zeroed; null where there is no room. The name serves reports of errors.
@@ -56,6 +58,15 @@ class Runtime {
                     bool is_read_only) = 0;
   virtual void take_back(const void* memory) noexcept = 0;
 };
+
+// What MINIFUSE_CUDA_ISA asks for: "sm_80", also where it is not set, or "sm_90a".
+inline std::string wanted_isa() {
+  const char* value = std::getenv("MINIFUSE_CUDA_ISA");
+  const std::string isa = value && *value ? value : "sm_80";
+  check(isa == "sm_80" || isa == "sm_90a", "MINIFUSE_CUDA_ISA is '", isa,
+        "', wanted sm_80 or sm_90a");
+  return isa;
+}
 
 struct DeviceInfo {
   std::string name;

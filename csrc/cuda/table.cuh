@@ -88,11 +88,14 @@ struct Launcher {
             Shape::kSharedBytes},
            ffn_residual_layer_norm_kernel<T, kN>, p);
   }
-  static void ffn_residual_layer_norm(Stream stream, const FfnParams& p) {
+  static void check_ffn(const FfnParams& p) {
     constexpr int kF = 128 / static_cast<int>(sizeof(T));
     check(p.H > 0 && p.H % kChunk == 0, "ffn: H=", p.H, ", wanted a multiple of ", kChunk);
     check(p.F > 0 && p.F % kF == 0, "ffn: F=", p.F, ", wanted a multiple of ", kF);
     check(p.H <= kMaxFfnHidden, "ffn: H=", p.H, ", wanted at most ", kMaxFfnHidden);
+  }
+  static void ffn_residual_layer_norm(Stream stream, const FfnParams& p) {
+    check_ffn(p);
     if (p.H <= 128) return ffn_of<2>(stream, p);
     if (p.H <= 384) return ffn_of<6>(stream, p);
     if constexpr (kMaxFfnHidden > 384) ffn_of<8>(stream, p);
@@ -120,6 +123,7 @@ struct Launcher {
 template <typename T>
 constexpr Kernels table_of(const char* element) {
   return {.element = element,
+          .isa = "sm_80",
           .element_bytes = static_cast<int>(sizeof(T)),
           .max_ffn_hidden = Launcher<T>::kMaxFfnHidden,
           .embed_layer_norm = Launcher<T>::embed_layer_norm,

@@ -132,9 +132,9 @@ MINIFUSE_DEVICE void for_each_pair(F f) {
 #pragma unroll
   for (int m = 0; m < Shape::kM; ++m)
 #pragma unroll
-    for (int half = 0; half < 2; ++half)
+    for (int n = 0; n < Shape::kN; ++n)
 #pragma unroll
-      for (int n = 0; n < Shape::kN; ++n)
+      for (int half = 0; half < 2; ++half)
         f(m, n, 2 * half, row + 16 * m + 8 * half, column + 8 * n);
 }
 

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <deque>
 #include <set>
@@ -79,10 +80,43 @@ struct Warp {
   void* operands[32] = {};
 };
 
+// Four warps, and the products that they have started together.
+struct Warpgroup {
+  const char* instruction = nullptr;
+  int num_waiting = 0;
+  uint64_t generation = 0;
+  void* operands[128] = {};
+  int64_t num_committed = 0;  // groups
+  struct Started {
+    std::array<Product, 128> parts;
+    int64_t group;
+  };
+  std::deque<Started> started;
+};
+
+// A barrier in shared memory that bytes arrive at, too.
+struct Arrival {
+  int count, num_missing;
+  int64_t bytes_missing = 0;
+  int phase = 0;
+  int32_t maker;
+  uint32_t epoch;  // of the block, when it was made
+};
+
+struct BoxCopy {
+  std::byte* to;
+  TensorMap map;
+  int column, row;
+  const void* arrival;
+};
+
 struct Thread {
   Context context;
   std::byte* stack = nullptr;
   bool is_done = false, waits_for_warp = false, waits_for_block = false;
+  bool waits_for_warpgroup = false;
+  const void* arrival = nullptr;  // that it waits for, and in which phase
+  int parity = 0;
   uint64_t generation = 0;  // of what it waits for
   std::deque<std::vector<Copy>> committed;
   std::vector<Copy> uncommitted;
@@ -111,6 +145,9 @@ struct Execution {
   int num_threads, block = 0, current = 0;
   std::vector<Thread> threads;
   std::vector<Warp> warps;
+  std::vector<Warpgroup> warpgroups;
+  std::map<const void*, Arrival> arrivals;
+  std::vector<BoxCopy> boxes;  // under way
   Context scheduler;
   Region shared{};
   std::vector<std::byte> shared_storage;
@@ -121,17 +158,26 @@ struct Execution {
 
   Thread& thread() { return threads[static_cast<size_t>(current)]; }
   Warp& warp() { return warps[static_cast<size_t>(current / 32)]; }
+  Warpgroup& warpgroup() { return warpgroups[static_cast<size_t>(current / 128)]; }
 
   void suspend() { thread().context.switch_to(scheduler); }
 
-  bool is_ready(const Thread& t, const Warp& w) const {
+  bool is_ready(const Thread& t, const Warp& w, const Warpgroup& g) {
     if (t.is_done) return false;
+    if (t.arrival) return can_end(t.arrival, t.parity);
+    if (t.waits_for_warpgroup) return t.generation != g.generation;
     if (t.waits_for_block) return t.generation != block_generation;
     if (t.waits_for_warp) return t.generation != w.generation;
     return true;
   }
 
   void run_block(bool is_reversed);
+  bool can_end(const void* at, int parity) const;
+  void end(const void* at);
+  void deliver(const BoxCopy& box);
+  void run_product(const Warpgroup::Started& product);
+  template <typename F>
+  void each_piece(const Product& product, F f);
 
   // The region that holds all of p's bytes.
   Region& region_of(const void* p, size_t size, const char* what) {
@@ -214,10 +260,13 @@ struct Execution {
     if (region.is_read_only) fault("a write to " + region.name + ", which is read only");
     each_shadow(region, p, size, [&](Shadow& s, size_t offset) {
       if (s.is_arriving) fault("a write to what is still being copied" + where(region, offset));
+      if (s.num_products > 0)
+        fault("a write to what a product still reads" + where(region, offset));
       if (races(s.write, false)) fault("two writes race" + where(region, offset));
       if (races(s.read, false)) fault("a write races with a read" + where(region, offset));
       note(s.write, false, false);
       s.is_written = true;
+      s.is_of_box = false;
     });
   }
 };
@@ -231,6 +280,9 @@ void thread_entry() {
   Thread& thread = running->thread();
   if (!thread.committed.empty() || !thread.uncommitted.empty())
     fault("the thread ended with copies under way");
+  if (!running->boxes.empty()) fault("the thread ended with boxes under way");
+  if (!running->warpgroups.empty() && !running->warpgroup().started.empty())
+    fault("the thread ended with products under way");
   thread.is_done = true;
   running->suspend();
   __builtin_unreachable();
@@ -243,15 +295,21 @@ void Execution::run_block(bool is_reversed) {
   std::fill(shared.shadows.begin(), shared.shadows.end(), Shadow{});
   threads.assign(static_cast<size_t>(num_threads), Thread{});
   warps.assign(static_cast<size_t>((num_threads + 31) / 32), Warp{});
+  warpgroups.assign(static_cast<size_t>(num_threads / 128), Warpgroup{});
+  arrivals.clear();
+  boxes.clear();
   num_at_barrier = 0;
+  Warpgroup none;  // of threads that are fewer than four warps
   for (size_t i = 0; i < threads.size(); ++i)
     threads[i].context.start(threads[i].stack = stack_of(i), thread_entry);
   for (int num_done = 0; num_done < num_threads;) {
     bool has_moved = false;
     for (int step = 0; step < num_threads; ++step) {
       current = is_reversed ? num_threads - 1 - step : step;
-      if (!is_ready(thread(), warp())) continue;
-      thread().waits_for_warp = thread().waits_for_block = false;
+      const bool has_group = current / 128 < static_cast<int>(warpgroups.size());
+      if (!is_ready(thread(), warp(), has_group ? warpgroup() : none)) continue;
+      thread().waits_for_warp = thread().waits_for_block = thread().waits_for_warpgroup = false;
+      thread().arrival = nullptr;
       has_moved = true;
       scheduler.switch_to(thread().context);
       if (!fault_text.empty()) return;
@@ -262,6 +320,14 @@ void Execution::run_block(bool is_reversed) {
       for (const Warp& w : warps)
         if (w.num_waiting > 0)
           text += " " + std::to_string(w.num_waiting) + " lanes at " + w.instruction;
+      for (const Warpgroup& g : warpgroups)
+        if (g.num_waiting > 0)
+          text += " " + std::to_string(g.num_waiting) + " threads at " + g.instruction;
+      for (const Thread& t : threads)
+        if (t.arrival) {
+          text += " threads for an arrival";
+          break;
+        }
       if (num_at_barrier > 0)
         text += " " + std::to_string(num_at_barrier) + " threads at a barrier";
       fault_text = text;
@@ -289,18 +355,17 @@ void Device::protect(const void* begin) {
 }
 
 void Device::run(const std::string& kernel, int num_blocks, int num_threads, size_t shared_bytes,
-                 const std::function<void()>& thread) {
+                 size_t most_shared, const std::function<void()>& thread) {
   if (num_threads < 32 || num_threads > 1024 || num_threads % 32 != 0)
     throw Fault(kernel + ": " + std::to_string(num_threads) + " threads a block");
-  constexpr size_t kMostShared = 163 * 1024;  // of sm_80: later devices have more
-  if (shared_bytes > kMostShared)
+  if (shared_bytes > most_shared)
     throw Fault(kernel + ": " + std::to_string(shared_bytes) + " bytes of shared memory");
   for (auto& [begin, region] : regions_)  // launches follow one another: nothing races across
     for (Shadow& s : region.shadows) s.write = s.read = {};
   Execution execution(*this, thread, num_threads);
-  execution.shared_storage.resize(shared_bytes + 256);
+  execution.shared_storage.resize(shared_bytes + 2048);
   auto* base = execution.shared_storage.data();
-  base += 128 - reinterpret_cast<uintptr_t>(base) % 128;
+  base += 1024 - reinterpret_cast<uintptr_t>(base) % 1024;
   execution.shared = {base, shared_bytes, "shared memory", false,
                       std::vector<Shadow>((shared_bytes + kGranule - 1) / kGranule)};
   Execution* const outer = running;
@@ -409,6 +474,229 @@ void copy_wait(int most_pending) {
     }
     thread.committed.pop_front();
   }
+}
+
+// ---- sm_90a ------------------------------------------------------------------------------------
+
+namespace {
+
+// The 16-byte piece at an address within boxes is elsewhere: bits of its row are added to its place.
+size_t swizzled(size_t address, int row_bytes) {
+  return address ^ ((address >> 7 & (row_bytes == 128 ? 7 : 3)) << 4);
+}
+
+// All threads of the warpgroup meet here, as the lanes of a warp do in collective().
+void warpgroup_collective(const char* name, void* operands, void (*execute)(Warpgroup& group)) {
+  Execution& e = *running;
+  if (e.num_threads % 128 != 0) fault(std::string(name) + " in a block that ends within a group");
+  Warpgroup& group = e.warpgroup();
+  if (group.num_waiting == 0) group.instruction = name;
+  if (std::strcmp(group.instruction, name) != 0)
+    fault(std::string("warps of a group part: ") + name + " here, others at " + group.instruction);
+  group.operands[e.current % 128] = operands;
+  if (++group.num_waiting < 128) {
+    e.thread().waits_for_warpgroup = true;
+    e.thread().generation = group.generation;
+    e.suspend();
+    return;
+  }
+  execute(group);
+  count(name);
+  group.num_waiting = 0;
+  ++group.generation;
+}
+
+Arrival& arrival_at(const void* at) {
+  const auto found = running->arrivals.find(at);
+  if (found == running->arrivals.end()) fault("an arrival that was never made");
+  Arrival& arrival = found->second;
+  if (arrival.epoch == running->block_epoch && arrival.maker != running->current)
+    fault("an arrival that no barrier has shown to this thread");
+  return arrival;
+}
+
+}  // namespace
+
+void make_arrival(const void* at, int count) {
+  running->write(at, 8);
+  running->arrivals[at] = {count, count, 0, 0, running->current, running->block_epoch};
+}
+
+void arrive_expecting(const void* at, int num_bytes) {
+  Arrival& arrival = arrival_at(at);
+  if (arrival.num_missing == 0) fault("more threads arrive than were announced");
+  --arrival.num_missing;
+  arrival.bytes_missing += num_bytes;
+}
+
+// Whether the phase of this parity has ended, or may now.
+bool Execution::can_end(const void* at, int parity) const {
+  const Arrival& arrival = arrivals.at(at);
+  if (arrival.phase % 2 != parity) return true;
+  if (arrival.num_missing > 0) return false;
+  int64_t num_bytes = 0;
+  for (const BoxCopy& box : boxes)
+    if (box.arrival == at) num_bytes += int64_t{2} * box.map.box_columns * box.map.box_rows;
+  return num_bytes == arrival.bytes_missing;
+}
+
+// Boxes land as late as they may: when the last thread has arrived and somebody asks.
+void Execution::end(const void* at) {
+  Arrival& arrival = arrivals.at(at);
+  for (const BoxCopy& box : boxes)
+    if (box.arrival == at) deliver(box);
+  std::erase_if(boxes, [&](const BoxCopy& box) { return box.arrival == at; });
+  arrival.bytes_missing = 0;
+  arrival.num_missing = arrival.count;
+  ++arrival.phase;
+}
+
+void wait_for_arrival(const void* at, int parity) {
+  Execution& e = *running;
+  arrival_at(at);
+  if (!e.can_end(at, parity)) {
+    e.thread().arrival = at;
+    e.thread().parity = parity;
+    e.suspend();
+  }
+  if (e.arrivals.at(at).phase % 2 == parity) e.end(at);
+}
+
+void copy_box(void* shared, const TensorMap& map, int column, int row, const void* at) {
+  Execution& e = *running;
+  arrival_at(at);
+  const size_t offset = static_cast<size_t>(static_cast<const std::byte*>(shared) - e.shared.begin);
+  if (offset % 1024 != 0) fault("a box is not at a multiple of 1,024 bytes");
+  if ((map.box_columns != 64 && map.box_columns != 32) || map.box_rows > 256)
+    fault("a box of another shape");
+  const size_t size = static_cast<size_t>(2 * map.box_columns * map.box_rows);
+  for (size_t byte = 0; byte < size; byte += 16)
+    e.write(static_cast<std::byte*>(shared) + byte, 16);
+  Execution::each_shadow(e.shared, shared, size, [](Shadow& s, size_t) { s.is_arriving = true; });
+  e.boxes.push_back({static_cast<std::byte*>(shared), map, column, row, at});
+  count("box");
+}
+
+void Execution::deliver(const BoxCopy& box) {
+  const size_t base = static_cast<size_t>(box.to - shared.begin);
+  auto* memory = const_cast<std::byte*>(shared.begin);
+  const int row_bytes = 2 * box.map.box_columns;
+  for (int r = 0; r < box.map.box_rows; ++r) {
+    std::byte values[128] = {};
+    const int64_t columns =
+        std::clamp<int64_t>(box.map.num_columns - box.column, 0, box.map.box_columns);
+    if (box.row + r >= 0 && box.row + r < box.map.num_rows && columns > 0) {
+      const std::byte* from =
+          box.map.data + (box.row + r) * box.map.stride_bytes + 2 * int64_t{box.column};
+      const auto size = static_cast<size_t>(2 * columns);
+      read(from, size, true);
+      std::memcpy(values, from, size);
+    }
+    for (int piece = 0; piece < row_bytes; piece += 16)
+      std::memcpy(memory + swizzled(base + static_cast<size_t>(r * row_bytes + piece), row_bytes),
+                  values + piece, 16);
+  }
+  each_shadow(shared, box.to, static_cast<size_t>(box.map.box_rows * row_bytes),
+              [](Shadow& s, size_t) {
+                s.is_arriving = false;
+                s.is_of_box = true;
+                s.write = {};  // the arrival orders it
+              });
+}
+
+// Calls f(address) with the 16-byte pieces of shared memory that a product reads.
+template <typename F>
+void Execution::each_piece(const Product& product, F f) {
+  const auto rows = [&](const BoxPlace& place, int num_rows) {
+    for (int row = 0; row < num_rows; ++row)
+      for (int piece = 0; piece < 2; ++piece)
+        f(const_cast<std::byte*>(shared.begin) +
+          swizzled(place.offset + static_cast<size_t>(row * place.row_bytes + 16 * piece),
+                   place.row_bytes));
+  };
+  if (!product.a_registers) rows(product.a, 64);
+  rows(product.b, 8 * product.num_tiles);
+}
+
+void start_product(const Product& mine) {
+  Product part = mine;
+  warpgroup_collective("wgmma", &part, [](Warpgroup& group) {
+    Execution& e = *running;
+    Warpgroup::Started started{{}, group.num_committed};
+    for (size_t i = 0; i < 128; ++i) {
+      started.parts[i] = *static_cast<const Product*>(group.operands[i]);
+      const Product &one = started.parts[i], &first = started.parts[0];
+      if (one.a != first.a || one.b != first.b || one.num_tiles != first.num_tiles ||
+          one.adds != first.adds)
+        fault("threads of a warpgroup give different operands to a product");
+    }
+    e.each_piece(started.parts[0], [&](std::byte* p) {
+      e.read(p, 16, true);
+      Execution::each_shadow(e.shared, p, 16, [&](Shadow& s, size_t offset) {
+        if (!s.is_of_box) fault("a product reads what no box wrote" + e.where(e.shared, offset));
+        ++s.num_products;
+      });
+    });
+    group.started.push_back(std::move(started));
+  });
+}
+
+void warpgroup_commit() {
+  warpgroup_collective("wgmma.commit", nullptr, [](Warpgroup& group) { ++group.num_committed; });
+}
+
+// A product is done as late as it may be: what a thread reads or changes before comes out wrong.
+void warpgroup_wait(int most_pending) {
+  Execution& e = *running;
+  Warpgroup& group = e.warpgroup();
+  while (!group.started.empty() &&
+         group.started.front().group < group.num_committed - most_pending) {
+    e.run_product(group.started.front());
+    group.started.pop_front();
+  }
+}
+
+// The fragment maps of ptx.cuh: warp w has rows 16 w.., as an mma's.
+void Execution::run_product(const Warpgroup::Started& product) {
+  const Product& first = product.parts[0];
+  const auto value_at = [&](const BoxPlace& place, int row, int k) {
+    uint16_t bits;
+    const size_t at = place.offset + static_cast<size_t>(row * place.row_bytes + 2 * k);
+    std::memcpy(&bits, shared.begin + swizzled(at, place.row_bytes), 2);
+    return first.value_of(bits);
+  };
+  double a[64][16];
+  for (size_t i = 0; i < 128 && first.a_registers; ++i) {
+    const int row = static_cast<int>(i / 32 * 16 + i % 32 / 4), k = static_cast<int>(2 * (i % 4));
+    for (int r = 0; r < 4; ++r)
+      for (int e = 0; e < 2; ++e)
+        a[row + 8 * (r % 2)][k + e + 8 * (r / 2)] = first.value_of(
+            static_cast<uint16_t>(product.parts[i].a_registers[r] >> (16 * e) & 0xffff));
+  }
+  for (int row = 0; row < 64 && !first.a_registers; ++row)
+    for (int k = 0; k < 16; ++k) a[row][k] = value_at(first.a, row, k);
+  std::vector<std::array<double, 16>> b(static_cast<size_t>(8 * first.num_tiles));
+  for (size_t column = 0; column < b.size(); ++column)
+    for (size_t k = 0; k < 16; ++k)
+      b[column][k] = value_at(first.b, static_cast<int>(column), static_cast<int>(k));
+  for (size_t i = 0; i < 128; ++i) {
+    const size_t row = i / 32 * 16 + i % 32 / 4, column = 2 * (i % 4);
+    for (int n = 0; n < first.num_tiles; ++n)
+      for (size_t r = 0; r < 4; ++r) {
+        float& d = product.parts[i].d[n][r];
+        double sum = first.adds ? d : 0.0;
+        for (size_t k = 0; k < 16; ++k)
+          sum += a[row + 8 * (r / 2)][k] * b[8 * static_cast<size_t>(n) + column + r % 2][k];
+        d = static_cast<float>(sum);
+      }
+  }
+  each_piece(first, [&](std::byte* p) {
+    each_shadow(shared, p, 16, [&](Shadow& s, size_t) {
+      --s.num_products;
+      note(s.read, true, true);
+      s.read.warp = Shadow::kSeveral;  // of four warps: a barrier of one does not order it
+    });
+  });
 }
 
 }  // namespace minifuse::cuda::emulator

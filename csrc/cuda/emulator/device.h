@@ -32,6 +32,8 @@ struct Shadow {
   Access write, read;
   bool is_written = false;
   bool is_arriving = false;  // an asynchronous copy to it is under way
+  bool is_of_box = false;  // written by copy_box(), which alone a warpgroup's products may read
+  uint16_t num_products = 0;  // under way that read it
 };
 
 inline constexpr size_t kGranule = 2;  // bytes that share a Shadow: the smallest element
@@ -66,9 +68,9 @@ class Device {
   }
 
   // Runs `thread` once for every thread of the grid, blocks one after the other; throws Fault.
-  // In odd runs warps take turns from the last to the first.
+  // In odd runs warps take turns from the last to the first. most_shared: what a device has.
   void run(const std::string& kernel, int num_blocks, int num_threads, size_t shared_bytes,
-           const std::function<void()>& thread);
+           size_t most_shared, const std::function<void()>& thread);
 
  private:
   std::map<const std::byte*, Region> regions_;  // by begin
@@ -110,5 +112,39 @@ void copy_wait(int most_pending);
 // All lanes of the warp meet here with their operands; the last one runs `execute` on the 32 of
 // them, by lane. Lanes that meet at instructions of different names are a fault.
 void collective(const char* name, void* operands, void (*execute)(void* const* operands));
+
+// ---- the same for sm_90a -----------------------------------------------------------------------
+
+// A matrix of 16-bit elements in global memory, and the box that is cut from it.
+struct TensorMap {
+  const std::byte* data;
+  int64_t num_columns, num_rows, stride_bytes;
+  int box_columns, box_rows;
+};
+
+void make_arrival(const void* arrival, int count);
+void arrive_expecting(const void* arrival, int num_bytes);
+void wait_for_arrival(const void* arrival, int parity);
+void copy_box(void* shared, const TensorMap& map, int column, int row, const void* arrival);
+
+// Where the rows of a box begin, bytes from the beginning of shared memory.
+struct BoxPlace {
+  size_t offset;
+  int row_bytes;
+  bool operator==(const BoxPlace&) const = default;
+};
+
+// One thread's part of d [64, 8 num_tiles] = a [64, 16] b [8 num_tiles, 16]^T (+ d).
+struct Product {
+  float (*d)[4];
+  const uint32_t* a_registers;  // or null, and a lies in shared memory, too
+  BoxPlace a, b;
+  int num_tiles;
+  bool adds;
+  double (*value_of)(uint16_t bits);
+};
+void start_product(const Product& mine);
+void warpgroup_commit();
+void warpgroup_wait(int most_pending);
 
 }  // namespace minifuse::cuda::emulator

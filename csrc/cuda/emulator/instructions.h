@@ -10,6 +10,7 @@
 
 #define MINIFUSE_DEVICE inline
 #define MINIFUSE_KERNEL(threads) void
+#define MINIFUSE_GRID_CONSTANT
 
 namespace minifuse::cuda::ptx {
 
@@ -154,6 +155,72 @@ inline void mma_tf32(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
   detail::MmaOperands mine{d, a, {b0, b1}};
   emulator::collective("mma.tf32", &mine, detail::mma<detail::Type::kTf32>);
 }
+
+// ---- sm_90a ----
+
+using TensorMap = emulator::TensorMap;
+
+inline void make_arrival(uint64_t* arrival, int count) { emulator::make_arrival(arrival, count); }
+inline void arrive_expecting(uint64_t* arrival, int num_bytes) {
+  emulator::arrive_expecting(arrival, num_bytes);
+}
+inline void wait_for_arrival(uint64_t* arrival, int parity) {
+  emulator::wait_for_arrival(arrival, parity);
+}
+inline void copy_box(void* shared, const TensorMap& map, int column, int row, uint64_t* arrival) {
+  emulator::copy_box(shared, map, column, row, arrival);
+}
+
+using BoxAddress =
+    uint64_t;  // bytes from the beginning of shared memory; above them the row's bytes
+inline constexpr BoxAddress kBoxStep = 32;
+template <int kRowBytes>
+BoxAddress box_address(const void* shared) {
+  const auto offset = static_cast<size_t>(static_cast<const std::byte*>(shared) - shared_memory());
+  if (offset % 1024 != 0) emulator::fault("a product's box is not at a multiple of 1,024 bytes");
+  return offset | uint64_t{kRowBytes} << 32;
+}
+
+inline void warpgroup_fence() {}
+inline void warpgroup_commit() { emulator::warpgroup_commit(); }
+template <int kPending>
+void warpgroup_wait() {
+  emulator::warpgroup_wait(kPending);
+}
+
+namespace detail {
+
+inline double value_of(Bfloat16, uint16_t bits) { return from_bfloat16_bits(bits); }
+inline double value_of(Half, uint16_t bits) { return from_float16_bits(bits); }
+
+template <int kFirst, int kCount, typename T, int kTiles>
+void start_product(float (&d)[kTiles][4], const uint32_t* a_registers, BoxAddress a, BoxAddress b,
+                   bool adds) {
+  static_assert(kFirst + kCount <= kTiles);
+  const auto place = [](BoxAddress box) {
+    return emulator::BoxPlace{box & 0xffffffff, static_cast<int>(box >> 32)};
+  };
+  emulator::start_product({d + kFirst, a_registers, place(a), place(b), kCount, adds,
+                           [](uint16_t bits) { return value_of(T{}, bits); }});
+}
+
+}  // namespace detail
+
+#define MINIFUSE_WGMMA(columns)                                                           \
+  template <int kFirst, typename T, int kTiles>                                           \
+  void multiply_warpgroup_##columns(T, float (&d)[kTiles][4], BoxAddress a, BoxAddress b, \
+                                    bool adds) {                                          \
+    detail::start_product<kFirst, columns / 8, T>(d, nullptr, a, b, adds);                \
+  }                                                                                       \
+  template <int kFirst, typename T, int kTiles>                                           \
+  void multiply_warpgroup_##columns(T, float (&d)[kTiles][4], const uint32_t (&a)[4],     \
+                                    BoxAddress b, bool adds) {                            \
+    detail::start_product<kFirst, columns / 8, T>(d, a, 0, b, adds);                      \
+  }
+MINIFUSE_WGMMA(32)
+MINIFUSE_WGMMA(64)
+MINIFUSE_WGMMA(192)
+#undef MINIFUSE_WGMMA
 
 inline uint32_t to_bits(float x) { return bits_of(x); }
 inline float from_bits(uint32_t bits) { return float_of_bits(bits); }

@@ -7,15 +7,23 @@
 #include <new>
 
 #include "cuda/emulator/device.h"
+#include "cuda/hopper/table.cuh"
 #include "cuda/runtime.h"
-#include "cuda/table.cuh"
 
 namespace minifuse::cuda::emulator {
 
 inline constexpr Kernels kTables[] = {table_of<float>("float32"), table_of<Bfloat16>("bfloat16"),
                                       table_of<Half>("float16")};
 
+inline const Kernels& bfloat16_kernels() { return kTables[1]; }
+inline const Kernels& float16_kernels() { return kTables[2]; }
+inline const Kernels kHopperTables[] = {hopper_table_of<Bfloat16, bfloat16_kernels>(),
+                                        hopper_table_of<Half, float16_kernels>()};
+
 inline const Kernels& table_named(const std::string& element) {
+  if (wanted_isa() == "sm_90a")
+    for (const Kernels& table : kHopperTables)
+      if (element == table.element) return table;
   for (const Kernels& table : kTables)
     if (element == table.element) return table;
   fail("dtype is '", element, "', wanted float32, bfloat16 or float16 on this device");
