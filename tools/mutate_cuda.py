@@ -326,8 +326,8 @@ FAULTS = (
     Fault(
         "wait for the wrong group",
         "hopper/ffn.cuh",
-        "ptx::warpgroup_commit();\n    ptx::warpgroup_wait<0>();\n\n",
-        "ptx::warpgroup_commit();\n\n",
+        "    ptx::warpgroup_wait<0>();\n\n    // Two tiles of h, packed,",
+        "    // Two tiles of h, packed,",
         "test_ffn and sm_90a",
     ),
     Fault(
