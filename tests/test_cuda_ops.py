@@ -87,6 +87,16 @@ def test_linear_packed_or_not(tensor):
     assert ops.linear(x[:0], weight).shape == (0, 17, 34)
 
 
+@pytest.mark.parametrize("isa", ["sm_80", "sm_90a"])
+def test_one_row_of_a_wider_matrix(tensor, monkeypatch, isa):
+    """Its stride is no multiple of 16 bytes, and means nothing."""
+    monkeypatch.setenv("MINIFUSE_CUDA_ISA", isa)
+    cuda_ops._ops.cache_clear()
+    x, weight = tensor(4, 385)[:1, :384], tensor(32, 384, scale=0.05)
+    assert x.contiguous().stride(0) == 385
+    assert_agrees(tensor, ops.linear(x, weight), reference.linear(*f64(x, weight)))
+
+
 def test_linear_residual_layer_norm(tensor):
     x, weight, residual = tensor(19, 64), tensor(96, 64, scale=0.125), tensor(19, 96)
     gamma, beta = tensor(96), tensor(96)

@@ -326,8 +326,8 @@ FAULTS = (
     Fault(
         "wait for the wrong group",
         "hopper/ffn.cuh",
-        "    ptx::warpgroup_wait<0>();\n\n    // Two tiles of h, packed,",
-        "    // Two tiles of h, packed,",
+        "    ptx::warpgroup_wait<0>();\n    ptx::hold(h);\n",
+        "",
         "test_ffn and sm_90a",
     ),
     Fault(

@@ -206,6 +206,21 @@ MINIFUSE_DEVICE void warpgroup_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
+// What a product reads or writes is touched only above or below this: the compiler knows nothing of
+// products that are under way.
+template <int kTiles>
+MINIFUSE_DEVICE void hold(float (&d)[kTiles][4]) {
+#pragma unroll
+  for (int n = 0; n < kTiles; ++n)
+    asm volatile("" : "+f"(d[n][0]), "+f"(d[n][1]), "+f"(d[n][2]), "+f"(d[n][3])::"memory");
+}
+template <int kSteps>
+MINIFUSE_DEVICE void hold(uint32_t (&a)[kSteps][4]) {
+#pragma unroll
+  for (int n = 0; n < kSteps; ++n)
+    asm volatile("" : "+r"(a[n][0]), "+r"(a[n][1]), "+r"(a[n][2]), "+r"(a[n][3])::"memory");
+}
+
 // Starts d [64, 8 kCount] = a [64, 16] b [8 kCount, 16]^T (+ d), tiles kFirst.. of d, by the four warps
 // of a warpgroup: warp w has rows 16 w.., laid out as an mma's d, and of `a`, where it comes from
 // registers, as an mma's a (PTX ISA, "Register Fragments" of wgmma). d and a must not be touched before the wait.

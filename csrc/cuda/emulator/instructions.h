@@ -188,6 +188,9 @@ void warpgroup_wait() {
   emulator::warpgroup_wait(kPending);
 }
 
+template <typename T, int kCount>
+void hold(T (&)[kCount][4]) {}
+
 namespace detail {
 
 inline double value_of(Bfloat16, uint16_t bits) { return from_bfloat16_bits(bits); }

@@ -95,6 +95,7 @@ MINIFUSE_DEVICE void multiply_boxes(T type, float (&acc)[1][Shape::kN][4], const
       fetch(box - 1 + Shape::kStages);  // into its place
   }
   ptx::warpgroup_wait<0>();
+  ptx::hold(acc[0]);
   ptx::barrier();  // the ring may be used again
 }
 

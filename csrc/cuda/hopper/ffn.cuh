@@ -90,6 +90,7 @@ hopper_ffn_residual_layer_norm_kernel(const MINIFUSE_GRID_CONSTANT HopperFfnPara
       }
     ptx::warpgroup_commit();
     ptx::warpgroup_wait<0>();
+    ptx::hold(h);
 
     // Two tiles of h, packed, are an operand of the next product.
     uint32_t a[kSteps][4];
@@ -104,6 +105,7 @@ hopper_ffn_residual_layer_norm_kernel(const MINIFUSE_GRID_CONSTANT HopperFfnPara
                  activate(h[n][2 * half + 1] + bias.values[1], op.activation));
     }
 
+    ptx::hold(a);
     ptx::warpgroup_fence();
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
@@ -117,6 +119,7 @@ hopper_ffn_residual_layer_norm_kernel(const MINIFUSE_GRID_CONSTANT HopperFfnPara
     }
     ptx::warpgroup_commit();
     ptx::warpgroup_wait<0>();
+    ptx::hold(acc[0]);
     ptx::barrier();  // both warpgroups have used the stage up
     if (is_leader) fetch(chunk + Shape::kStages);  // into its place
   }

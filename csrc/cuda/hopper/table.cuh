@@ -18,7 +18,8 @@ inline constexpr int kHopperMaxHidden = 384;  // of what LayerNorm follows
 template <typename T, const Kernels& (*base)()>
 struct HopperLauncher {
   static ptx::TensorMap map_of_x(const void* x, int64_t ldx, int M, int K) {
-    return make_tensor_map(T{}, x, M, K, ldx, 128);
+    // Of a single row the stride means nothing, and may be one that a map cannot have.
+    return make_tensor_map(T{}, x, M, K, M == 1 ? K : ldx, 128);
   }
   template <typename Shape>
   static ptx::TensorMap map_of_weight(const void* weight, int N, int K) {

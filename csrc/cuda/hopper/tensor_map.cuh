@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "common/check.h"
 #include "cuda/hopper/boxes.cuh"
 
 #if defined(__CUDACC__)
@@ -21,8 +22,13 @@ inline auto tensor_map_encoder() {
   static const auto encode = [] {
     void* function = nullptr;
     cudaDriverEntryPointQueryResult found{};
+#if CUDART_VERSION >= 12050
     const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function,
                                                                12000, cudaEnableDefault, &found);
+#else
+    const cudaError_t error =
+        cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &found);
+#endif
     if (error != cudaSuccess || found != cudaDriverEntryPointSuccess)
       throw std::runtime_error("the driver has no cuTensorMapEncodeTiled");
     return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
@@ -55,8 +61,16 @@ ptx::TensorMap make_tensor_map(T type, const void* data, int num_rows, int num_c
   return map;
 #else
   static_cast<void>(type);
-  return {static_cast<const std::byte*>(data),      num_columns, num_rows,
-          stride * static_cast<int64_t>(sizeof(T)), box_columns, box_rows};
+  const int64_t stride_bytes = stride * static_cast<int64_t>(sizeof(T));
+  check(reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride_bytes % 16 == 0 && num_rows > 0 &&
+            box_rows <= 256,
+        "a map of ", num_rows, " rows ", stride_bytes, " bytes apart");
+  return {static_cast<const std::byte*>(data),
+          num_columns,
+          num_rows,
+          stride_bytes,
+          box_columns,
+          box_rows};
 #endif
 }
 
