@@ -73,7 +73,7 @@ def test_the_script_for_a_gpu_runs_to_the_first_cuda_call(tmp_path, minilm_folde
     assert {name: how["status"] for name, how in parts.items()} == {
         name: "passed" if name == "packages" else "reached CUDA"
         for name in ("machine", "packages", "kernels", "package", "tests", "sanitizer",
-                     "agreement", "encoder", "ops")
+                     "agreement", "endurance", "encoder", "ops")
     }  # fmt: skip
 
 

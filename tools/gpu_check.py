@@ -38,8 +38,10 @@ class Check:
     def run(self) -> int:
         """Run all parts; returns 1 if one failed."""
         self.out.mkdir(parents=True, exist_ok=True)
-        for part in (self.machine, self.packages, self.kernels, self.package, self.tests,
-                     self.sanitizer, self.agreement, self.encoder, self.ops):  # fmt: skip
+        parts = (self.machine, self.packages, self.kernels, self.package, self.tests,
+                 self.sanitizer, self.agreement, self.endurance, self.encoder,
+                 self.ops)  # fmt: skip
+        for part in parts:
             self._run_part(part)
             self._save()
         failed = [name for name, how in self.report["parts"].items() if how["status"] == "failed"]
@@ -206,6 +208,33 @@ class Check:
             if cosine < least or (most and difference > most) or not same:
                 raise AssertionError(f"{dtype}: {found[dtype]}")
         return found
+
+    def endurance(self) -> dict[str, Any]:
+        """Ten thousand encodes by four threads: the same bits each time, and no memory lost."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        import numpy as np
+
+        from minifuse import SentenceTransformer
+        from minifuse.sample_text import SENTENCES
+
+        self._cuda()
+        import torch
+
+        model = SentenceTransformer(self.arguments.model, device="cuda", dtype="float16")
+        texts = list(SENTENCES[:100])
+        wanted = model.encode(texts)
+        free, _ = torch.cuda.mem_get_info()
+
+        def encode(place: int) -> bool:
+            return np.array_equal(model.encode(texts[place]), wanted[place])
+
+        with ThreadPoolExecutor(4) as pool:
+            same = all(pool.map(encode, list(range(100)) * 100))
+        lost = free - torch.cuda.mem_get_info()[0]
+        if not same or lost > 1 << 26:  # graphs of a hundred shapes stay
+            raise AssertionError(f"the same bits: {same}; {lost} bytes fewer are free")
+        return {"bytes_lost": lost}
 
     # ---- fast ----------------------------------------------------------------------------------
 
