@@ -33,9 +33,11 @@ INTERFACE = ("tests/native/cuda_interface.cpp", "csrc/encoder/batch.cpp",
              "csrc/encoder/weights.cpp")  # fmt: skip
 MODULE = ("csrc/bindings/cuda.cpp", "csrc/bindings/cuda_ops.cpp", "csrc/bindings/names.cpp",
           "csrc/cuda/emulator/device.cpp", "csrc/cuda/emulator/runtime.cpp",
+          "csrc/cuda/emulator/warpgroup.cpp",
           "csrc/encoder/batch.cpp", "csrc/encoder/cuda_encoder.cpp", "csrc/encoder/quantize.cpp",
           "csrc/encoder/weights.cpp")  # fmt: skip
-EMULATOR = ("tests/native/cuda_emulated.cpp", "csrc/cuda/emulator/device.cpp")
+EMULATOR = ("tests/native/cuda_emulated.cpp", "csrc/cuda/emulator/device.cpp",
+            "csrc/cuda/emulator/warpgroup.cpp")  # fmt: skip
 
 ELEMENTS = ("float32", "bfloat16", "float16")
 # The largest relative error of one rounding.

@@ -421,7 +421,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(arguments.jobs) as pool:
         objects = Path(name)
         if faults:
-            compile_objects(ROOT, (*INTERFACE, EMULATOR[1]), objects)
+            compile_objects(ROOT, (*INTERFACE, *EMULATOR[1:]), objects)
         results = pool.map(lambda fault: is_caught(fault, objects), faults)
         for fault, caught in zip(faults, results, strict=True):
             unseen += not caught
