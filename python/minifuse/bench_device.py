@@ -23,6 +23,7 @@ from minifuse.sentence_transformer import SentenceTransformer
 
 __all__ = ["bench_device", "bench_device_ops", "measured_peak"]
 
+PEERS = ("sentence-transformers", "torch.compile")
 PEER_BATCH_SIZES = (64, 256, 1024, 4096)
 _PEAK_SIZE, _QUERY_ROUNDS = 8192, 200
 
@@ -72,8 +73,17 @@ def bench_device(
     query: str,
     device: str = "cuda",
     rounds: int = 7,
+    peers: Sequence[str] = PEERS,
 ) -> dict[str, Any]:
     """The encoder and whole encodes on a device, ours in three dtypes and PyTorch's in float16.
+
+    Args:
+        model_name: a folder or a name.
+        workloads: name -> texts.
+        query: the text that is timed alone.
+        device: "cuda" or "cuda:N".
+        rounds: of which the medians are taken.
+        peers: the forms of PyTorch's; compiling takes a minute a workload.
 
     Returns:
         ``machine`` with the ``device``, ``absent`` (what did not run -> why), ``peak`` (dtype ->
@@ -100,7 +110,7 @@ def bench_device(
         wanted = referee.encode(listed, normalize_embeddings=True)
         flops = encoder_flops(referee, tokens.seqlens)
         runs = [_ours(one, listed) for one in ours.values()]
-        runs += _peers(model, place, listed, absent)
+        runs += _peers(model, place, listed, peers, absent)
         encoder = _medians([run.encoder for run in runs], rounds)
         encode = _medians([run.encode for run in runs], rounds)
         rows = []
@@ -173,10 +183,12 @@ def _median_of(call: Callable[[], Any], rounds: int) -> float:
     return float(np.median([time_once(call) for _ in range(rounds)]))
 
 
-def _peers(model: Any, device: str, texts: list[str], absent: dict[str, str]) -> list[Run]:
+def _peers(
+    model: Any, device: str, texts: list[str], names: Sequence[str], absent: dict[str, str]
+) -> list[Run]:
     """sentence-transformers in float16 with SDPA, as it is and compiled."""
     runs = []
-    for name in ("sentence-transformers", "torch.compile"):
+    for name in names:
         try:
             runs.append(_peer(model, device, texts, name))
         except Exception as error:  # a peer that fails is named, and the others still run
@@ -228,9 +240,20 @@ def _peer(model: Any, device: str, texts: list[str], name: str) -> Run:
 
 
 def bench_device_ops(
-    device: str = "cuda", dtype: str = "bfloat16", rounds: int = 30, tokens: Sequence[int] = ()
+    device: str = "cuda",
+    dtype: str = "bfloat16",
+    rounds: int = 30,
+    tokens: Sequence[int] = (*OP_TOKENS, 32768),
+    compiles: bool = True,
 ) -> list[dict[str, Any]]:
     """Each fused op on CUDA tensors against PyTorch, eager (SDPA for attention) and compiled.
+
+    Args:
+        device: "cuda" or "cuda:N".
+        dtype: of the tensors.
+        rounds: of which the medians are taken.
+        tokens: the sizes.
+        compiles: whether to compile PyTorch's form, too: seconds for each op and size.
 
     Returns:
         Rows with op, tokens, microseconds of PyTorch, of PyTorch compiled (None where that fails)
@@ -250,14 +273,15 @@ def bench_device_ops(
 
     peak = measured_peak(place, dtype)
     rows: list[dict[str, Any]] = []
-    for count in tokens or (*OP_TOKENS, 32768):
+    for count in tokens:
         for case in op_cases(count, placement=Placement(ours=tensor, theirs=tensor)):
             runs = {"torch": case.torch, "ours": case.packed}
             with torch.inference_mode():
-                compiled = torch.compile(case.torch)
                 with contextlib.suppress(Exception):  # no compiler for it: its column stays empty
-                    compiled()
-                    runs["compiled"] = compiled
+                    if compiles:
+                        compiled = torch.compile(case.torch)
+                        compiled()
+                        runs["compiled"] = compiled
                 case.packed()
                 synchronize()
                 repeat = max(1, int(2e-3 / max(_once(case.packed), 1e-6)))
