@@ -146,6 +146,7 @@ def test_models_and_batches_that_it_does_not_take(cuda_library, tmp_path, cuda_f
     assert encoder.encode([], [0]).shape == (0, 64)
 
 
+@pytest.mark.parametrize("element", ["float16"])
 def test_a_graph_serves_again(encoder, is_emulated, batch):
     """The same shape twice, with other ids, and shapes that push the first out of the cache."""
     ids, _ = batch
