@@ -51,6 +51,14 @@ class Loan {
           " elements, wanted ", wanted);
     return static_cast<const float*>(in(name, view, sizeof(float)));
   }
+  // A byte a row, or null.
+  const uint8_t* mask(const OptionalFields& fields, int64_t wanted) {
+    if (!fields) return nullptr;
+    const View view(*fields);
+    check(view.rows == 1 && view.columns == wanted, "mask has ", view.rows * view.columns,
+          " elements, wanted ", wanted);
+    return static_cast<const uint8_t*>(in("mask", view, 1, 1));
+  }
 
  private:
   void* lend(const char* name, const View& view, int64_t size, int64_t alignment,
@@ -129,18 +137,13 @@ class CudaOps {
     check_shape("v", v, k.rows, q.columns);
     check_shape("out", out, q.rows, q.columns);
     Loan loan(*runtime_);
-    const uint8_t* keep = nullptr;
-    if (mask) {
-      check_shape("mask", View(*mask), 1, k.rows);
-      keep = static_cast<const uint8_t*>(loan.in("mask", View(*mask), 1, 1));
-    }
     cuda::AttentionParams p{.q = loan.in("q", q, size_),
                             .k = loan.in("k", k, size_),
                             .v = loan.in("v", v, size_),
                             .ldq = q.stride,
                             .ldk = k.stride,
                             .ldv = v.stride,
-                            .mask = keep,
+                            .mask = loan.mask(mask, k.rows),
                             .out = loan.out("out", out, size_),
                             .ldout = out.stride,
                             .tiles = nullptr,
@@ -174,16 +177,11 @@ class CudaOps {
     check_shape("cu_seqlens", cu_seqlens, 1, y.rows + 1);
     check_shape("y", y, y.rows, x.columns);
     Loan loan(*runtime_);
-    const uint8_t* keep = nullptr;
-    if (mask) {
-      check_shape("mask", View(*mask), 1, x.rows);
-      keep = static_cast<const uint8_t*>(loan.in("mask", View(*mask), 1, 1));
-    }
     const cuda::PoolParams p{.x = loan.in("x", x, size_),
                              .ldx = x.stride,
                              .cu_seqlens = static_cast<const int32_t*>(
                                  loan.in("cu_seqlens", cu_seqlens, sizeof(int32_t))),
-                             .mask = keep,
+                             .mask = loan.mask(mask, x.rows),
                              .y = static_cast<float*>(loan.out("y", y, sizeof(float))),
                              .ldy = y.stride,
                              .batch = static_cast<int>(y.rows),

@@ -33,7 +33,8 @@ class CudaEncoder {
   const cuda::Runtime& runtime() const { return *runtime_; }
 
   // As Encoder::encode, for outputs.pooled, in the host's memory or the device's, and
-  // outputs.token_embeddings in the host's. All is done on return. At most max_sentences go in a pass. Safe from several threads, one at a time.
+  // outputs.token_embeddings in the host's. All is done on return. At most max_sentences go in a
+  // pass. Safe from several threads, one at a time.
   bool encode(const Batch& batch, const Outputs& outputs, int64_t max_sentences,
               const std::function<bool()>& should_stop);
 
