@@ -119,10 +119,17 @@ def run_bench(arguments: argparse.Namespace) -> int:
         "peak_mib": "peak MiB",
     }
     print(bench.format_table(result["footprint"], columns))
-    for name, reason in result["absent"].items():
-        print(f"{name}: {reason}")
     if arguments.plot:
         bench.plot_encode(result, arguments.plot)
+    return _tell_absent_and_write(arguments, result)
+
+
+def _tell_absent_and_write(arguments: argparse.Namespace, result: dict[str, Any]) -> int:
+    """What did not run and why, and every figure where it was asked for."""
+    from minifuse import bench
+
+    for name, reason in result["absent"].items():
+        print(f"{name}: {reason}")
     if arguments.json:
         bench.write_json(arguments.json, result)
     return 0
@@ -172,11 +179,7 @@ def _bench_device(arguments: argparse.Namespace) -> int:
         "encode_us": "encode us",
     }
     print(bench.format_table(result["query"], columns))
-    for name, reason in result["absent"].items():
-        print(f"{name}: {reason}")
-    if arguments.json:
-        bench.write_json(arguments.json, result)
-    return 0
+    return _tell_absent_and_write(arguments, result)
 
 
 def _bench_profile(arguments: argparse.Namespace, threads: int) -> int:
