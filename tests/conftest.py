@@ -15,6 +15,7 @@ from cuda_library import build_emulated, build_emulated_module
 from minifuse import SentenceTransformer
 from minifuse.native import core
 from minifuse.resolve import resolve_model
+from second_model import fetch_graph, write_second_model
 from tiny_model import write_tiny_model
 
 ROOT = Path(__file__).parent.parent
@@ -126,6 +127,20 @@ def minilm_folder() -> Path:
 @pytest.fixture(scope="session")
 def minilm(minilm_folder) -> SentenceTransformer:
     return SentenceTransformer(minilm_folder)
+
+
+@pytest.fixture(scope="session")
+def second_graph() -> Path:
+    try:
+        return fetch_graph()
+    except FileNotFoundError as error:
+        pytest.skip(f"no cached copy of the 69 MB model, and no network to fetch it: {error}")
+
+
+@pytest.fixture(scope="session")
+def second_folder(second_graph, minilm_folder, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("second") / "paraphrase-MiniLM-L3-v2"
+    return write_second_model(folder, second_graph, minilm_folder)
 
 
 @pytest.fixture(scope="session")

@@ -151,17 +151,23 @@ def stsb(data):
     return read_scored_pairs(data / "sts" / "stsb_test.tsv")
 
 
+@pytest.fixture(scope="module", params=["minilm_folder", "second_folder"])
+def real_folder(request):
+    return request.getfixturevalue(request.param)
+
+
 @pytest.fixture(scope="module")
-def reference(minilm, stsb):
-    return Embedded(minilm, sorted({*stsb.sentences1, *stsb.sentences2}))
+def reference(real_folder, stsb):
+    model = SentenceTransformer(real_folder)
+    return Embedded(model, sorted({*stsb.sentences1, *stsb.sentences2}))
 
 
 @pytest.mark.parametrize(
     ("dtype", "least", "mean"), [("bfloat16", 0.9999, 0.9999), ("int8", 0.995, 0.999)]
 )
-def test_quality(reference, minilm_folder, stsb, dtype, least, mean):
+def test_quality(reference, real_folder, stsb, dtype, least, mean):
     """On all sentences of stsb_test, none of which the scales were made from."""
-    model = SentenceTransformer(minilm_folder, dtype=dtype)
+    model = SentenceTransformer(real_folder, dtype=dtype)
     assert (model.dtype, model.isa) == (dtype, core.isa_of(dtype))
     ours = Embedded(model, list(reference.place))
     cosine = (ours.embeddings * reference.embeddings).sum(1)

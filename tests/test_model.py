@@ -1,12 +1,13 @@
-"""The real model: golden values, agreement with sentence-transformers, quality on STS-B."""
+"""The real models: golden values, agreement with others' engines, quality on STS-B."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import sentence_transformers
+from onnx.reference import ReferenceEvaluator
 
-from minifuse import sample_text
+from minifuse import SentenceTransformer, sample_text
 from minifuse.evaluation import evaluate_pairs, read_scored_pairs
 
 FOX = "The quick brown fox jumps over the lazy dog."
@@ -77,14 +78,24 @@ def test_long_and_cut_texts(minilm, theirs, data):
 
 
 def test_512_tokens(minilm_folder):
-    from minifuse import SentenceTransformer
-
     ours = SentenceTransformer(minilm_folder)
     other = sentence_transformers.SentenceTransformer(str(minilm_folder), device="cpu")
     ours.max_seq_length = other.max_seq_length = 512
     text = " ".join(sample_text.SENTENCES * 3)
     assert len(ours.preprocess([text])["input_ids"][0]) == 512
     assert np.abs(ours.encode(text) - other.encode(text)).max() <= TOLERANCE
+
+
+def test_second_model(second_folder, second_graph):
+    """Against the published graph itself, run in NumPy by ONNX's own interpreter."""
+    evaluator = ReferenceEvaluator(str(second_graph))
+    model = SentenceTransformer(second_folder)
+    for text in (FOX, PARAPHRASE, SKY, ""):
+        input_ids = model.tokenize([text])["input_ids"]
+        feeds = {"input_ids": input_ids, "attention_mask": np.ones_like(input_ids)}
+        (pooled,) = (one for one in evaluator.run(None, feeds) if one.shape == (1, 384))
+        difference = np.linalg.norm(model.encode([text]) - pooled)
+        assert difference <= TOLERANCE * np.linalg.norm(pooled)
 
 
 def test_peers_parity_table(minilm_folder):
