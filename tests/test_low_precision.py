@@ -10,7 +10,7 @@ from minifuse import SentenceTransformer, ops
 from minifuse.evaluation import evaluate_pairs, read_scored_pairs
 from minifuse.native import core
 
-GROUP = 192  # kInt8Group of csrc/common/types.h
+GROUP = core.INT8_GROUP
 
 
 def to_bfloat16(x):

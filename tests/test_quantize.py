@@ -9,10 +9,12 @@ import pytest
 
 from minifuse import SentenceTransformer, quantization, sample_text
 from minifuse.cli import main
+from minifuse.native import core
 from minifuse.quantization import quantize
 from minifuse.safetensors import SafetensorsFile, write_safetensors
 from tiny_model import write_tiny_model
 
+GROUP = core.INT8_GROUP
 TEXTS = ["the cat sat on the mat", "a dog", "", "the dog ran in the park with a cat"]
 CODES = "encoder.layer.1.attention.self.qkv.weight.codes"
 
@@ -38,6 +40,113 @@ def rewrite(folder, change, **metadata):
         metadata = file.metadata | metadata
     change(tensors)
     write_safetensors(path, tensors, metadata)
+
+
+def moments_of(x):
+    """[groups, GROUP, GROUP], zeros past the last input."""
+    groups = -(-x.shape[1] // GROUP)
+    padded = np.zeros((len(x), groups * GROUP))
+    padded[:, : x.shape[1]] = x
+    parts = padded.reshape(len(x), groups, GROUP).transpose(1, 2, 0)
+    return (parts @ parts.transpose(0, 2, 1) / len(x)).astype(np.float32)
+
+
+def restored(codes, scale, input_scale):
+    """The weights that codes stand for."""
+    scales = np.repeat(scale.astype(np.float64), GROUP, axis=0)[: codes.shape[1]]
+    return codes * scales.T * input_scale
+
+
+@pytest.mark.parametrize("k", [1, 2, 7, 64, GROUP, GROUP + 1, 2 * GROUP + 5])
+def test_rounding_follows_the_equations(rng, k):
+    """Against float64 NumPy: the factor of the damped moments, and one code after the other."""
+    x = rng.standard_normal((300, k)) @ rng.standard_normal((k, k)) + rng.standard_normal(k)
+    w = rng.standard_normal((11, k)).astype(np.float32)
+    max_input = np.abs(x).max(0).astype(np.float32)
+    codes, scale, input_scale = core.quantize_linear(w, max_input, moments_of(x))
+    smoothed = w.astype(np.float64) / input_scale
+    differing = 0
+    for group, begin in enumerate(range(0, k, GROUP)):
+        end = min(k, begin + GROUP)
+        part = x[:, begin:end] * input_scale[begin:end]
+        h = part.T @ part / len(x)
+        factor = np.linalg.cholesky(h + np.trace(h) / len(h) * np.eye(len(h)))
+        feedback = factor / np.diag(factor)
+        for row in range(len(w)):
+            step, error = float(scale[group, row]), np.zeros(end - begin)
+            for i in reversed(range(end - begin)):
+                target = smoothed[row, begin + i] + error[i + 1 :] @ feedback[i + 1 :, i]
+                code = int(codes[row, begin + i])
+                error[i] = smoothed[row, begin + i] - step * code
+                nearest = np.clip(np.rint(target / step), -127, 127)
+                mate = int(codes[row, other]) if (other := (begin + i) ^ 1) < k else 0
+                if nearest != code and abs(code + mate) < 127:
+                    differing += 1
+    # float32 rounds a target in the middle of two codes to either side.
+    assert differing <= 0.002 * w.size
+
+
+def test_rounding_lets_errors_cancel(rng):
+    """Of inputs that go together, on text of the same kind that the moments never saw."""
+    mixing = rng.standard_normal((24, 300))
+
+    def rows():
+        return rng.standard_normal((900, 24)) @ mixing + 0.3 * rng.standard_normal((900, 300))
+
+    x, unseen = rows(), rows()
+    w = rng.standard_normal((64, 300)).astype(np.float32)
+    max_input = np.abs(x).max(0).astype(np.float32)
+    moments = moments_of(x)
+    errors = []
+    for given in (moments, np.zeros_like(moments)):
+        matrix = core.quantize_linear(w, max_input, given)
+        errors.append(np.linalg.norm(unseen @ (restored(*matrix) - w).T))
+    assert errors[0] < 0.6 * errors[1]
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan, 0.0])
+def test_without_moments_each_code_is_the_nearest(rng, bad):
+    w = rng.uniform(-1, 1, (5, 40)).astype(np.float32)
+    moments = np.full((1, GROUP, GROUP), bad, np.float32)
+    codes, scale, input_scale = core.quantize_linear(w, np.ones(40, np.float32), moments)
+    error = np.abs(w / input_scale - codes * scale.T)
+    pairs = np.abs(codes.reshape(5, 20, 2).astype(int).sum(2)).repeat(2, axis=1)
+    inside = (pairs < 128) & (np.abs(codes) < 127)
+    assert (error <= 0.5001 * scale.T)[inside].all()
+
+
+def test_statistics_of_the_sample_text(source, monkeypatch):
+    """At once, or as many texts at a time as the limit lets in; against NumPy."""
+    model = SentenceTransformer(source)
+    found = []
+    for limit in (quantization._MAX_INPUT_FLOATS, 20_000, 1):
+        monkeypatch.setattr(quantization, "_MAX_INPUT_FLOATS", limit)
+        found.append(quantization._input_statistics(model._folder, model._tokenizer, 2))
+    texts = [*sample_text.SENTENCES, *sample_text.paragraphs(4)]
+    tokens = model._tokenizer.encode(texts, model.max_seq_length)
+    inputs = model._encoder.matrix_inputs(tokens.ids, tokens.cu_seqlens(), num_threads=1)
+    hidden = model._encoder.hidden_states(tokens.ids, tokens.cu_seqlens(), num_threads=1)
+    width = hidden.shape[2]
+    np.testing.assert_array_equal(inputs[:, :, :width], hidden[:-1])
+    for one, *others in zip(*(statistics.values() for statistics in found), strict=True):
+        for other in others:
+            np.testing.assert_array_equal(one.max_input, other.max_input)
+            np.testing.assert_allclose(one.moments, other.moments, atol=1e-5)
+    name = "encoder.layer.1.output.dense.weight"
+    rows = inputs[1, :, 3 * width :]
+    np.testing.assert_array_equal(found[0][name].max_input, np.abs(rows).max(0))
+    np.testing.assert_allclose(found[0][name].moments, moments_of(rows), atol=1e-5)
+
+
+def test_the_same_codes_on_every_instruction_set(isa, source):
+    """What is known of the inputs comes from float32's kernels, which agree in every bit."""
+    model = SentenceTransformer(source)
+    matrices = dict(quantization.quantized_matrices(model._folder, model._tokenizer, 1))
+    core.select_isa("scalar")
+    wanted = quantization.quantized_matrices(model._folder, model._tokenizer, 2)
+    for name, matrix in wanted:
+        for ours, theirs in zip(matrices[name], matrix, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("dtype", [None, "int8", "auto"])

@@ -52,15 +52,15 @@ FloatArray hidden_states(const Encoder& encoder, const IntArray& ids, const IntA
   return result;
 }
 
-FloatArray input_maxima(const Encoder& encoder, const IntArray& ids, const IntArray& cu_seqlens,
-                        int num_threads) {
+FloatArray matrix_inputs(const Encoder& encoder, const IntArray& ids, const IntArray& cu_seqlens,
+                         int num_threads) {
   const Batch batch = borrow_batch(ids, cu_seqlens);
   const Config& config = encoder.config();
   FloatArray result({static_cast<py::ssize_t>(config.num_hidden_layers),
-                     static_cast<py::ssize_t>(3 * config.hidden_size + config.intermediate_size)});
-  std::fill_n(result.mutable_data(), result.size(), 0.0f);
+                     static_cast<py::ssize_t>(batch.total_tokens),
+                     static_cast<py::ssize_t>(config.inputs_per_layer())});
   Outputs outputs;
-  outputs.input_maxima = result.mutable_data();
+  outputs.matrix_inputs = result.mutable_data();
   run(encoder, batch, outputs, INT64_MAX, num_threads);
   return result;
 }
@@ -174,7 +174,7 @@ void register_encoder(py::module_& module) {
            py::kw_only(), py::arg("batch_size"), py::arg("num_threads"))
       .def("plan", &plan, py::arg("cu_seqlens").noconvert(), py::kw_only(), py::arg("batch_size"),
            py::arg("num_threads"))
-      .def("input_maxima", &input_maxima, py::arg("ids").noconvert(),
+      .def("matrix_inputs", &matrix_inputs, py::arg("ids").noconvert(),
            py::arg("cu_seqlens").noconvert(), py::kw_only(), py::arg("num_threads"));
 }
 

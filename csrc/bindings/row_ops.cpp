@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <vector>
 
 #include "bindings/bindings.h"
 #include "bindings/share.h"
@@ -15,6 +16,8 @@ namespace {
 
 // In flops a float: moved, and quantised with a search for its scale.
 constexpr double kMoveCost = 4.0, kSearchCost = 100.0;
+// A group's Cholesky factor, in flops.
+constexpr double kFactorCost = static_cast<double>(kInt8Group * kInt8Group * kInt8Group) / 3.0;
 
 PackedLinear pack_linear(const FloatArray& weight, const std::string& dtype) {
   check(weight.ndim() == 2, "weight has ", weight.ndim(), " dimensions, wanted 2: [out, in]");
@@ -28,23 +31,34 @@ PackedLinear pack_linear(const FloatArray& weight, const std::string& dtype) {
   return packed;
 }
 
-// w[n][k] = scale[g][n] codes[n][k] input_scale[k], k in group g, after SmoothQuant.
-py::tuple quantize_linear(const FloatArray& weight, const FloatArray& max_input) {
+// w[n][k] ~ scale[g][n] codes[n][k] input_scale[k], k in group g, after SmoothQuant and GPTQ.
+py::tuple quantize_linear(const FloatArray& weight, const FloatArray& max_input,
+                          const FloatArray& moments) {
   check(weight.ndim() == 2, "weight has ", weight.ndim(), " dimensions, wanted 2: [out, in]");
   const py::ssize_t N = weight.shape(0), K = weight.shape(1);
   check(max_input.ndim() == 1 && max_input.size() == K, "max_input has ", max_input.size(),
         " elements, wanted in_features=", K);
+  const py::ssize_t groups = int8_groups(K);
+  check(moments.ndim() == 3 && moments.shape(0) == groups && moments.shape(1) == kInt8Group &&
+            moments.shape(2) == kInt8Group,
+        "moments are misshapen, wanted [", groups, ", ", kInt8Group, ", ", kInt8Group, "]");
   CodeArray codes({N, K});
-  FloatArray scale({static_cast<py::ssize_t>(int8_groups(K)), N}), input_scale(K);
+  FloatArray scale({groups, N}), input_scale(K);
   {
     const float* w = weight.data();
     int8_t* code = codes.mutable_data();
     float *scales = scale.mutable_data(), *inputs = input_scale.mutable_data();
-    const float* maxima = max_input.data();
+    const float *maxima = max_input.data(), *moment = moments.data();
     const py::gil_scoped_release release;
     smoothing_scales(w, K, N, K, maxima, inputs);
+    std::vector<float> feedback(static_cast<size_t>(groups * kInt8Group * kInt8Group));
+    share(groups, 1, kFactorCost * static_cast<double>(groups), [&](int64_t begin, int64_t end) {
+      for (int64_t group = begin; group < end; ++group)
+        rounding_feedback(moment, inputs, K, group, feedback.data());
+    });
     share(N, 1, kSearchCost * static_cast<double>(N * K), [&](int64_t begin, int64_t end) {
-      quantize_rows(w + begin * K, K, end - begin, K, inputs, code + begin * K, scales + begin, N);
+      quantize_rows(w + begin * K, K, end - begin, K, inputs, feedback.data(), code + begin * K,
+                    scales + begin, N);
     });
   }
   return py::make_tuple(codes, scale, input_scale);
@@ -279,7 +293,8 @@ void register_row_ops(py::module_& module) {
       });
   module.def("pack_linear", &pack_linear, py::arg("weight").noconvert(), py::arg("dtype"));
   module.def("quantize_linear", &quantize_linear, py::arg("weight").noconvert(),
-             py::arg("max_input").noconvert());
+             py::arg("max_input").noconvert(), py::arg("moments").noconvert());
+  module.attr("INT8_GROUP") = kInt8Group;
   module.def("layer_norm", &layer_norm, py::arg("x").noconvert(), py::arg("gamma").noconvert(),
              py::arg("beta").noconvert(), py::arg("eps"), py::arg("residual").noconvert());
   module.def("linear", &linear, py::arg("x").noconvert(), py::arg("weight"),

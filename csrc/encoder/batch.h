@@ -24,9 +24,8 @@ struct Outputs {
   int64_t pool_from = 0;  // rows of a sentence before this one stay out of the pooling
   float* token_embeddings = nullptr;  // [total_tokens, H], the last layer
   float* hidden_states = nullptr;  // [num_hidden_layers + 1, total_tokens, H]
-  // [num_hidden_layers, 3 H + F]: the largest magnitude that each input channel of each matrix
-  // takes (qkv, out, ffn1, ffn2). Raised, never lowered: set it to zeros before the first call.
-  float* input_maxima = nullptr;
+  // [num_hidden_layers, total_tokens, 3 H + F]: what goes into qkv, out, ffn1 and ffn2.
+  float* matrix_inputs = nullptr;
   StageTicks* ticks = nullptr;  // all threads' together
 };
 

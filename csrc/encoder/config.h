@@ -20,6 +20,8 @@ struct Config {
   Activation activation = Activation::kGelu;
 
   int64_t head_dim() const { return hidden_size / num_attention_heads; }
+  // Of qkv, out, ffn1 and ffn2 together.
+  int64_t inputs_per_layer() const { return 3 * hidden_size + intermediate_size; }
 
   void validate() const {
     const auto in_range = [](const char* name, int64_t value, int64_t low, int64_t high) {

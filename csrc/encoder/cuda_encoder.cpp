@@ -456,7 +456,7 @@ bool CudaEncoder::encode(const Batch& batch, const Outputs& outputs, int64_t max
   check_lengths(config_, batch);
   check_ids(config_, batch);
   check(outputs.pool_from >= 0, "pool_from is ", outputs.pool_from, ", wanted >= 0");
-  check(!outputs.hidden_states && !outputs.input_maxima && !outputs.ticks,
+  check(!outputs.hidden_states && !outputs.matrix_inputs && !outputs.ticks,
         "device cuda: hidden states and profiles come from device='cpu'");
   check(!layers_.empty() || config_.num_hidden_layers == 0, "weights: finish_weights() is missing");
   if (batch.batch == 0) return true;

@@ -75,7 +75,7 @@ Encoder::Encoder(const Config& config, const InstructionSet& isa, WeightType wei
 Encoder::~Encoder() = default;
 
 void Encoder::layer(const LayerWeights& w, const int32_t* cu_seqlens, const Chunk& chunk,
-                    Workspace& ws, const Team& team, float* input_maxima) const {
+                    Workspace& ws, const Team& team, float* matrix_inputs) const {
   const int64_t H = config_.hidden_size, A = config_.num_attention_heads, D = config_.head_dim();
   const int64_t M = cu_seqlens[chunk.last] - cu_seqlens[chunk.first];
   float *x = ws.x.data(), *y = ws.y.data(), *qkv = ws.qkv.data(), *context = ws.context.data();
@@ -127,12 +127,17 @@ void Encoder::layer(const LayerWeights& w, const int32_t* cu_seqlens, const Chun
     team.meet();
   };
 
-  const auto saw = [&](const float* rows, int64_t ldx, int64_t num_rows, int64_t K, int64_t from) {
-    if (input_maxima && team.member == 0) raise_maxima(rows, ldx, num_rows, K, input_maxima + from);
+  // What goes into a matrix, from row `first` of the chunk on.
+  const auto show = [&](const float* rows, int64_t ldx, int64_t first, int64_t num_rows, int64_t K,
+                        int64_t column) {
+    if (!matrix_inputs || team.member != 0) return;
+    for (int64_t row = 0; row < num_rows; ++row)
+      std::memcpy(matrix_inputs + (first + row) * config_.inputs_per_layer() + column,
+                  rows + row * ldx, static_cast<size_t>(K) * sizeof(float));
   };
 
   // Q, K, V = X Wq + bq, X Wk + bk, X Wv + bv
-  saw(x, ws.ldx, M, H, 0);
+  show(x, ws.ldx, 0, M, H, 0);
   linear(w.qkv.params(x, ws.ldx, qkv, ws.ldqkv, M, Activation::kNone, scratch));
 
   // per sentence, per head:  O = softmax(Q K^T / sqrt(D)) V
@@ -171,30 +176,24 @@ void Encoder::layer(const LayerWeights& w, const int32_t* cu_seqlens, const Chun
   team.meet();
 
   // Y = LayerNorm(X + O Wo + bo)
-  saw(context, ws.ldx, M, H, H);
+  show(context, ws.ldx, 0, M, H, H);
   linear_residual_layer_norm(
       w.out.params(context, ws.ldx, y, ws.ldx, M, Activation::kNone, scratch), x, w.attention_gamma,
       w.attention_beta);
 
   // X = LayerNorm(Y + GELU(Y W1 + b1) W2 + b2), rows block by block while GELU(...) is in L2
-  saw(y, ws.ldx, M, H, 2 * H);
+  show(y, ws.ldx, 0, M, H, 2 * H);
   const int64_t block =
       team.is_alone() ? block_of(M, blocks_.ffn_rows, linear_kernels_.tile_rows) : M;
   for (int64_t row = 0; row < M; row += block) {
     const int64_t rows = std::min(block, M - row);
     const float* y_rows = y + row * ws.ldx;
     linear(w.ffn1.params(y_rows, ws.ldx, hidden, ws.ldhidden, rows, config_.activation, scratch));
-    saw(hidden, ws.ldhidden, rows, config_.intermediate_size, 3 * H);
+    show(hidden, ws.ldhidden, row, rows, config_.intermediate_size, 3 * H);
     linear_residual_layer_norm(w.ffn2.params(hidden, ws.ldhidden, x + row * ws.ldx, ws.ldx, rows,
                                              Activation::kNone, scratch),
                                y_rows, w.output_gamma, w.output_beta);
   }
-}
-
-void Encoder::raise_maxima(const float* x, int64_t ldx, int64_t M, int64_t K, float* maxima) const {
-  const std::lock_guard<std::mutex> lock(outputs_mutex_);
-  for (int64_t row = 0; row < M; ++row)
-    for (int64_t k = 0; k < K; ++k) maxima[k] = std::max(maxima[k], std::fabs(x[row * ldx + k]));
 }
 
 void Encoder::encode_chunk(Call& call, const Chunk& chunk, Workspace& ws, const Team& team) const {
@@ -240,11 +239,12 @@ void Encoder::encode_chunk(Call& call, const Chunk& chunk, Workspace& ws, const 
     if (team.is_caller && call.should_stop && call.should_stop()) call.is_stopped = true;
     team.meet();
     if (call.is_stopped) return;
-    float* input_maxima = outputs.input_maxima
-                              ? outputs.input_maxima + index * (3 * H + config_.intermediate_size)
+    float* matrix_inputs =
+        outputs.matrix_inputs ? outputs.matrix_inputs + (index * batch.total_tokens + first_token) *
+                                                            config_.inputs_per_layer()
                               : nullptr;
     layer(weights_.layers[static_cast<size_t>(index)], batch.cu_seqlens, chunk, ws, team,
-          input_maxima);
+          matrix_inputs);
   }
   if (outputs.hidden_states) copy_rows(outputs.hidden_states + num_layers * batch.total_tokens * H);
   if (outputs.token_embeddings) copy_rows(outputs.token_embeddings);
@@ -408,7 +408,7 @@ std::unique_ptr<Workspace> Encoder::borrow_workspace(int64_t tokens, int64_t max
 
 void Encoder::add_ticks(const Outputs& outputs, Workspace& ws) const {
   if (!outputs.ticks) return;
-  const std::lock_guard<std::mutex> lock(outputs_mutex_);
+  const std::lock_guard<std::mutex> lock(ticks_mutex_);
   for (uint64_t StageTicks::* stage :
        {&StageTicks::embedding, &StageTicks::matrices, &StageTicks::quantization,
         &StageTicks::activation, &StageTicks::attention, &StageTicks::layer_norm,

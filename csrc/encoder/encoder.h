@@ -42,9 +42,8 @@ class Encoder {
 
   void encode_chunk(Call& call, const Chunk& chunk, Workspace& ws, const Team& team) const;
   void layer(const LayerWeights& w, const int32_t* cu_seqlens, const Chunk& chunk, Workspace& ws,
-             const Team& team, float* input_maxima) const;
+             const Team& team, float* matrix_inputs) const;
   void add_ticks(const Outputs& outputs, Workspace& ws) const;
-  void raise_maxima(const float* x, int64_t ldx, int64_t M, int64_t K, float* maxima) const;
   void pool_chunk(const Batch& batch, const Outputs& outputs, const Chunk& chunk,
                   const Workspace& ws, const Team& team) const;
 
@@ -59,7 +58,7 @@ class Encoder {
   const LinearKernels& linear_kernels_;
   void (*attention_)(const AttentionParams& params);
   Weights weights_;
-  mutable std::mutex outputs_mutex_;  // what several threads add to: maxima and ticks
+  mutable std::mutex ticks_mutex_;  // what several threads add to
   mutable std::mutex workspace_mutex_;
   mutable std::vector<std::unique_ptr<Workspace>> free_workspaces_;
 };

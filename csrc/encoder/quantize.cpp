@@ -17,20 +17,47 @@ inline float round_to_integer(float x) {
   return (x + kRound) - kRound;
 }
 
-// The codes that stand for w[k] / scale, as floats: rounded, and where a pair of one sign exceeds
-// kMaxPairCode in sum, either taken back by half of the excess. K is even.
+inline float nearest_code(float x) {
+  constexpr float kMost = kMaxWeightCode;
+  return std::min(std::max(round_to_integer(x), -kMost), kMost);
+}
+
+// Where a pair of one sign exceeds kMaxPairCode in sum, either is taken back by half of the excess.
+inline void limit_pair(float& a, float& b) {
+  constexpr float kMost = kMaxPairCode;
+  const float sum = a + b;
+  // Signed; zero for a pair of two signs, which one code alone cannot bring beyond the limit.
+  const float excess = sum - std::min(std::max(sum, -kMost), kMost);
+  const float half = round_to_integer(0.5f * excess);
+  a -= half;
+  b -= excess - half;
+}
+
+// The codes that stand for w[k] / scale, as floats. K is even.
 void round_codes(const float* w, int64_t K, float scale, float* codes) {
   const float inverse = 1.0f / scale;
-  constexpr float kMost = kMaxWeightCode, kMostOfPair = kMaxPairCode;
   for (int64_t k = 0; k < K; k += 2) {
-    const float a = std::min(std::max(round_to_integer(w[k] * inverse), -kMost), kMost);
-    const float b = std::min(std::max(round_to_integer(w[k + 1] * inverse), -kMost), kMost);
-    const float sum = a + b;
-    // Signed; zero for a pair of two signs, which one code alone cannot bring beyond the limit.
-    const float excess = sum - std::min(std::max(sum, -kMostOfPair), kMostOfPair);
-    const float half = round_to_integer(0.5f * excess);
-    codes[k] = a - half;
-    codes[k + 1] = b - (excess - half);
+    float a = nearest_code(w[k] * inverse), b = nearest_code(w[k + 1] * inverse);
+    limit_pair(a, b);
+    codes[k] = a;
+    codes[k + 1] = b;
+  }
+}
+
+// The same with the errors fed back, pair by pair from the last; `target` is K floats of scratch.
+void round_codes_with_feedback(const float* w, int64_t K, float scale, const float* feedback,
+                               float* target, float* codes) {
+  const float inverse = 1.0f / scale;
+  std::copy(w, w + K, target);
+  for (int64_t k = K - 2; k >= 0; k -= 2) {
+    const float *of_a = feedback + k * kInt8Group, *of_b = of_a + kInt8Group;
+    float b = nearest_code(target[k + 1] * inverse);
+    float a = nearest_code((target[k] + (w[k + 1] - scale * b) * of_b[k]) * inverse);
+    limit_pair(a, b);
+    const float error_a = w[k] - scale * a, error_b = w[k + 1] - scale * b;
+    for (int64_t i = 0; i < k; ++i) target[i] += error_a * of_a[i] + error_b * of_b[i];
+    codes[k] = a;
+    codes[k + 1] = b;
   }
 }
 
@@ -50,8 +77,8 @@ float squared_error(const float* w, const float* codes, int64_t K, float scale) 
 }
 
 // One group of one row.
-void quantize_group(const float* w, const float* input_scale, int64_t K, int8_t* codes,
-                    float* scale) {
+void quantize_group(const float* w, const float* input_scale, const float* feedback, int64_t K,
+                    int8_t* codes, float* scale) {
   const int64_t even = (K + 1) / 2 * 2;
   std::vector<float> smoothed(static_cast<size_t>(even), 0.0f), rounded(smoothed), best(smoothed);
   float highest = 0.0f, poison = 0.0f;
@@ -79,7 +106,24 @@ void quantize_group(const float* w, const float* input_scale, int64_t K, int8_t*
       rounded.swap(best);
     }
   }
+  if (feedback)
+    round_codes_with_feedback(smoothed.data(), even, *scale, feedback, rounded.data(), best.data());
   for (int64_t k = 0; k < K; ++k) codes[k] = static_cast<int8_t>(best[static_cast<size_t>(k)]);
+}
+
+// a [n, n] = L L^T: L in place of the lower triangle. a is positive definite.
+void cholesky(double* a, int64_t n) {
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = 0; j <= i; ++j) {
+      const double *row = a + i * n, *other = a + j * n;
+      double sum[4] = {};  // four, so that an addition need not wait for the last
+      int64_t k = 0;
+      for (; k + 4 <= j; k += 4)
+        for (int u = 0; u < 4; ++u) sum[u] += row[k + u] * other[k + u];
+      for (; k < j; ++k) sum[0] += row[k] * other[k];
+      const double rest = row[j] - ((sum[0] + sum[1]) + (sum[2] + sum[3]));
+      a[i * n + j] = i == j ? std::sqrt(rest) : rest / other[j];
+    }
 }
 
 }  // namespace
@@ -107,13 +151,41 @@ void smoothing_scales(const float* weight, int64_t ldw, int64_t N, int64_t K,
   }
 }
 
+void rounding_feedback(const float* moments, const float* input_scale, int64_t K, int64_t group,
+                       float* feedback) {
+  constexpr int64_t kSize = kInt8Group * kInt8Group;
+  const int64_t first = group * kInt8Group, n = std::min(kInt8Group, K - first);
+  moments += group * kSize;
+  feedback += group * kSize;
+  input_scale += first;
+  std::fill(feedback, feedback + kSize, 0.0f);
+  std::vector<double> h(static_cast<size_t>(n * n));
+  double trace = 0.0;
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < n; ++j)
+      h[static_cast<size_t>(i * n + j)] =
+          static_cast<double>(moments[i * kInt8Group + j]) * input_scale[i] * input_scale[j];
+    trace += h[static_cast<size_t>(i * n + i)];
+  }
+  if (!(trace > 0.0 && std::isfinite(trace))) return;  // nothing is known of x
+  for (int64_t i = 0; i < n; ++i)
+    h[static_cast<size_t>(i * n + i)] += trace / static_cast<double>(n);
+  cholesky(h.data(), n);
+  for (int64_t j = 0; j < n; ++j)
+    for (int64_t k = 0; k < j; ++k)
+      feedback[j * kInt8Group + k] =
+          static_cast<float>(h[static_cast<size_t>(j * n + k)] / h[static_cast<size_t>(k * n + k)]);
+}
+
 void quantize_rows(const float* weight, int64_t ldw, int64_t num_rows, int64_t K,
-                   const float* input_scale, int8_t* codes, float* scale, int64_t ldscale) {
+                   const float* input_scale, const float* feedback, int8_t* codes, float* scale,
+                   int64_t ldscale) {
   for (int64_t group = 0; group < int8_groups(K); ++group) {
     const int64_t k = group * kInt8Group, width = std::min(kInt8Group, K - k);
     for (int64_t n = 0; n < num_rows; ++n)
-      quantize_group(weight + n * ldw + k, input_scale ? input_scale + k : nullptr, width,
-                     codes + n * K + k, scale + group * ldscale + n);
+      quantize_group(weight + n * ldw + k, input_scale ? input_scale + k : nullptr,
+                     feedback ? feedback + k * kInt8Group : nullptr, width, codes + n * K + k,
+                     scale + group * ldscale + n);
   }
 }
 

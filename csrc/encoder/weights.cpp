@@ -81,7 +81,7 @@ void PackedLinear::pack(const float* source, int64_t ldw, int64_t begin, int64_t
         break;
       case WeightType::kInt8:
         codes.resize(static_cast<size_t>(rows * K));
-        quantize_rows(from, ldw, rows, K, nullptr, codes.data(), scale.data(), columns);
+        quantize_rows(from, ldw, rows, K, nullptr, nullptr, codes.data(), scale.data(), columns);
         pack_panel_codes(panel, codes.data(), scale.data(), columns);
         break;
     }

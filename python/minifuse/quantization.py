@@ -2,8 +2,10 @@
 
 A matrix's inputs are quantised row by row, so an input channel that is large in every row would
 take the resolution of all others. SmoothQuant (Xiao et al. 2023) hands a part of such a channel's
-range to the weights, by the largest magnitude that it takes on sample text: here on sentences and
-paragraphs of our own, so that a model needs no data to be loaded.
+range to the weights, by the largest magnitude that it takes on sample text. Weights are then
+rounded so that the error of one makes up for another's where the inputs go together (GPTQ, Frantar
+et al. 2023), by the inputs' second moments on the same text. That text are sentences and paragraphs
+of our own, so that a model needs no data to be loaded.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from minifuse import sample_text
+from minifuse import ops, sample_text
 from minifuse.files import ignore_other_engines, new_folder
 from minifuse.loading import (
     QUANTIZED_WEIGHTS,
@@ -28,12 +30,15 @@ from minifuse.loading import (
     read_model_folder,
     set_weights,
 )
-from minifuse.native import core
+from minifuse.native import FloatArray, core
 from minifuse.resolve import resolve_model
 from minifuse.safetensors import SafetensorsFile, write_safetensors
 from minifuse.tokenization import TextTokenizer
 
 __all__ = ["QuantizedMatrix", "load_quantized_encoder", "quantize", "quantized_matrices"]
+
+# Of sample text as many tokens at once as have this many inputs in all: 64 MiB.
+_MAX_INPUT_FLOATS = 1 << 24
 
 _FORMAT = {"format": "minifuse-int8", "version": "1"}
 
@@ -55,7 +60,7 @@ class QuantizedMatrix(NamedTuple):
 def _matrices_of_a_layer(config: BertConfig) -> Iterator[tuple[str, list[str], int]]:
     """(name, the checkpoint's names whose rows it joins, number of inputs), within a layer.
 
-    In the order of Encoder.input_maxima's columns.
+    In the order of Encoder.matrix_inputs' columns.
     """
     projections = [f"attention.self.{one}.weight" for one in ("query", "key", "value")]
     yield "attention.self.qkv.weight", projections, config.hidden_size
@@ -64,19 +69,66 @@ def _matrices_of_a_layer(config: BertConfig) -> Iterator[tuple[str, list[str], i
     yield "output.dense.weight", ["output.dense.weight"], config.intermediate_size
 
 
-def _input_maxima(
-    folder: ModelFolder, tokenizer: TextTokenizer, num_threads: int
-) -> npt.NDArray[np.float32]:
-    """The largest magnitude of every input channel of every matrix, on the sample text.
+class _InputStatistics:
+    """What is known of a matrix's inputs x.
 
-    Returns:
-        [num_hidden_layers, 3 hidden_size + intermediate_size]: what goes into Q, K and V, the
-        attention's output matrix, W1 and W2, one after the other.
+    Attributes:
+        max_input: float32 [in_features], the largest magnitude of each.
+        moments: float32 [groups, INT8_GROUP, INT8_GROUP], the mean of x[i] x[j] within each group
+            of inputs; zeros past in_features.
     """
+
+    def __init__(self, num_inputs: int) -> None:
+        size = core.INT8_GROUP
+        self.max_input: FloatArray = np.zeros(num_inputs, np.float32)
+        self.moments: FloatArray = np.zeros((-(-num_inputs // size), size, size), np.float32)
+
+    def add(self, rows: FloatArray, weight: float) -> None:
+        """Rows [num_rows, in_features], each of which counts so much in the mean.
+
+        Sums are those of our own linear layer: the same bits on every machine.
+        """
+        np.maximum(self.max_input, np.abs(rows).max(axis=0), out=self.max_input)
+        for group, total in enumerate(self.moments):
+            begin = group * core.INT8_GROUP
+            columns = np.ascontiguousarray(rows[:, begin : begin + core.INT8_GROUP].T)
+            products = ops.linear(columns, columns) * np.float32(weight)
+            total[: len(columns), : len(columns)] += products
+
+
+def _input_statistics(
+    folder: ModelFolder, tokenizer: TextTokenizer, num_threads: int
+) -> dict[str, _InputStatistics]:
+    """Of every matrix of the encoder, by its name, on the sample text."""
     texts = [*sample_text.SENTENCES, *sample_text.paragraphs(4)]
     batch = tokenizer.encode(texts, folder.max_seq_length)
-    encoder = load_encoder(folder)
-    return encoder.input_maxima(batch.ids, batch.cu_seqlens(), num_threads=num_threads)
+    ids, cu_seqlens = batch.ids, batch.cu_seqlens()
+    config, encoder = folder.config, load_encoder(folder)
+    statistics = {
+        f"encoder.layer.{layer}.{name}": _InputStatistics(num_inputs)
+        for layer in range(config.num_hidden_layers)
+        for name, _, num_inputs in _matrices_of_a_layer(config)
+    }
+    floats_a_token = sum(len(one.max_input) for one in statistics.values())
+    tokens_at_once = max(1, _MAX_INPUT_FLOATS // max(1, floats_a_token))
+    first = 0
+    while first < len(texts):
+        # At least one text, and as many as the limit lets in.
+        last = int(np.searchsorted(cu_seqlens, cu_seqlens[first] + tokens_at_once, "right")) - 1
+        last = max(last, first + 1)
+        begin, end = cu_seqlens[first], cu_seqlens[last]
+        inputs = encoder.matrix_inputs(
+            ids[begin:end], cu_seqlens[first : last + 1] - begin, num_threads=num_threads
+        )
+        matrices = iter(statistics.values())
+        for rows in inputs:
+            column = 0
+            for _, _, num_inputs in _matrices_of_a_layer(config):
+                part = rows[:, column : column + num_inputs]
+                next(matrices).add(part, 1.0 / len(ids))
+                column += num_inputs
+        first = last
+    return statistics
 
 
 def quantized_matrices(
@@ -86,16 +138,16 @@ def quantized_matrices(
 
     Raises and warns as load_encoder does.
     """
-    maxima = _input_maxima(folder, tokenizer, num_threads)
-    for layer, row in enumerate(maxima):
-        prefix, begin = f"encoder.layer.{layer}.", 0
-        for name, parts, num_inputs in _matrices_of_a_layer(folder.config):
+    statistics = _input_statistics(folder, tokenizer, num_threads)
+    for layer in range(folder.config.num_hidden_layers):
+        prefix = f"encoder.layer.{layer}."
+        for name, parts, _ in _matrices_of_a_layer(folder.config):
             names = [prefix + part for part in parts]
             tensors = dict(iterate_weights(folder, set(names)))
             weight = np.concatenate([tensors[one] for one in names])
-            max_input = np.ascontiguousarray(row[begin : begin + num_inputs])
-            yield prefix + name, QuantizedMatrix(*core.quantize_linear(weight, max_input))
-            begin += num_inputs
+            of_inputs = statistics.pop(prefix + name)
+            codes = core.quantize_linear(weight, of_inputs.max_input, of_inputs.moments)
+            yield prefix + name, QuantizedMatrix(*codes)
 
 
 def _saved_matrices(path: Path, config: BertConfig) -> Iterator[tuple[str, QuantizedMatrix]]:

@@ -19,7 +19,7 @@ void set_quantized(Encoder& encoder, const std::string& name, const std::vector<
   const int64_t N = shape[0], K = shape[1];
   std::vector<int8_t> codes(static_cast<size_t>(N * K));
   std::vector<float> scale(static_cast<size_t>(int8_groups(K) * N));
-  quantize_rows(weight.data(), K, N, K, nullptr, codes.data(), scale.data(), N);
+  quantize_rows(weight.data(), K, N, K, nullptr, nullptr, codes.data(), scale.data(), N);
   encoder.weights().set_quantized(name, codes.data(), shape, scale.data(), nullptr);
 }
 

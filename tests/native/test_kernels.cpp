@@ -25,7 +25,7 @@ std::vector<float> linear(const InstructionSet& isa, WeightType type, int64_t M,
     smoothing_scales(w.data(), K, N, K, random_floats(K, 6).data(), input_scale.data());
     std::vector<int8_t> codes(static_cast<size_t>(N * K));
     std::vector<float> scale(static_cast<size_t>(int8_groups(K) * N));
-    quantize_rows(w.data(), K, N, K, input_scale.data(), codes.data(), scale.data(), N);
+    quantize_rows(w.data(), K, N, K, input_scale.data(), nullptr, codes.data(), scale.data(), N);
     EXPECT(are_weight_codes(codes.data(), N, K), "K %d", static_cast<int>(K));
     packed.pack_codes(codes.data(), scale.data(), input_scale.data());
   } else {
