@@ -47,6 +47,7 @@ def test_stubs_list_what_the_native_module_has(name):
     module = pytest.importorskip(f"minifuse.{name}", reason="built without nvcc")
     tree = ast.parse((PACKAGE / f"{name}.pyi").read_text())
     listed = {n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+    listed |= {n.target.id for n in tree.body if isinstance(n, ast.AnnAssign)}
     assert listed == {name for name in dir(module) if not name.startswith("_")}
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
