@@ -136,8 +136,11 @@ struct Int8 {
   __attribute__((noinline)) static void tile(const LinearParams& p, Rows rows, const char* weight,
                                              int64_t panel, int64_t first, Ahead ahead) {
     const int64_t column = panel * kPanelColumns, padded_columns = round_up(p.N, kPanelColumns);
-    const float* bias = p.bias ? p.bias + column : nullptr;
+    alignas(64) static constexpr float kNoBias[kPanelColumns] = {};
     float* y = p.y + first * p.ldy + column;
+    // What a group's sums are added to: the bias in each row, then what the groups before it gave.
+    const float* before = p.bias ? p.bias + column : kNoBias;
+    int64_t before_stride = 0;
     for (int64_t g = 0; g < rows.groups; ++g) {
       const int64_t begin = g * kInt8Group;
       i32x16 acc[kRows][kTileVectors];
@@ -145,18 +148,23 @@ struct Int8 {
                                          MINIFUSE_INLINE { acc[i.value][j.value] = zero_sums(); });
       multiply<kRows, kAheadLines>(rows, reinterpret_cast<const int8_t*>(weight), begin,
                                    p.K - begin < kInt8Group ? p.K : begin + kInt8Group, acc, ahead);
-      store_tile<kRows>(y, p.ldy, panel_width(p, panel), [&](auto j, int64_t left) MINIFUSE_INLINE {
-        const int64_t at = g * padded_columns + column + 16 * j.value;
-        const f32x16 weight_scale = load(p.weight_scale + at);
-        const f32x16 weight_sum = load(p.weight_sum + at);
-        const f32x16 b = load_bias(bias ? bias + 16 * j.value : nullptr, left);
-        return [=, &acc, &rows](auto i) MINIFUSE_INLINE {
-          const Scale row = rows.scales[i.value * rows.groups + g];
-          const f32x16 before = g == 0 ? b : load_upto(y + i.value * p.ldy + 16 * j.value, left);
-          return fma(to_float(acc[i.value][j.value]), mul(broadcast(row.scale), weight_scale),
-                     fma(broadcast(row.offset), weight_sum, before));
-        };
-      });
+      struct OfColumns {
+        f32x16 scale, sum;
+      };
+      store_tile<kRows>(
+          y, p.ldy, panel_width(p, panel),
+          [&](auto j, int64_t) MINIFUSE_INLINE {
+            const int64_t at = g * padded_columns + column + 16 * j.value;
+            return OfColumns{load(p.weight_scale + at), load(p.weight_sum + at)};
+          },
+          [&](auto i, auto j, int64_t left, const OfColumns& weight) MINIFUSE_INLINE {
+            const Scale row = rows.scales[i.value * rows.groups + g];
+            const float* sums = before + i.value * before_stride + 16 * j.value;
+            return fma(to_float(acc[i.value][j.value]), mul(broadcast(row.scale), weight.scale),
+                       fma(broadcast(row.offset), weight.sum, load_upto(sums, left)));
+          });
+      before = y;
+      before_stride = p.ldy;
     }
   }
 

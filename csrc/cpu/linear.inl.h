@@ -22,27 +22,32 @@ inline int64_t panel_width(const LinearParams& p, int64_t panel) {
   return left < kPanelColumns ? left : kPanelColumns;
 }
 
-// y's tile from value(j), which gives f(i): 16 columns of row i and vector j, `left` of them
-// existing.
-template <int kRows, typename F>
-MINIFUSE_INLINE inline void store_tile(float* y, int64_t ldy, int64_t columns, F value) {
+// y's tile from value(i, j, left, shared), 16 columns of row i and vector j of which `left` exist;
+// shared(j, left) is what all rows of these columns share.
+//
+// No closure holds a vector by value: GCC 12 would copy it through memory, eight bytes at a time.
+template <int kRows, typename Shared, typename Value>
+MINIFUSE_INLINE inline void store_tile(float* y, int64_t ldy, int64_t columns, Shared shared,
+                                       Value value) {
   unrolled<kTileVectors>([&](auto j) MINIFUSE_INLINE {
     const int64_t left = columns - 16 * j.value;
     float* out = y + 16 * j.value;
-    if (left <= 0) return;
-    const auto row = value(j, left);
     if (left >= 16) {
-      unrolled<kRows>([&](auto i) MINIFUSE_INLINE { store(out + i.value * ldy, row(i)); });
-    } else {
-      unrolled<kRows>([&](auto i)
-                          MINIFUSE_INLINE { store_first(out + i.value * ldy, row(i), left); });
+      const auto of_rows = shared(j, 16);
+      unrolled<kRows>(
+          [&](auto i) MINIFUSE_INLINE { store(out + i.value * ldy, value(i, j, 16, of_rows)); });
+    } else if (left > 0) {
+      const auto of_rows = shared(j, left);
+      unrolled<kRows>([&](auto i) MINIFUSE_INLINE {
+        store_first(out + i.value * ldy, value(i, j, left, of_rows), left);
+      });
     }
   });
 }
 
 // 16 values of a bias, zeros for none.
 inline f32x16 load_bias(const float* bias, int64_t left) {
-  return !bias ? zero() : left >= 16 ? load(bias) : load_first(bias, left);
+  return bias ? load_upto(bias, left) : zero();
 }
 
 // A tile of float32 sums and the bias into y, the first row being `first`.
@@ -51,12 +56,12 @@ MINIFUSE_INLINE inline void store_sums(const LinearParams& p, int64_t panel, int
                                        const f32x16 (&acc)[kRows][kTileVectors]) {
   const int64_t column = panel * kPanelColumns;
   const float* bias = p.bias ? p.bias + column : nullptr;
-  store_tile<kRows>(p.y + first * p.ldy + column, p.ldy, panel_width(p, panel),
-                    [&](auto j, int64_t left) MINIFUSE_INLINE {
-                      const f32x16 b = load_bias(bias ? bias + 16 * j.value : nullptr, left);
-                      return [&acc, b, j](auto i)
-                                 MINIFUSE_INLINE { return add(acc[i.value][j.value], b); };
-                    });
+  store_tile<kRows>(
+      p.y + first * p.ldy + column, p.ldy, panel_width(p, panel),
+      [&](auto j, int64_t left)
+          MINIFUSE_INLINE { return load_bias(bias ? bias + 16 * j.value : nullptr, left); },
+      [&](auto i, auto j, int64_t, const f32x16& b)
+          MINIFUSE_INLINE { return add(acc[i.value][j.value], b); });
 }
 
 // Tiles that go through the activation together: its constants are loaded once for them and its
