@@ -253,3 +253,12 @@ def test_help(command, capsys):
         main([command, "--help"])
     assert stop.value.code == 0
     assert "usage: minifuse" in capsys.readouterr().out
+
+
+def test_nobody_reads_on():
+    """As `minifuse info | head -0`: no word, and the status of a program that SIGPIPE ends."""
+    command = [sys.executable, "-m", "minifuse.cli", "info"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 141

@@ -414,10 +414,8 @@ def test_hardware(monkeypatch):
     assert about["isa"]["float32"] in about["supported_isas"]
     assert about["num_threads"] >= 1
     assert minifuse.hardware.peak(1, 0.05)["float32"] > 1e9
-    if minifuse.hardware.describe()["isa"]["bfloat16"] != "avx512_bf16":
-        assert minifuse.hardware.tile_rate(1, 0.05, "bfloat16") > 1e8
-    with pytest.raises(ValueError, match="multiplies x as it lies"):
-        minifuse.hardware.tile_rate(1, 0.05, "int8")
+    for dtype in minifuse.hardware.DTYPES:
+        assert minifuse.hardware.tile_rate(1, 0.05, dtype) > 1e8
     with pytest.raises(ValueError, match="num_threads is 0"):
         minifuse.hardware.peak(0)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

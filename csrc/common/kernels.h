@@ -29,6 +29,9 @@ struct LinearKernels {
   // Register-only multiply-adds of this type: the arithmetic ceiling. Returns the operations done,
   // a multiplication and an addition being two.
   double (*peak_loop)(int64_t iterations, float* sink);
+  // The first tile of `linear` over and over, its rows rounded once: the micro-kernel's own rate.
+  // Returns the operations done.
+  double (*tile_loop)(const LinearParams& linear, int64_t iterations);
 };
 
 // Everything else: float32 rows and sentences.

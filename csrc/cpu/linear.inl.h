@@ -180,6 +180,15 @@ void linear_residual_layer_norm(const LinearParams& p, const LayerNormParams& no
 }
 
 template <typename Format>
+double tile_loop(const LinearParams& p, int64_t iterations) {
+  const typename Format::Rows x = Format::rows(p, 0, kTileRows);
+  const char* weight = static_cast<const char*>(p.packed_weight);
+  for (int64_t i = 0; i < iterations; ++i)
+    Format::template tile<kTileRows, 1>(p, x, weight, 0, 0, Ahead{weight, 0});
+  return 2.0 * static_cast<double>(iterations * kTileRows * kPanelColumns * p.K);
+}
+
+template <typename Format>
 constexpr LinearKernels linear_kernels(const char* isa) {
   return {
       .isa = isa,
@@ -192,5 +201,6 @@ constexpr LinearKernels linear_kernels(const char* isa) {
       .linear = linear<Format>,
       .linear_residual_layer_norm = linear_residual_layer_norm<Format>,
       .peak_loop = Format::peak_loop,
+      .tile_loop = tile_loop<Format>,
   };
 }

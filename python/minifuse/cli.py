@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -411,11 +412,18 @@ def _info(arguments: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status.
 
-    A wrong argument or file is told in one line on the standard error, with status 2.
+    A wrong argument or file is told in one line on the standard error, with status 2. Where nobody
+    reads on (``| head``), nothing is said: status 141, as of programs that SIGPIPE ends.
     """
     arguments = _parser().parse_args(argv)
     try:
-        return int(arguments.run(arguments))
+        status = int(arguments.run(arguments))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # What is still buffered would raise once more when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         print(f"minifuse {arguments.command}: {error}", file=sys.stderr)
         return 2

@@ -78,13 +78,10 @@ def tile_rate(
     Args:
         num_threads: threads that run at once; the default number if None.
         seconds: how long to measure.
-        dtype: "float32", or "bfloat16" where it is widened.
+        dtype: "float32", "bfloat16" or "int8".
 
     Returns:
-        Operations a second, as ``peak`` counts them.
-
-    Raises:
-        ValueError: rows are rounded on the way (int8; bfloat16 on avx512_bf16).
+        Operations a second, as ``peak`` counts them; rows are rounded beforehand.
     """
     threads = core.default_num_threads() if num_threads is None else num_threads
     return core.measure_tile(dtype, threads, seconds)

@@ -54,7 +54,7 @@ def windows(
     """The order cut into windows of bounded texts and characters, scale times the CPU's."""
     most_texts, most_characters = scale * WINDOW_TEXTS, scale * _WINDOW_CHARACTERS
     begin = characters = 0
-    for position, place in enumerate(order):
+    for position, place in enumerate(order.tolist()):  # NumPy's own integers index slowly
         characters += lengths[place]
         if position + 1 - begin >= most_texts or characters >= most_characters:
             yield order[begin : position + 1]

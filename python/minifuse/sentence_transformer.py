@@ -681,10 +681,9 @@ class SentenceTransformer:
         return result, info
 
     def _tokens_of(self, texts: list[str], places: Any, job: _Job) -> TokenBatch:
+        prompted = [texts[place] for place in places.tolist()]
         if job.prompt:
-            prompted = [job.prompt + texts[place] for place in places]
-        else:
-            prompted = [texts[place] for place in places]
+            prompted = [job.prompt + text for text in prompted]
         tokens = self._tokenize(prompted, job.num_threads)
         if job.refuse_long and tokens.truncated.any():
             self._refuse_long(places[int(np.flatnonzero(tokens.truncated)[0])])
