@@ -37,8 +37,8 @@ from minifuse.tokenization import TextTokenizer
 
 __all__ = ["QuantizedMatrix", "load_quantized_encoder", "quantize", "quantized_matrices"]
 
-# Of sample text as many tokens at once as have this many inputs in all: 64 MiB.
-_MAX_INPUT_FLOATS = 1 << 24
+# Of sample text as many tokens at once as have this many inputs in all: 16 MiB.
+_MAX_INPUT_FLOATS = 1 << 22
 
 _FORMAT = {"format": "minifuse-int8", "version": "1"}
 
