@@ -9,7 +9,13 @@ import pytest
 
 from minifuse import SentenceTransformer
 from minifuse.cli import main
-from minifuse.comparison import compare_groups, compare_on_pairs, compare_on_retrieval
+from minifuse.comparison import (
+    Comparison,
+    Difference,
+    compare_groups,
+    compare_on_pairs,
+    compare_on_retrieval,
+)
 from minifuse.evaluation import (
     LabelledPairs,
     RetrievalTask,
@@ -20,6 +26,7 @@ from minifuse.evaluation import (
 )
 from minifuse.loading import read_model_folder
 from minifuse.safetensors import SafetensorsFile, write_safetensors
+from minifuse.stats import Interval
 
 
 class Angles:
@@ -58,6 +65,25 @@ def test_two_alike_are_not(pairs):
     same = compare_on_pairs(Angles(0.0, 0), Angles(0.0, 1), pairs)
     assert same.differences[0].p_value == 1
     assert same.differences[0].interval.low == same.differences[0].interval.high == 0
+
+
+@pytest.mark.parametrize(
+    ("p_values", "verdict"),
+    [
+        ((0.07, 0.3, 0.02), "There is no real difference between a and b (one "),
+        ((0.07, 0.3, 0.01), "There is a real difference: a is above b (three "),
+        ((0.01, 0.3, 0.001), "There is a real difference: a is above b (one "),
+    ],
+)
+def test_three_measures_are_three_chances(p_values, verdict):
+    """The verdict multiplies p by their number; it tells the first measure that decides."""
+    differences = [
+        Difference(name, 0.9, 0.8, Interval(0.1, 0.05, 0.15, 0.95), p_value)
+        for name, p_value in zip(("one", "two", "three"), p_values, strict=True)
+    ]
+    values = np.zeros(3)
+    result = Comparison("a", "b", 3, differences, values, values, "cosine")
+    assert result.verdict().startswith(verdict)
 
 
 def test_retrieval(rng):

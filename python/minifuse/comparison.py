@@ -2,6 +2,8 @@
 
 Every difference comes with a bootstrap interval over the items (pairs or queries) and the p-value
 of a permutation test; it is called real where the interval excludes zero and p is below its level.
+Several measures of the same items are several chances to be wrong: for the verdict on all of them a
+p-value is multiplied by their number (Bonferroni; the first step of Holm 1979).
 """
 
 from __future__ import annotations
@@ -70,15 +72,24 @@ class Comparison:
     axis: str
 
     def verdict(self) -> str:
-        """One sentence that says whether the difference is real."""
-        first = self.differences[0]
-        interval = first.interval
+        """One sentence that says whether the difference is real, in any measure.
+
+        It tells the first measure's figures, or the first's that decides.
+        """
+        count = len(self.differences)
+        real = [
+            one
+            for one in self.differences
+            if one.interval.excludes_zero and count * one.p_value < 1 - one.interval.level
+        ]
+        told = (real or self.differences)[0]
+        interval = told.interval
         figures = (
-            f"{first.measure} {first.a:.4f} against {first.b:.4f}, difference "
+            f"{told.measure} {told.a:.4f} against {told.b:.4f}, difference "
             f"{interval.estimate:+.4f}, {interval.level:.0%} interval {interval.low:+.4f} to "
-            f"{interval.high:+.4f}, p = {first.p_value:.2g}, {self.num_items} items"
+            f"{interval.high:+.4f}, p = {told.p_value:.2g}, {self.num_items} items"
         )
-        if not any(difference.is_real for difference in self.differences):
+        if not real:
             return f"There is no real difference between {self.a} and {self.b} ({figures})."
         better, worse = (self.a, self.b) if interval.estimate > 0 else (self.b, self.a)
         return f"There is a real difference: {better} is above {worse} ({figures})."
