@@ -25,6 +25,12 @@ def source(tmp_path):
 
 
 @pytest.fixture
+def wide(tmp_path):
+    """W2 has three groups of inputs, the last one of five."""
+    return write_tiny_model(tmp_path / "wide", intermediate_size=2 * GROUP + 5)
+
+
+@pytest.fixture
 def quantized(source, tmp_path):
     return quantize(source, tmp_path / "new" / "quantized")
 
@@ -104,10 +110,14 @@ def test_rounding_lets_errors_cancel(rng):
     assert errors[0] < 0.6 * errors[1]
 
 
-@pytest.mark.parametrize("bad", [np.inf, np.nan, 0.0])
+@pytest.mark.parametrize("bad", [np.inf, np.nan, 0.0, "indefinite"])
 def test_without_moments_each_code_is_the_nearest(rng, bad):
     w = rng.uniform(-1, 1, (5, 40)).astype(np.float32)
-    moments = np.full((1, GROUP, GROUP), bad, np.float32)
+    if bad == "indefinite":
+        moments = np.ones((1, GROUP, GROUP), np.float32) * 100 + np.eye(GROUP, dtype=np.float32)
+        moments -= 100 * np.eye(GROUP, dtype=np.float32)
+    else:
+        moments = np.full((1, GROUP, GROUP), bad, np.float32)
     codes, scale, input_scale = core.quantize_linear(w, np.ones(40, np.float32), moments)
     error = np.abs(w / input_scale - codes * scale.T)
     pairs = np.abs(codes.reshape(5, 20, 2).astype(int).sum(2)).repeat(2, axis=1)
@@ -115,9 +125,9 @@ def test_without_moments_each_code_is_the_nearest(rng, bad):
     assert (error <= 0.5001 * scale.T)[inside].all()
 
 
-def test_statistics_of_the_sample_text(source, monkeypatch):
+def test_statistics_of_the_sample_text(wide, monkeypatch):
     """At once, or as many texts at a time as the limit lets in; against NumPy."""
-    model = SentenceTransformer(source)
+    model = SentenceTransformer(wide)
     found = []
     for limit in (quantization._MAX_INPUT_FLOATS, 20_000, 1):
         monkeypatch.setattr(quantization, "_MAX_INPUT_FLOATS", limit)
@@ -138,9 +148,9 @@ def test_statistics_of_the_sample_text(source, monkeypatch):
     np.testing.assert_allclose(found[0][name].moments, moments_of(rows), atol=1e-5)
 
 
-def test_the_same_codes_on_every_instruction_set(isa, source):
+def test_the_same_codes_on_every_instruction_set(isa, wide):
     """What is known of the inputs comes from float32's kernels, which agree in every bit."""
-    model = SentenceTransformer(source)
+    model = SentenceTransformer(wide)
     matrices = dict(quantization.quantized_matrices(model._folder, model._tokenizer, 1))
     core.select_isa("scalar")
     wanted = quantization.quantized_matrices(model._folder, model._tokenizer, 2)

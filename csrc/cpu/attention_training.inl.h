@@ -36,7 +36,7 @@ struct TrainingScratch {
 // where b is k^T or v^T, of pack_values where it is rows of k, q or dout.
 inline void times_panels(const float* a, int64_t lda, const float* panels, int64_t rows, int64_t K,
                          int64_t N, float factor, float* y, int64_t ldy) {
-  const f32x16 broadcasted = broadcast(factor);
+  const f32x16 factors = broadcast(factor);
   for (int64_t row = 0; row < rows; row += kTileRows)
     with_tile_rows(rows - row < kTileRows ? rows - row : kTileRows, [&](auto height) {
       for (int64_t c = 0; c < N; c += kPanelColumns) {
@@ -44,8 +44,7 @@ inline void times_panels(const float* a, int64_t lda, const float* panels, int64
         clear(acc);
         multiply_tile(a + row * lda, lda, panels + c * K, kPanelColumns, K, acc);
         store_tile<height.value>(
-            y + row * ldy + c, ldy, N - c,
-            [&](auto, int64_t) MINIFUSE_INLINE { return broadcasted; },
+            y + row * ldy + c, ldy, N - c, [&](auto, int64_t) MINIFUSE_INLINE { return factors; },
             [&](auto i, auto j, int64_t, const f32x16& f)
                 MINIFUSE_INLINE { return mul(acc[i.value][j.value], f); });
       }

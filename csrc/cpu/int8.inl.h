@@ -157,11 +157,11 @@ struct Int8 {
             const int64_t at = g * padded_columns + column + 16 * j.value;
             return OfColumns{load(p.weight_scale + at), load(p.weight_sum + at)};
           },
-          [&](auto i, auto j, int64_t left, const OfColumns& weight) MINIFUSE_INLINE {
+          [&](auto i, auto j, int64_t left, const OfColumns& columns) MINIFUSE_INLINE {
             const Scale row = rows.scales[i.value * rows.groups + g];
             const float* sums = before + i.value * before_stride + 16 * j.value;
-            return fma(to_float(acc[i.value][j.value]), mul(broadcast(row.scale), weight.scale),
-                       fma(broadcast(row.offset), weight.sum, load_upto(sums, left)));
+            return fma(to_float(acc[i.value][j.value]), mul(broadcast(row.scale), columns.scale),
+                       fma(broadcast(row.offset), columns.sum, load_upto(sums, left)));
           });
       before = y;
       before_stride = p.ldy;

@@ -111,8 +111,8 @@ void quantize_group(const float* w, const float* input_scale, const float* feedb
   for (int64_t k = 0; k < K; ++k) codes[k] = static_cast<int8_t>(best[static_cast<size_t>(k)]);
 }
 
-// a [n, n] = L L^T: L in place of the lower triangle. a is positive definite.
-void cholesky(double* a, int64_t n) {
+// a [n, n] = L L^T: L in place of the lower triangle. False where a is not positive definite.
+bool cholesky(double* a, int64_t n) {
   for (int64_t i = 0; i < n; ++i)
     for (int64_t j = 0; j <= i; ++j) {
       const double *row = a + i * n, *other = a + j * n;
@@ -122,8 +122,10 @@ void cholesky(double* a, int64_t n) {
         for (int u = 0; u < 4; ++u) sum[u] += row[k + u] * other[k + u];
       for (; k < j; ++k) sum[0] += row[k] * other[k];
       const double rest = row[j] - ((sum[0] + sum[1]) + (sum[2] + sum[3]));
+      if (i == j && !(rest > 0.0)) return false;
       a[i * n + j] = i == j ? std::sqrt(rest) : rest / other[j];
     }
+  return true;
 }
 
 }  // namespace
@@ -170,7 +172,7 @@ void rounding_feedback(const float* moments, const float* input_scale, int64_t K
   if (!(trace > 0.0 && std::isfinite(trace))) return;  // nothing is known of x
   for (int64_t i = 0; i < n; ++i)
     h[static_cast<size_t>(i * n + i)] += trace / static_cast<double>(n);
-  cholesky(h.data(), n);
+  if (!cholesky(h.data(), n)) return;
   for (int64_t j = 0; j < n; ++j)
     for (int64_t k = 0; k < j; ++k)
       feedback[j * kInt8Group + k] =

@@ -20,24 +20,24 @@ void smoothing_scales(const float* weight, int64_t ldw, int64_t N, int64_t K,
 // that vpmaddubsw never saturates (dot_avx2.h).
 constexpr int kMaxWeightCode = 127, kMaxPairCode = 128;
 
-// How the error of one code is made up for by the codes after it (GPTQ, Frantar et al. 2023, as
-// successive rounding, Chen et al. 2025). What matters is the error of y = x w: with r = w - scale
-// codes and H the second moments of x, it is r^T H r = |L^T r|^2 in squared mean, H = L L^T. The
-// codes of a group are found from its last to its first, each one making its entry of L^T r as small
-// as it can: with the errors r[j], j > k, known, code k stands for
+// How the error of one code is made up for by the codes after it (GPTQ, Frantar et al. 2023). What
+// matters is the error of y = x w: with r = w - scale codes and H the second moments of x, it is
+// r^T H r = |L^T r|^2 in squared mean, H = L L^T. The codes of a group are found from its last to
+// its first, each one making its entry of L^T r as small as it can: with the errors r[j], j > k,
+// known, code k stands for
 //
 //   w[k] + sum_{j > k} r[j] feedback[j][k],   feedback[j][k] = L[j][k] / L[k][k].
 //
 // moments and feedback are [groups, kInt8Group, kInt8Group], zeros past K; moments[g][i][j] is the
-// mean of x[i] x[j] over sample text, before x takes input_scale. A diagonal as large as the mean of
-// H's is added: a sample knows H only roughly.
+// mean of x[i] x[j] over sample text, before x takes input_scale. A diagonal as large as the mean
+// of H's is added: a sample knows H only roughly. Zeros where moments say nothing of x.
 void rounding_feedback(const float* moments, const float* input_scale, int64_t K, int64_t group,
                        float* feedback);
 
 // Rows of a weight [num_rows, K], ldw apart, in 8 bits: w[n][k] / input_scale[k] ~ scale[g][n]
-// codes[n][k] for k in group g; each scale is the one of several that has the least squared error.
-// input_scale may be null: ones; and feedback: each code is the nearest. codes lie K apart, scales
-// ldscale.
+// codes[n][k] for k in group g; each scale is the one of several with which the nearest codes have
+// the least squared error. input_scale may be null: ones; and feedback: each code is the nearest.
+// codes lie K apart, scales ldscale.
 void quantize_rows(const float* weight, int64_t ldw, int64_t num_rows, int64_t K,
                    const float* input_scale, const float* feedback, int8_t* codes, float* scale,
                    int64_t ldscale);

@@ -418,7 +418,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         status = int(arguments.run(arguments))
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed from the start
+            sys.stdout.flush()
         return status
     except BrokenPipeError:
         # What is still buffered would raise once more when the interpreter ends.

@@ -83,8 +83,8 @@ class _InputStatistics:
         self.max_input: FloatArray = np.zeros(num_inputs, np.float32)
         self.moments: FloatArray = np.zeros((-(-num_inputs // size), size, size), np.float32)
 
-    def add(self, rows: FloatArray, weight: float) -> None:
-        """Rows [num_rows, in_features], each of which counts so much in the mean.
+    def add(self, rows: FloatArray, share: float) -> None:
+        """Rows [num_rows, in_features], each of which is this share of all.
 
         Sums are those of our own linear layer: the same bits on every machine.
         """
@@ -92,7 +92,7 @@ class _InputStatistics:
         for group, total in enumerate(self.moments):
             begin = group * core.INT8_GROUP
             columns = np.ascontiguousarray(rows[:, begin : begin + core.INT8_GROUP].T)
-            products = ops.linear(columns, columns) * np.float32(weight)
+            products = ops.linear(columns, columns) * np.float32(share)
             total[: len(columns), : len(columns)] += products
 
 
