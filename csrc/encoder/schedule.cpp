@@ -266,8 +266,8 @@ ThreadPool& ThreadPool::get() {
 
 void ThreadPool::work(Worker& worker) {
   for (;;) {
-    // Spin for the time between two queries of a burst, in which the caller tokenises the next (60
-    // to 100 us), then sleep: being woken takes 50 us on a virtual machine.
+    // Spin for the time between two queries of a burst, in which the caller tokenises the next,
+    // then sleep: with 2,000 pauses an int8 query took 1.14 ms instead of 0.98 (Zen 3, two threads).
     constexpr std::chrono::microseconds kSpinTime{200};
     constexpr int kSpinsPerLook = 32;
     const auto is_idle = [&] {
