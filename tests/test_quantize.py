@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from minifuse import SentenceTransformer, quantization, sample_text
+from minifuse import SentenceTransformer, quantization, reference, sample_text
 from minifuse.cli import main
 from minifuse.native import core
 from minifuse.quantization import quantize
@@ -138,6 +138,19 @@ def test_statistics_of_the_sample_text(wide, monkeypatch):
     hidden = model._encoder.hidden_states(tokens.ids, tokens.cu_seqlens(), num_threads=1)
     width = hidden.shape[2]
     np.testing.assert_array_equal(inputs[:, :, :width], hidden[:-1])
+    with SafetensorsFile(wide / "model.safetensors") as file:
+        one = {n: file.read(n) for n in file.names() if n.startswith("encoder.layer.1.")}
+    x, context, y, activated = np.split(inputs[1], [width, 2 * width, 3 * width], axis=1)
+    p = "encoder.layer.1."
+    norm = p + "attention.output.LayerNorm."
+    out = reference.linear(
+        context, one[p + "attention.output.dense.weight"], one[p + "attention.output.dense.bias"]
+    )
+    wanted = reference.layer_norm(out + x, one[norm + "weight"], one[norm + "bias"])
+    np.testing.assert_allclose(y, wanted, atol=1e-5)
+    up = p + "intermediate.dense."
+    wanted = reference.linear(y, one[up + "weight"], one[up + "bias"], "gelu")
+    np.testing.assert_allclose(activated, wanted, atol=1e-5)
     for one, *others in zip(*(statistics.values() for statistics in found), strict=True):
         for other in others:
             np.testing.assert_array_equal(one.max_input, other.max_input)
