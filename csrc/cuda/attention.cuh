@@ -4,8 +4,8 @@
 //
 //   m' = max(m, max_j s_j),  l' = l e^(m - m') + sum_j e^(s_j - m'),  o' = o e^(m - m') + p V
 //
-// Which pass a key falls into depends on its own sentence only, so the batch changes no bit. The
-// four warps of a block take four heads; each has its own shared memory and waits for none.
+// Which pass a key falls into depends on its own sentence only, so the batch changes no bit; tiles of
+// scores past the last key are left out, and would have added zeros. The four warps of a block take four heads; each has its own shared memory and waits for none.
 //
 //   shared, a warp: q [16, D]  k [64, D]  v [64, D], rows 16 bytes longer
 #pragma once
@@ -80,6 +80,7 @@ MINIFUSE_KERNEL((AttentionShape<T, kHeadDim>::kThreads))
 attention_kernel(const AttentionParams p) {
   using Shape = AttentionShape<T, kHeadDim>;
   constexpr int kScoreTiles = kAttentionKeys / 8, kOutTiles = kHeadDim / 8;
+  constexpr int kSteps = Shape::kRowBytes / kStepBytes;
   constexpr float kMinusInfinity = -__builtin_huge_valf();
   const int num_head_groups = (p.num_heads + kAttentionWarps - 1) / kAttentionWarps;
   const int head = ptx::block_index() % num_head_groups * kAttentionWarps + ptx::warp_index();
@@ -98,36 +99,51 @@ attention_kernel(const AttentionParams p) {
   copy_rows<32, kAttentionQueries>(q_tile, Shape::kStride,
                                    rows_of(p.q, p.ldq, tile.first_query, tile.num_queries), 0,
                                    Shape::kRowBytes, lane);
+  uint32_t q_fragment[kSteps][4];
   float o[kOutTiles][4] = {}, maximum[2] = {kMinusInfinity, kMinusInfinity}, sum[2] = {};
   for (int key = 0; key < tile.num_keys; key += kAttentionKeys) {
     const int num_keys =
         tile.num_keys - key < kAttentionKeys ? tile.num_keys - key : kAttentionKeys;
     const int first = tile.first_key + key;
-    copy_rows<32, kAttentionKeys>(k_tile, Shape::kStride, rows_of(p.k, p.ldk, first, num_keys), 0,
-                                  Shape::kRowBytes, lane);
-    copy_rows<32, kAttentionKeys>(v_tile, Shape::kStride, rows_of(p.v, p.ldv, first, num_keys), 0,
-                                  Shape::kRowBytes, lane);
+    const int num_tiles = (num_keys + 15) / 16 * 2;  // of scores; the matrix instructions take pairs
+    for (int row = 0; row < 8 * num_tiles; row += 16) {
+      copy_rows<32, 16>(k_tile + row * Shape::kStride, Shape::kStride,
+                        rows_of(p.k, p.ldk, first + row, num_keys - row), 0, Shape::kRowBytes, lane);
+      copy_rows<32, 16>(v_tile + row * Shape::kStride, Shape::kStride,
+                        rows_of(p.v, p.ldv, first + row, num_keys - row), 0, Shape::kRowBytes, lane);
+    }
     ptx::copy_commit();
     ptx::copy_wait<0>();
     ptx::warp_barrier();
 
-    float s[1][kScoreTiles][4] = {};
+    if (key == 0)
 #pragma unroll
-    for (int byte = 0; byte < Shape::kRowBytes; byte += kStepBytes)
-      multiply_step<T>(s, q_tile + byte, Shape::kStride, k_tile + byte, Shape::kStride);
+      for (int step = 0; step < kSteps; ++step)
+        load_fragment(q_fragment[step], q_tile + step * kStepBytes, Shape::kStride);
+    float s[kScoreTiles][4] = {};
+#pragma unroll
+    for (int n = 0; n < kScoreTiles; n += 2) {
+      if (n >= num_tiles) break;
+#pragma unroll
+      for (int step = 0; step < kSteps; ++step)
+        multiply_pair<T>(s[n], s[n + 1], q_fragment[step],
+                         k_tile + 8 * n * Shape::kStride + step * kStepBytes, Shape::kStride);
+    }
 
     // Rows lane / 4 (i = 0, 1) and lane / 4 + 8 (i = 2, 3).
     float tile_maximum[2] = {kMinusInfinity, kMinusInfinity};
 #pragma unroll
-    for (int n = 0; n < kScoreTiles; ++n)
+    for (int n = 0; n < kScoreTiles; ++n) {
+      if (n >= num_tiles) break;
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int column = 8 * n + 2 * (lane % 4) + i % 2;
         const bool is_key =
             column < num_keys && (!p.mask || ptx::load(p.mask + first + column) != 0);
-        s[0][n][i] = is_key ? s[0][n][i] * scale_log2 : kMinusInfinity;
-        if (s[0][n][i] > tile_maximum[i / 2]) tile_maximum[i / 2] = s[0][n][i];
+        s[n][i] = is_key ? s[n][i] * scale_log2 : kMinusInfinity;
+        if (s[n][i] > tile_maximum[i / 2]) tile_maximum[i / 2] = s[n][i];
       }
+    }
     float correction[2], shift[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -143,16 +159,16 @@ attention_kernel(const AttentionParams p) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) o[n][i] *= correction[i / 2];
 #pragma unroll
-    for (int n = 0; n < kScoreTiles; ++n)
+    for (int n = 0; n < kScoreTiles; n += 2) {
+      if (n >= num_tiles) break;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        s[0][n][i] = ptx::exp2(s[0][n][i] - shift[i / 2]);
-        sum[i / 2] += s[0][n][i];
+      for (int i = 0; i < 8; ++i) {
+        float& score = s[n + i / 4][i % 4];
+        score = ptx::exp2(score - shift[i % 4 / 2]);
+        sum[i % 4 / 2] += score;
       }
-#pragma unroll
-    for (int n = 0; n < kScoreTiles; n += 2)
-      multiply_values(T{}, o, s[0][n], s[0][n + 1], v_tile + 8 * n * Shape::kStride,
-                      Shape::kStride);
+      multiply_values(T{}, o, s[n], s[n + 1], v_tile + 8 * n * Shape::kStride, Shape::kStride);
+    }
     ptx::warp_barrier();  // k and v have been used up
   }
 

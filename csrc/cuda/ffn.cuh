@@ -91,11 +91,13 @@ ffn_residual_layer_norm_kernel(const FfnParams p) {
     const std::byte* w1_rows = w1_tile + warp % First::kWarpColumns * First::kN * 8 * kWide;
     for (int byte = 0; byte < row_bytes; byte += kStepBytes)
       multiply_step<T>(h, x_rows + byte, kWide, w1_rows + byte, kWide);
-    for_each_pair<First>([&](int m, int n, int i, int row, int column) {
-      const auto bias = ptx::load(reinterpret_cast<const Pair<float>*>(p.b1 + f + column));
-      ptx::store(reinterpret_cast<Pair<T>*>(hidden + row * kNarrow + column * Shape::kSize),
-                 to_pair<T>(activate(h[m][n][i] + bias.values[0], p.activation),
-                            activate(h[m][n][i + 1] + bias.values[1], p.activation)));
+    with_activation(p.activation, [&](auto activate) {
+      for_each_pair<First>([&](int m, int n, int i, int row, int column) {
+        const auto bias = ptx::load(reinterpret_cast<const Pair<float>*>(p.b1 + f + column));
+        ptx::store(reinterpret_cast<Pair<T>*>(hidden + row * kNarrow + column * Shape::kSize),
+                   to_pair<T>(activate(h[m][n][i] + bias.values[0]),
+                              activate(h[m][n][i + 1] + bias.values[1])));
+      });
     });
 
     ptx::copy_wait<0>();
@@ -109,7 +111,8 @@ ffn_residual_layer_norm_kernel(const FfnParams p) {
   }
   ptx::copy_wait<0>();
   ptx::barrier();  // shared memory may be used again
-  residual_layer_norm<Second>(acc, p.b2, p.norm, first_row, p.M, p.H, static_cast<T*>(p.y), p.ldy,
+  residual_layer_norm<Second>(acc, p.b2, p.norm, p.H,
+                              GlobalRows<T>(p.norm, p.y, p.ldy, first_row, p.M),
                               ptx::shared_memory());
 }
 

@@ -59,7 +59,7 @@ struct FfnParams {
   int64_t ldy;
   int M, H, F;  // F a multiple of 128 bytes of T
   Activation activation;
-  NormParams norm;
+  NormParams norm;  // whose residual is x
 };
 
 // Sixteen queries of a sentence, for all heads.

@@ -26,34 +26,54 @@ template <typename Shape>
 inline constexpr int kNormSharedBytes =
     3 * Shape::kRows * Shape::kWarpColumns * static_cast<int>(sizeof(float));
 
-// acc: rows first_row.. of M, columns 0..H-1. shared: kNormSharedBytes.
-template <typename Shape, typename T>
+// The rows of a block in global memory: where the residual comes from and y goes, two neighbours at a
+// time. Of the block's own, so that 32 bits reach all of them.
+template <typename T>
+struct GlobalRows {
+  using Element = T;
+  MINIFUSE_DEVICE GlobalRows(const NormParams& norm, void* y, int64_t ldy, int first_row, int M)
+      : residual(static_cast<const T*>(norm.residual) + first_row * norm.ldr),
+        residual_stride(static_cast<int>(norm.ldr)),
+        y(static_cast<T*>(y) + first_row * ldy),
+        stride(static_cast<int>(ldy)),
+        num_rows(M - first_row) {}
+
+  MINIFUSE_DEVICE Pair<T> get(int row, int column) const {
+    if (row >= num_rows) return to_pair<T>(0.0f, 0.0f);
+    return ptx::load(reinterpret_cast<const Pair<T>*>(residual + row * residual_stride + column));
+  }
+  MINIFUSE_DEVICE void put(int row, int column, const Pair<T>& pair) const {
+    if (row < num_rows) ptx::store(reinterpret_cast<Pair<T>*>(y + row * stride + column), pair);
+  }
+
+  const T* residual;
+  int residual_stride;
+  T* y;
+  int stride, num_rows;
+};
+
+// acc: columns 0..H-1 of a block's rows, whose residual is read from `rows` and whose y is put there.
+// shared: kNormSharedBytes.
+template <typename Shape, typename Rows>
 MINIFUSE_DEVICE void residual_layer_norm(float (&acc)[Shape::kM][Shape::kN][4], const float* bias,
-                                         const NormParams& norm, int first_row, int M, int H, T* y,
-                                         int64_t ldy, std::byte* shared) {
+                                         const NormParams& norm, int H, const Rows& rows,
+                                         std::byte* shared) {
   constexpr int kWarps = Shape::kWarpColumns, kRowsOfThread = 2 * Shape::kM;
   constexpr int kSums = Shape::kRows * kWarps;
   float* sums = reinterpret_cast<float*>(shared);  // [3][kRows][kWarps]
-  // Of the block's rows, so that 32 bits reach all of them.
-  const T* residual = static_cast<const T*>(norm.residual) + first_row * norm.ldr;
-  y += first_row * ldy;
-  const int residual_stride = static_cast<int>(norm.ldr), stride = static_cast<int>(ldy);
   const int lane = ptx::lane_index(), warp_column = ptx::warp_index() % kWarps;
   const int row_of_thread = ptx::warp_index() / kWarps * Shape::kM * 16 + lane / 4;
   const auto row_of = [&](int i) { return row_of_thread + 8 * i; };  // i = 2 m + half
 
   float row_sum[kRowsOfThread] = {};
   for_each_pair<Shape>([&](int m, int n, int i, int row, int column) {
+    if (column >= H) return;
     Pair<float> b = {0.0f, 0.0f};
-    Pair<T> r = to_pair<T>(0.0f, 0.0f);
-    if (column < H) {
-      if (bias) b = ptx::load(reinterpret_cast<const Pair<float>*>(bias + column));
-      if (first_row + row < M)
-        r = ptx::load(reinterpret_cast<const Pair<T>*>(residual + row * residual_stride + column));
-    }
+    if (bias) b = ptx::load(reinterpret_cast<const Pair<float>*>(bias + column));
+    const auto r = rows.get(row, column);
     acc[m][n][i] += b.values[0] + to_float(r.values[0]);
     acc[m][n][i + 1] += b.values[1] + to_float(r.values[1]);
-    if (column < H) row_sum[2 * m + i / 2] += acc[m][n][i] + acc[m][n][i + 1];
+    row_sum[2 * m + i / 2] += acc[m][n][i] + acc[m][n][i + 1];
   });
 
   // The sums of a row over all its threads, through the given third of shared memory.
@@ -99,14 +119,14 @@ MINIFUSE_DEVICE void residual_layer_norm(float (&acc)[Shape::kM][Shape::kN][4], 
   }
 
   for_each_pair<Shape>([&](int m, int n, int i, int row, int column) {
-    if (column >= H || first_row + row >= M) return;
+    if (column >= H) return;
     const auto gamma = ptx::load(reinterpret_cast<const Pair<float>*>(norm.gamma + column));
     const auto beta = ptx::load(reinterpret_cast<const Pair<float>*>(norm.beta + column));
     const float a = (acc[m][n][i] - mean[2 * m + i / 2]) * rstd[2 * m + i / 2];
     const float b = (acc[m][n][i + 1] - mean[2 * m + i / 2]) * rstd[2 * m + i / 2];
-    ptx::store(reinterpret_cast<Pair<T>*>(y + row * stride + column),
-               to_pair<T>(ptx::fma(a, gamma.values[0], beta.values[0]),
-                          ptx::fma(b, gamma.values[1], beta.values[1])));
+    rows.put(row, column,
+             to_pair<typename Rows::Element>(ptx::fma(a, gamma.values[0], beta.values[0]),
+                                             ptx::fma(b, gamma.values[1], beta.values[1])));
   });
 }
 

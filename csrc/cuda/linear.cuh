@@ -22,13 +22,15 @@ MINIFUSE_DEVICE void store_linear(const float (&acc)[Shape::kM][Shape::kN][4],
   const float* biases = p.bias ? p.bias + first_column : nullptr;
   const int num_rows = p.M - first_row, num_columns = p.N - first_column;
   const int stride = static_cast<int>(p.ldy);
-  for_each_pair<Shape>([&](int m, int n, int i, int row, int column) {
-    if (row >= num_rows || column >= num_columns) return;
-    Pair<float> bias = {0.0f, 0.0f};
-    if (biases) bias = ptx::load(reinterpret_cast<const Pair<float>*>(biases + column));
-    ptx::store(reinterpret_cast<Pair<T>*>(y + row * stride + column),
-               to_pair<T>(activate(acc[m][n][i] + bias.values[0], p.activation),
-                          activate(acc[m][n][i + 1] + bias.values[1], p.activation)));
+  with_activation(p.activation, [&](auto activate) {
+    for_each_pair<Shape>([&](int m, int n, int i, int row, int column) {
+      if (row >= num_rows || column >= num_columns) return;
+      Pair<float> bias = {0.0f, 0.0f};
+      if (biases) bias = ptx::load(reinterpret_cast<const Pair<float>*>(biases + column));
+      ptx::store(reinterpret_cast<Pair<T>*>(y + row * stride + column),
+                 to_pair<T>(activate(acc[m][n][i] + bias.values[0]),
+                            activate(acc[m][n][i + 1] + bias.values[1])));
+    });
   });
 }
 

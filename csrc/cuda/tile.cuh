@@ -54,6 +54,24 @@ MINIFUSE_DEVICE void copy_rows(std::byte* shared, int shared_stride, const Rows<
   }
 }
 
+// 16 rows of the first operand, one step of K; row and row + 8 of a lane as ptx.cuh says.
+MINIFUSE_DEVICE void load_fragment(uint32_t (&fragment)[4], const std::byte* rows, int stride) {
+  const int lane = ptx::lane_index();
+  ptx::load_matrices(fragment, rows + (lane % 16) * stride + 16 * (lane / 16));
+}
+
+// d0, d1 += a b^T over one step of K: two neighbouring tiles, 16 rows from `b`.
+template <typename T>
+MINIFUSE_DEVICE void multiply_pair(float (&d0)[4], float (&d1)[4], const uint32_t (&a)[4],
+                                   const std::byte* b, int stride) {
+  const int lane = ptx::lane_index();
+  uint32_t fragment[4];
+  ptx::load_matrices(fragment,
+                     b + (lane % 8 + 8 * (lane / 16)) * stride + 16 * (lane / 8 % 2));
+  multiply(T{}, d0, a, fragment[0], fragment[1]);
+  multiply(T{}, d1, a, fragment[2], fragment[3]);
+}
+
 // acc += a b^T over one step of K: 16 kM rows from `a` and 8 kN from `b`, both in shared memory.
 template <typename T, int kM, int kN>
 MINIFUSE_DEVICE void multiply_step(float (&acc)[kM][kN][4], const std::byte* a, int a_stride,

@@ -56,11 +56,12 @@ MINIFUSE_DEVICE void multiply_box(T type, float (&d)[Shape::kN][4], const std::b
   }
 }
 
-// acc = A B^T over all of K: rows first_row.. of A, first_column.. of B.
-template <typename Shape, typename T>
+// acc = A B^T over all of K: rows first_row.. of A, first_column.. of B. One thread calls
+// fetch_more() when the first boxes are on their way.
+template <typename Shape, typename T, typename F>
 MINIFUSE_DEVICE void multiply_boxes(T type, float (&acc)[1][Shape::kN][4], const ptx::TensorMap& a,
                                     int first_row, const ptx::TensorMap& b, int first_column, int K,
-                                    std::byte* shared) {
+                                    std::byte* shared, F fetch_more) {
   auto* arrivals = reinterpret_cast<uint64_t*>(shared + Shape::kArrivals);
   const int warpgroup = ptx::warp_index() / 4;
   const int num_boxes = (K + kBoxColumns - 1) / kBoxColumns;
@@ -80,8 +81,10 @@ MINIFUSE_DEVICE void multiply_boxes(T type, float (&acc)[1][Shape::kN][4], const
   if (is_leader)
     for (int stage = 0; stage < Shape::kStages; ++stage) ptx::make_arrival(arrivals + stage, 1);
   ptx::barrier();  // the arrivals are there
-  if (is_leader)
+  if (is_leader) {
     for (int box = 0; box < Shape::kStages && box < num_boxes; ++box) fetch(box);
+    fetch_more();
+  }
   for (int box = 0; box < num_boxes; ++box) {
     const std::byte* stage = shared + box % Shape::kStages * Shape::kStageBytes;
     ptx::wait_for_arrival(arrivals + box % Shape::kStages, box / Shape::kStages % 2);

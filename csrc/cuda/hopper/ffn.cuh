@@ -11,7 +11,7 @@
 #pragma once
 
 #include "cuda/activation.cuh"
-#include "cuda/hopper/boxes.cuh"
+#include "cuda/hopper/box_rows.cuh"
 #include "cuda/layernorm.cuh"
 
 namespace minifuse::cuda {
@@ -21,7 +21,7 @@ template <int kPartTilesValue>
 struct HopperFfnShape : TileShape<8, 1, 1, 2 * kPartTilesValue> {
   static constexpr int kStages = 2, kRows = 128, kF = 32, kFTiles = kF / 8, kFBytes = 2 * kF;
   static constexpr int kPartTiles = kPartTilesValue, kH = 16 * kPartTiles;
-  static constexpr int kXBoxBytes = kRows * kBoxRowBytes, kW1BoxBytes = kF * kBoxRowBytes;
+  static constexpr int kXBoxBytes = kRowsBoxBytes, kW1BoxBytes = kF * kBoxRowBytes;
   static constexpr int kPartRows = kH / 2, kPartBytes = kPartRows * kFBytes;
   static constexpr int kMostBoxes = kH / kBoxColumns;
   static constexpr int kW2 = kMostBoxes * kW1BoxBytes;  // within a stage
@@ -35,7 +35,7 @@ template <typename T, int kPartTiles>
 MINIFUSE_KERNEL(HopperFfnShape<kPartTiles>::kThreads)
 hopper_ffn_residual_layer_norm_kernel(const MINIFUSE_GRID_CONSTANT HopperFfnParams p) {
   using Shape = HopperFfnShape<kPartTiles>;
-  static_assert(kNormSharedBytes<Shape> <= Shape::kSharedBytes);
+  static_assert(kNormSharedBytes<Shape> <= Shape::kStageBytes);
   constexpr int kSteps = Shape::kF / 16;
   const FfnParams& op = p.op;
   std::byte* x_boxes = ptx::shared_memory();
@@ -95,15 +95,16 @@ hopper_ffn_residual_layer_norm_kernel(const MINIFUSE_GRID_CONSTANT HopperFfnPara
     // Two tiles of h, packed, are an operand of the next product.
     uint32_t a[kSteps][4];
     const float* b1 = op.b1 + chunk * Shape::kF + 2 * (ptx::lane_index() % 4);
+    with_activation(op.activation, [&](auto activate) {
 #pragma unroll
-    for (int n = 0; n < Shape::kFTiles; ++n) {
-      const auto bias = ptx::load(reinterpret_cast<const Pair<float>*>(b1 + 8 * n));
+      for (int n = 0; n < Shape::kFTiles; ++n) {
+        const auto bias = ptx::load(reinterpret_cast<const Pair<float>*>(b1 + 8 * n));
 #pragma unroll
-      for (int half = 0; half < 2; ++half)
-        a[n / 2][2 * (n % 2) + half] =
-            pack(T{}, activate(h[n][2 * half] + bias.values[0], op.activation),
-                 activate(h[n][2 * half + 1] + bias.values[1], op.activation));
-    }
+        for (int half = 0; half < 2; ++half)
+          a[n / 2][2 * (n % 2) + half] = pack(T{}, activate(h[n][2 * half] + bias.values[0]),
+                                              activate(h[n][2 * half + 1] + bias.values[1]));
+      }
+    });
 
     ptx::hold(a);
     ptx::warpgroup_fence();
@@ -123,8 +124,10 @@ hopper_ffn_residual_layer_norm_kernel(const MINIFUSE_GRID_CONSTANT HopperFfnPara
     ptx::barrier();  // both warpgroups have used the stage up
     if (is_leader) fetch(chunk + Shape::kStages);  // into its place
   }
-  residual_layer_norm<Shape>(acc, op.b2, op.norm, first_row, op.M, op.H, static_cast<T*>(op.y),
-                             op.ldy, ptx::shared_memory());
+  const BoxRows<T> rows{x_boxes};  // the residual is x
+  residual_layer_norm<Shape>(acc, op.b2, op.norm, op.H, rows, ring);
+  ptx::barrier();  // y is there
+  rows.template copy_out<Shape::kThreads>(op.y, op.ldy, first_row, op.M, op.H);
 }
 
 }  // namespace minifuse::cuda

@@ -12,7 +12,7 @@ struct HopperLinearParams {
 };
 
 struct HopperLinearNormParams {
-  ptx::TensorMap x, weight;
+  ptx::TensorMap x, weight, residual;
   LinearNormParams op;
 };
 

@@ -47,11 +47,14 @@ struct HopperLauncher {
             Shape::kThreads, Shape::kSharedBytes, kHopperSharedBytes},
            hopper_linear_residual_layer_norm_kernel<T, kPartTiles>,
            HopperLinearNormParams{map_of_x(linear.x, linear.ldx, linear.M, linear.K),
-                                  map_of_weight<Shape>(linear.weight, linear.N, linear.K), p});
+                                  map_of_weight<Shape>(linear.weight, linear.N, linear.K),
+                                  map_of_x(p.norm.residual, p.norm.ldr, linear.M, linear.N), p});
   }
   static void linear_residual_layer_norm(Stream stream, const LinearNormParams& p) {
     Launcher<T>::check_matrix("linear_residual_layer_norm", p.linear);
-    if (p.linear.N > kHopperMaxHidden) return base().linear_residual_layer_norm(stream, p);
+    // Rows of the residual and of y, too, are moved in pieces of 16 bytes.
+    if (p.linear.N > kHopperMaxHidden || p.linear.N % 8 != 0)
+      return base().linear_residual_layer_norm(stream, p);
     if (p.linear.M == 0) return;
     p.linear.N <= 128 ? linear_norm_of<8>(stream, p) : linear_norm_of<24>(stream, p);
   }
