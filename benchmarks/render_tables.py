@@ -20,7 +20,7 @@ from minifuse.bench import format_table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
-PAGES = ("README.md", "docs/benchmarks.md")
+PAGES = ("README.md", "docs/benchmarks.md", "docs/cuda.md")
 PEERS = {
     "sentence-transformers": "sentence-transformers",
     "torch": "PyTorch",
@@ -36,6 +36,8 @@ Table = tuple[list[dict[str, Any]], dict[str, str]]
 def _where(machine: dict[str, Any]) -> str:
     versions = machine["versions"]
     peers = ", ".join(f"{PEERS[k]} {versions[k]}" for k in PEERS if k in versions)
+    if device := machine.get("device"):
+        return f"{device}, {machine['date']}; minifuse {versions['minifuse']}, {peers}."
     isa = "/".join(dict.fromkeys(machine["isa"].values()))
     return (
         f"{machine['cpu']} ({isa}), {machine['num_threads']} threads, {machine['date']}; "
@@ -171,8 +173,37 @@ def training_table(result: dict[str, Any]) -> Table:
     return rows, columns
 
 
+def cuda_table(result: dict[str, Any]) -> Table:
+    """tokens/s of the encoder and of whole encodes on a device, and microseconds for a query."""
+    rows: dict[str, dict[str, Any]] = {}
+    columns = {"engine": "engine", "dtype": "dtype"}
+    for isa, found in result["isas"].items():
+        queries = {(row["engine"], row["dtype"]): row for row in found["query"]}
+        for name in ("short", "paragraphs"):
+            columns |= {name: f"{name}: encoder, M tokens/s", f"{name} share": "share of the peak",
+                        f"{name} whole": "whole encode"}  # fmt: skip
+            for row in found["workloads"][name]["rows"]:
+                is_ours = row["engine"] == "minifuse"
+                if is_ours and row["dtype"] == "float32" and isa != "sm_80":
+                    continue  # the same kernels
+                engine = f"minifuse, {isa}" if is_ours else f"{row['engine']}, SDPA"
+                one = rows.setdefault(f"{engine} {row['dtype']}",
+                                      {"engine": engine, "dtype": row["dtype"]})  # fmt: skip
+                one[name] = f"{row['encoder_tokens_per_second'] / 1e6:.2f}"
+                one[f"{name} whole"] = f"{row['encode_tokens_per_second'] / 1e6:.2f}"
+                one[f"{name} share"] = f"{row['share_of_peak']:.1%}"
+                worst = min(row["cosine_min"], float(one.get("cosine", 1)))
+                one["cosine"] = f"{worst:.6f}"
+                query = queries.get((row["engine"], row["dtype"]))
+                one["query"] = f"{query['encoder_us']:,.0f}" if query else "-"
+    return list(rows.values()), columns | {"query": "a query, us", "cosine": "cosine min"}
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Table]]] = {
     "encode": ("encode.json", encode_table),
+    "encode_vnni": ("encode_vnni.json", encode_table),
+    "encoder_vnni": ("encode_vnni.json", encoder_table),
+    "cuda": ("cuda.json", cuda_table),
     "encoder": ("encode.json", encoder_table),
     "footprint": ("encode.json", footprint_table),
     "ops": ("ops.json", ops_table),

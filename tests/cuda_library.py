@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import itertools
+import os
 import subprocess
 import sysconfig
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from minifuse.loading import read_model_folder, set_weights
 
 __all__ = ["ELEMENTS", "EMULATOR", "INTERFACE", "ROOT", "UNIT_ROUNDOFF", "DeviceEncoder", "Fault", "Ops",
            "build_emulated", "build_emulated_module",
-           "compile_objects", "rounded"]  # fmt: skip
+           "compile_objects", "float32_bound", "rounded"]  # fmt: skip
 
 ROOT = Path(__file__).parent.parent
 INTERFACE = ("tests/native/cuda_interface.cpp", "csrc/encoder/batch.cpp",
@@ -44,6 +45,18 @@ ELEMENTS = ("float32", "bfloat16", "float16")
 UNIT_ROUNDOFF = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 ACTIVATIONS = {None: 0, "gelu": 1, "gelu_new": 2, "relu": 3}
 POOLINGS = {"mean": 0, "cls": 1, "max": 2, "mean_sqrt_len": 3, "weightedmean": 4, "lasttoken": 5}
+
+
+def float32_bound(K: int) -> float:
+    """The relative error that float32's arithmetic explains, behind sums over K.
+
+    The emulator rounds each instruction's sum to nearest. A tensor core cuts it off: three chains of
+    K / 8 instructions lose up to a unit in the last place of the sum each time, all in one
+    direction, of sums that have on average half their last length.
+    """
+    if "MINIFUSE_CUDA_LIBRARY" in os.environ:
+        return max(1e-6, 3 * K / 8 * 2.0**-24)
+    return max(1e-6, 2.5e-8 * K**0.5)
 
 
 class Fault(RuntimeError):

@@ -222,7 +222,7 @@ class Check:
         import torch
 
         model = SentenceTransformer(self.arguments.model, device="cuda", dtype="float16")
-        texts = list(SENTENCES[:100])
+        texts = [SENTENCES[i % len(SENTENCES)] for i in range(100)]
         wanted = model.encode(texts)
         free, _ = torch.cuda.mem_get_info()
 

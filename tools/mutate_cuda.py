@@ -59,7 +59,7 @@ FAULTS = (
     Fault(
         BARRIER,
         "tile.cuh",
-        "    ptx::barrier();                 // everyone's",
+        "    ptx::barrier();  // everyone's",
         "    // everyone's",
         "test_linear",
     ),
@@ -229,8 +229,8 @@ FAULTS = (
     Fault(
         PREDICATE,
         "layernorm.cuh",
-        "if (column >= H || first_row + row >= M) return;",
-        "if (column >= H) return;",
+        "if (row < num_rows) ptx::store",
+        "ptx::store",
         "test_linear_residual or test_ffn",
     ),
     Fault(
@@ -243,7 +243,7 @@ FAULTS = (
     Fault(
         PREDICATE,
         "attention.cuh",
-        "is_key ? s[0][n][i] * scale_log2 : kMinusInfinity",
+        "is_key ? s[n][i] * scale_log2 : kMinusInfinity",
         "true ? s[0][n][i] * scale_log2 : kMinusInfinity",
         "test_attention",
     ),
@@ -315,6 +315,48 @@ FAULTS = (
         "ptx::arrive_expecting(arrival, Shape::kStageBytes);",
         "ptx::arrive_expecting(arrival, Shape::kABytes);",
         "test_linear and sm_90a",
+    ),
+    Fault(
+        BARRIER,
+        "hopper/linear.cuh",
+        "  ptx::barrier();  // the tile is there\n",
+        "",
+        "test_linear and sm_90a",
+    ),
+    Fault(
+        BARRIER,
+        "hopper/linear_norm.cuh",
+        "  ptx::barrier();  // y is there\n",
+        "",
+        "test_linear_residual and sm_90a",
+    ),
+    Fault(
+        "no wait for the residual",
+        "hopper/linear_norm.cuh",
+        "  ptx::wait_for_arrival(arrival, 0);\n",
+        "",
+        "test_linear_residual and sm_90a",
+    ),
+    Fault(
+        "another swizzle",
+        "hopper/box_rows.cuh",
+        "% kBoxColumns / kPiece ^ row % 8",
+        "% kBoxColumns / kPiece ^ row % 4",
+        "test_linear_residual and sm_90a",
+    ),
+    Fault(
+        PREDICATE,
+        "hopper/box_rows.cuh",
+        "row < 128 && first_row + row < M",
+        "row < 128",
+        "test_linear_residual and sm_90a",
+    ),
+    Fault(
+        OFF_BY_ONE,
+        "attention.cuh",
+        "(num_keys + 15) / 16 * 2",
+        "num_keys / 16 * 2",
+        "test_attention",
     ),
     Fault(
         BARRIER,

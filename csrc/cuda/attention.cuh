@@ -105,12 +105,15 @@ attention_kernel(const AttentionParams p) {
     const int num_keys =
         tile.num_keys - key < kAttentionKeys ? tile.num_keys - key : kAttentionKeys;
     const int first = tile.first_key + key;
-    const int num_tiles = (num_keys + 15) / 16 * 2;  // of scores; the matrix instructions take pairs
+    const int num_tiles =
+        (num_keys + 15) / 16 * 2;  // of scores; the matrix instructions take pairs
     for (int row = 0; row < 8 * num_tiles; row += 16) {
       copy_rows<32, 16>(k_tile + row * Shape::kStride, Shape::kStride,
-                        rows_of(p.k, p.ldk, first + row, num_keys - row), 0, Shape::kRowBytes, lane);
+                        rows_of(p.k, p.ldk, first + row, num_keys - row), 0, Shape::kRowBytes,
+                        lane);
       copy_rows<32, 16>(v_tile + row * Shape::kStride, Shape::kStride,
-                        rows_of(p.v, p.ldv, first + row, num_keys - row), 0, Shape::kRowBytes, lane);
+                        rows_of(p.v, p.ldv, first + row, num_keys - row), 0, Shape::kRowBytes,
+                        lane);
     }
     ptx::copy_commit();
     ptx::copy_wait<0>();

@@ -37,7 +37,7 @@ class DeviceRuntime final : public Runtime {
   std::string device_name() const override { return name_; }
 
   const Kernels& kernels(const std::string& element) const override {
-    if (wanted_isa() == "sm_90a") {
+    if (wanted_isa(is_hopper_ ? "sm_90a" : "sm_80") == "sm_90a") {
       check(is_hopper_, name_, " does not have sm_90a, which MINIFUSE_CUDA_ISA asks for");
       if (element == "bfloat16") return hopper_bfloat16_kernels();
       if (element == "float16") return hopper_float16_kernels();

@@ -118,16 +118,34 @@ MINIFUSE_DEVICE void residual_layer_norm(float (&acc)[Shape::kM][Shape::kN][4], 
     mean[i] += sum * reciprocal_width;
   }
 
-  for_each_pair<Shape>([&](int m, int n, int i, int row, int column) {
-    if (column >= H) return;
-    const auto gamma = ptx::load(reinterpret_cast<const Pair<float>*>(norm.gamma + column));
-    const auto beta = ptx::load(reinterpret_cast<const Pair<float>*>(norm.beta + column));
-    const float a = (acc[m][n][i] - mean[2 * m + i / 2]) * rstd[2 * m + i / 2];
-    const float b = (acc[m][n][i + 1] - mean[2 * m + i / 2]) * rstd[2 * m + i / 2];
-    rows.put(row, column,
-             to_pair<typename Rows::Element>(ptx::fma(a, gamma.values[0], beta.values[0]),
-                                             ptx::fma(b, gamma.values[1], beta.values[1])));
-  });
+  // Some columns' gamma and beta at a time: a load behind a store to y would have to wait for it.
+  constexpr int kBlock = Shape::kN % 4 == 0 ? 4 : 2;
+  const int first_column = warp_column * Shape::kN * 8 + 2 * (lane % 4);
+#pragma unroll
+  for (int first = 0; first < Shape::kN; first += kBlock) {
+    Pair<float> gamma[kBlock], beta[kBlock];
+#pragma unroll
+    for (int j = 0; j < kBlock; ++j) {
+      const int column = first_column + 8 * (first + j);
+      if (column >= H) break;
+      gamma[j] = ptx::load(reinterpret_cast<const Pair<float>*>(norm.gamma + column));
+      beta[j] = ptx::load(reinterpret_cast<const Pair<float>*>(norm.beta + column));
+    }
+#pragma unroll
+    for (int j = 0; j < kBlock; ++j) {
+      const int n = first + j, column = first_column + 8 * n;
+      if (column >= H) break;
+#pragma unroll
+      for (int i = 0; i < kRowsOfThread; ++i) {
+        const float x0 = (acc[i / 2][n][2 * (i % 2)] - mean[i]) * rstd[i];
+        const float x1 = (acc[i / 2][n][2 * (i % 2) + 1] - mean[i]) * rstd[i];
+        rows.put(
+            row_of(i), column,
+            to_pair<typename Rows::Element>(ptx::fma(x0, gamma[j].values[0], beta[j].values[0]),
+                                            ptx::fma(x1, gamma[j].values[1], beta[j].values[1])));
+      }
+    }
+  }
 }
 
 }  // namespace minifuse::cuda

@@ -35,9 +35,9 @@ linear_residual_layer_norm_kernel(const LinearNormParams p) {
   multiply_tile<Shape>(acc,
                        Rows<T>{x + first_row * p.linear.ldx, p.linear.ldx, p.linear.M - first_row},
                        Rows<T>{weight, p.linear.K, p.linear.N}, p.linear.K, ptx::shared_memory());
-  residual_layer_norm<Shape>(
-      acc, p.linear.bias, p.norm, p.linear.N,
-      GlobalRows<T>(p.norm, p.linear.y, p.linear.ldy, first_row, p.linear.M), ptx::shared_memory());
+  residual_layer_norm<Shape>(acc, p.linear.bias, p.norm, p.linear.N,
+                             GlobalRows<T>(p.norm, p.linear.y, p.linear.ldy, first_row, p.linear.M),
+                             ptx::shared_memory());
 }
 
 }  // namespace minifuse::cuda

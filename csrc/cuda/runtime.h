@@ -59,10 +59,10 @@ class Runtime {
   virtual void take_back(const void* memory) noexcept = 0;
 };
 
-// What MINIFUSE_CUDA_ISA asks for: "sm_80", also where it is not set, or "sm_90a".
-inline std::string wanted_isa() {
+// What MINIFUSE_CUDA_ISA asks for, "sm_80" or "sm_90a"; the device's best where it is not set.
+inline std::string wanted_isa(const char* best) {
   const char* value = std::getenv("MINIFUSE_CUDA_ISA");
-  const std::string isa = value && *value ? value : "sm_80";
+  const std::string isa = value && *value ? value : best;
   check(isa == "sm_80" || isa == "sm_90a", "MINIFUSE_CUDA_ISA is '", isa,
         "', wanted sm_80 or sm_90a");
   return isa;

@@ -66,8 +66,7 @@ MINIFUSE_DEVICE void multiply_pair(float (&d0)[4], float (&d1)[4], const uint32_
                                    const std::byte* b, int stride) {
   const int lane = ptx::lane_index();
   uint32_t fragment[4];
-  ptx::load_matrices(fragment,
-                     b + (lane % 8 + 8 * (lane / 16)) * stride + 16 * (lane / 8 % 2));
+  ptx::load_matrices(fragment, b + (lane % 8 + 8 * (lane / 16)) * stride + 16 * (lane / 8 % 2));
   multiply(T{}, d0, a, fragment[0], fragment[1]);
   multiply(T{}, d1, a, fragment[2], fragment[3]);
 }

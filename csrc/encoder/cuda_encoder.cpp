@@ -37,6 +37,10 @@ int64_t room_for(int64_t count, int64_t fewest) {
 constexpr int kGraphTokens = 2048;
 constexpr size_t kMostGraphs = 64;
 
+// The feed-forward of so few tokens takes two kernels, where those give the same bits: the fused one
+// has a block for 128 rows, and most SMs would wait for a few.
+constexpr int64_t kSplitTokens = 4096;
+
 size_t round_up_bytes(size_t size_bytes) { return (size_bytes + 255) / 256 * 256; }
 
 // Rows of floats as rows of the element type, one after the other: the "panels" of the device.
@@ -220,6 +224,7 @@ void CudaEncoder::run_layers(const Pass& pass, int M, int num_tiles) {
     return cuda::NormParams{residual, H, floats(gamma), floats(beta), eps};
   };
 
+  const bool is_split = rows_of_hidden(M) == M;
   for (const Layer& w : layers_) {
     // Q, K, V = X Wq + bq, X Wk + bk, X Wv + bv
     kernels_.linear(pass.stream, matrix(x, H, w.qkv, qkv, 3 * H, Activation::kNone));
@@ -246,7 +251,7 @@ void CudaEncoder::run_layers(const Pass& pass, int M, int num_tiles) {
         pass.stream, {matrix(pass.context.data(), H, w.out, y, H, Activation::kNone),
                       norm(x, w.attention_gamma, w.attention_beta)});
     // X = LayerNorm(Y + GELU(Y W1 + b1) W2 + b2)
-    if (!pass.hidden.data()) {
+    if (!is_split) {
       kernels_.ffn_residual_layer_norm(pass.stream,
                                        {.x = y,
                                         .ldx = H,
@@ -415,12 +420,17 @@ std::vector<CudaEncoder::Chunk> CudaEncoder::chunks_of(const Batch& batch, int64
   return chunks;
 }
 
+// Of a pass of so many tokens, those whose feed-forward's intermediate goes through memory.
+int64_t CudaEncoder::rows_of_hidden(int64_t tokens) const {
+  if (config_.hidden_size > kernels_.max_ffn_hidden) return tokens;
+  return kernels_.splits_ffn ? std::min(tokens, kSplitTokens) : 0;
+}
+
 // Both passes with room for so much, or as much less as memory asks for.
 void CudaEncoder::make_room(int64_t tokens, int64_t sentences, size_t num_poolings) {
   const size_t H = static_cast<size_t>(config_.hidden_size);
   const size_t F = static_cast<size_t>(config_.intermediate_size);
   const size_t size = static_cast<size_t>(kernels_.element_bytes);
-  const bool is_split = config_.hidden_size > kernels_.max_ffn_hidden;
   for (auto& pass : passes_) pass.reset();  // what they hold may be what is missing
   for (auto& pass : passes_) {
     pass = std::make_unique<Pass>(*runtime_);
@@ -434,7 +444,8 @@ void CudaEncoder::make_room(int64_t tokens, int64_t sentences, size_t num_poolin
     room(pass->y, M * H * size, "y");
     room(pass->context, M * H * size, "context");
     room(pass->qkv, M * 3 * H * size, "qkv");
-    if (is_split) room(pass->hidden, M * F * size, "hidden");
+    if (const auto rows = static_cast<size_t>(rows_of_hidden(tokens)))
+      room(pass->hidden, rows * F * size, "hidden");
     room(pass->pooled, B * num_poolings * H * sizeof(float), "pooled");
     pass->positions_at = round_up_bytes(M * sizeof(int32_t));
     pass->offsets_at = 2 * pass->positions_at;

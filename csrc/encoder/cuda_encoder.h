@@ -45,6 +45,7 @@ class CudaEncoder {
     int64_t first, last;  // sentences
   };
 
+  int64_t rows_of_hidden(int64_t tokens) const;
   std::vector<Chunk> chunks_of(const Batch& batch, int64_t max_sentences, int64_t max_tokens) const;
   void make_room(int64_t tokens, int64_t sentences, size_t num_poolings);
   void start(Pass& pass, const Batch& batch, const Outputs& outputs, const Chunk& chunk);

@@ -21,7 +21,7 @@ inline const Kernels kHopperTables[] = {hopper_table_of<Bfloat16, bfloat16_kerne
                                         hopper_table_of<Half, float16_kernels>()};
 
 inline const Kernels& table_named(const std::string& element) {
-  if (wanted_isa() == "sm_90a")
+  if (wanted_isa("sm_80") == "sm_90a")
     for (const Kernels& table : kHopperTables)
       if (element == table.element) return table;
   for (const Kernels& table : kTables)

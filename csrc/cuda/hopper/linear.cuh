@@ -23,10 +23,10 @@ MINIFUSE_DEVICE void store_linear_pieces(const float (&acc)[1][Shape::kN][4], co
       if (column >= num_columns) return;
       Pair<float> bias = {0.0f, 0.0f};
       if (biases) bias = ptx::load(reinterpret_cast<const Pair<float>*>(biases + column));
-      ptx::store(reinterpret_cast<Pair<T>*>(shared + row * kStride +
-                                            column * static_cast<int>(sizeof(T))),
-                 to_pair<T>(activate(acc[m][n][i] + bias.values[0]),
-                            activate(acc[m][n][i + 1] + bias.values[1])));
+      ptx::store(
+          reinterpret_cast<Pair<T>*>(shared + row * kStride + column * static_cast<int>(sizeof(T))),
+          to_pair<T>(activate(acc[m][n][i] + bias.values[0]),
+                     activate(acc[m][n][i + 1] + bias.values[1])));
     });
   });
   ptx::barrier();  // the tile is there
@@ -36,8 +36,8 @@ MINIFUSE_DEVICE void store_linear_pieces(const float (&acc)[1][Shape::kN][4], co
     const int row = i / kPieces, column = i % kPieces * kPiece;
     if (row < num_rows && column < num_columns)
       ptx::store(reinterpret_cast<Piece*>(y + row * p.ldy + column),
-                 ptx::load(reinterpret_cast<const Piece*>(
-                     shared + row * kStride + column * static_cast<int>(sizeof(T)))));
+                 ptx::load(reinterpret_cast<const Piece*>(shared + row * kStride +
+                                                          column * static_cast<int>(sizeof(T)))));
   }
 }
 
