@@ -244,7 +244,7 @@ FAULTS = (
         PREDICATE,
         "attention.cuh",
         "is_key ? s[n][i] * scale_log2 : kMinusInfinity",
-        "true ? s[0][n][i] * scale_log2 : kMinusInfinity",
+        "true ? s[n][i] * scale_log2 : kMinusInfinity",
         "test_attention",
     ),
     Fault(
