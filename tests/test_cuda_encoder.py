@@ -161,3 +161,17 @@ def test_a_graph_serves_again(encoder, is_emulated, batch):
     assert not np.array_equal(again, first)
     assert np.array_equal(encoder.encode(ids[:12], [0, 5, 12]), first)
     assert np.array_equal(encoder.encode(ids[3:15], [0, 5, 12]), again)
+
+
+@pytest.mark.parametrize("element", ["bfloat16", "float16"])
+def test_many_tokens_take_the_fused_kernel_and_give_the_same_bits(
+    cuda_library, tmp_path, element, rng
+):
+    """More than kSplitTokens in a pass, and the same sentences among few."""
+    folder = write_tiny_model(tmp_path / "model", hidden_size=32, num_attention_heads=1,
+                              intermediate_size=64, num_hidden_layers=1)  # fmt: skip
+    encoder = DeviceEncoder(cuda_library, folder, element)
+    ids, cu_seqlens = rng.integers(0, 20, 4160), np.arange(0, 4161, 64)
+    whole = encoder.encode(ids, cu_seqlens)
+    few = encoder.encode(ids[:128], cu_seqlens[:3])
+    assert np.array_equal(whole[:2].view(np.uint32), few.view(np.uint32))

@@ -227,11 +227,15 @@ def test_a_row_has_the_same_bits_in_every_batch(matrices, rng):
     assert np.array_equal(whole[20:].view(np.uint32), alone.view(np.uint32))
 
 
-@pytest.mark.parametrize("H", [32, 128, 384, 512])
-def test_two_kernels_give_the_fused_ones_bits(matrices, rng, H):
-    """The encoder takes them for few tokens."""
-    if matrices.element == "float32":
-        return  # Kernels::splits_ffn is false
+@pytest.mark.parametrize("element", ELEMENTS[1:])
+@pytest.mark.parametrize(
+    ("isa", "H"), [*(("sm_80", H) for H in (32, 128, 384, 512)),
+                   *(("sm_90a", H) for H in (32, 128, 384))]
+)  # fmt: skip
+def test_two_kernels_give_the_fused_ones_bits(cuda_library, rng, monkeypatch, element, isa, H):
+    """Up to Kernels::max_split_hidden: the encoder takes them for few tokens."""
+    monkeypatch.setenv("MINIFUSE_CUDA_ISA", isa)
+    matrices = Ops(cuda_library, element, isa)
     M, F = 18, 128
     x = normal(rng, matrices, M, H)
     w1, w2 = normal(rng, matrices, F, H, scale=H**-0.5), normal(rng, matrices, H, F, scale=F**-0.5)

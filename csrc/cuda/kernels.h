@@ -138,7 +138,7 @@ struct Kernels {
   const char* isa;  // "sm_80", "sm_90a"
   int element_bytes;
   int max_ffn_hidden;  // the widest H of ffn_residual_layer_norm; a wider one takes two kernels
-  bool splits_ffn;  // linear, then linear_residual_layer_norm, give the same bits as the one kernel
+  int max_split_hidden;  // the widest H whose two kernels give the fused one's bits; 0: none
 
   void (*embed_layer_norm)(Stream stream, const EmbedParams& params);
   void (*layer_norm)(Stream stream, const RowNormParams& params);

@@ -323,7 +323,6 @@ MINIFUSE_DEVICE float exp2(float x) {
   return y;
 }
 MINIFUSE_DEVICE float log(float x) { return ::logf(x); }
-MINIFUSE_DEVICE float erf(float x) { return ::erff(x); }
 MINIFUSE_DEVICE float tanh(float x) { return ::tanhf(x); }
 // 1 / x of a normal number, to the last place or its neighbour. (An IEEE division has a slow path,
 // across which registers spill.)

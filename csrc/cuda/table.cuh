@@ -22,7 +22,7 @@ struct Launcher {
   // Of float32 the accumulators of 512 columns would spill: its fragments are split into two parts.
   static constexpr int kMaxFfnHidden = sizeof(T) == 4 ? 384 : 512;
   // In 16 bits LayerNorm sums the rows alike behind one matrix and behind the fused two.
-  static constexpr bool kSplitsFfn = sizeof(T) == 2;
+  static constexpr int kMaxSplitHidden = sizeof(T) == 2 ? kMaxFfnHidden : 0;
 
   static void check_matrix(const char* name, const LinearParams& p) {
     check(p.K > 0 && p.K % kChunk == 0, name, ": K=", p.K, ", wanted a multiple of ", kChunk);
@@ -85,7 +85,8 @@ struct Launcher {
   template <int kN>
   static void ffn_of(Stream stream, const FfnParams& p) {
     using Shape = FfnShape<T, kN>;
-    static_assert(!kSplitsFfn || Shape::Second::kWarpColumns == LinearNormShape<kN>::kWarpColumns);
+    static_assert(kMaxSplitHidden == 0 ||
+                  Shape::Second::kWarpColumns == LinearNormShape<kN>::kWarpColumns);
     launch(stream,
            {"ffn_residual_layer_norm", blocks_of(p.M, Shape::kRows), Shape::kThreads,
             Shape::kSharedBytes},
@@ -129,7 +130,7 @@ constexpr Kernels table_of(const char* element) {
           .isa = "sm_80",
           .element_bytes = static_cast<int>(sizeof(T)),
           .max_ffn_hidden = Launcher<T>::kMaxFfnHidden,
-          .splits_ffn = Launcher<T>::kSplitsFfn,
+          .max_split_hidden = Launcher<T>::kMaxSplitHidden,
           .embed_layer_norm = Launcher<T>::embed_layer_norm,
           .layer_norm = Launcher<T>::layer_norm,
           .linear = Launcher<T>::linear,

@@ -423,7 +423,7 @@ std::vector<CudaEncoder::Chunk> CudaEncoder::chunks_of(const Batch& batch, int64
 // Of a pass of so many tokens, those whose feed-forward's intermediate goes through memory.
 int64_t CudaEncoder::rows_of_hidden(int64_t tokens) const {
   if (config_.hidden_size > kernels_.max_ffn_hidden) return tokens;
-  return kernels_.splits_ffn ? std::min(tokens, kSplitTokens) : 0;
+  return config_.hidden_size <= kernels_.max_split_hidden ? std::min(tokens, kSplitTokens) : 0;
 }
 
 // Both passes with room for so much, or as much less as memory asks for.

@@ -239,7 +239,6 @@ inline float from_half(uint16_t bits) { return from_float16_bits(bits); }
 inline float fma(float a, float b, float c) { return std::fma(a, b, c); }
 inline float exp2(float x) { return std::exp2(x); }
 inline float log(float x) { return std::log(x); }
-inline float erf(float x) { return std::erf(x); }
 inline float tanh(float x) { return std::tanh(x); }
 inline float reciprocal(float x) { return 1.0f / x; }
 inline float sqrt(float x) { return std::sqrt(x); }

@@ -83,6 +83,8 @@ Kernels hopper_table_of() {
   using Launches = HopperLauncher<T, base>;
   Kernels table = base();
   table.isa = "sm_90a";
+  // Of a wider one W1 would be multiplied by wgmma here and by mma.sync in the fused kernel.
+  table.max_split_hidden = kHopperMaxHidden;
   table.linear = Launches::linear;
   table.linear_residual_layer_norm = Launches::linear_residual_layer_norm;
   table.ffn_residual_layer_norm = Launches::ffn_residual_layer_norm;
