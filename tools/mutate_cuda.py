@@ -152,15 +152,15 @@ FAULTS = (
     Fault(
         FRAGMENT,
         "tile.cuh",
-        "(lane % 16) * a_stride + 16 * (lane / 16)",
-        "(lane % 16) * a_stride + 16 * (lane / 8 % 2)",
+        "(lane % 16) * stride + 16 * (lane / 16)",
+        "(lane % 16) * stride + 16 * (lane / 8 % 2)",
         "test_linear",
     ),
     Fault(
         FRAGMENT,
         "tile.cuh",
-        "(lane % 8 + 8 * (lane / 16)) * b_stride + 16 * (lane / 8 % 2)",
-        "(lane % 16) * b_stride + 16 * (lane / 16)",
+        "(lane % 8 + 8 * (lane / 16)) * stride + 16 * (lane / 8 % 2)",
+        "(lane % 16) * stride + 16 * (lane / 16)",
         "test_linear",
     ),
     Fault(
@@ -215,15 +215,15 @@ FAULTS = (
     Fault(
         PREDICATE,
         "linear.cuh",
-        "if (row >= num_rows || column >= num_columns) return;",
-        "if (row >= num_rows) return;",
+        "if (column >= num_columns) return;",
+        "",
         "test_linear",
     ),
     Fault(
         PREDICATE,
         "linear.cuh",
-        "if (row >= num_rows || column >= num_columns) return;",
-        "if (column >= num_columns) return;",
+        "if (row < num_rows) ptx::store",
+        "ptx::store",
         "test_linear",
     ),
     Fault(

@@ -122,15 +122,19 @@ attention_kernel(const AttentionParams p) {
     if (key == 0)
 #pragma unroll
       for (int step = 0; step < kSteps; ++step)
-        load_fragment(q_fragment[step], q_tile + step * kStepBytes, Shape::kStride);
+        load_rows(q_fragment[step], q_tile + step * kStepBytes, Shape::kStride);
     float s[kScoreTiles][4] = {};
 #pragma unroll
     for (int n = 0; n < kScoreTiles; n += 2) {
       if (n >= num_tiles) break;
 #pragma unroll
-      for (int step = 0; step < kSteps; ++step)
-        multiply_pair<T>(s[n], s[n + 1], q_fragment[step],
-                         k_tile + 8 * n * Shape::kStride + step * kStepBytes, Shape::kStride);
+      for (int step = 0; step < kSteps; ++step) {
+        uint32_t k_fragment[4];
+        load_columns(k_fragment, k_tile + 8 * n * Shape::kStride + step * kStepBytes,
+                     Shape::kStride);
+        multiply(T{}, s[n], q_fragment[step], k_fragment[0], k_fragment[1]);
+        multiply(T{}, s[n + 1], q_fragment[step], k_fragment[2], k_fragment[3]);
+      }
     }
 
     // Rows lane / 4 (i = 0, 1) and lane / 4 + 8 (i = 2, 3).

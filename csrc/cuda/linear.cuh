@@ -13,24 +13,33 @@ namespace minifuse::cuda {
 
 using LinearShape = TileShape<2, 2, 4, 8>;
 
+// activation(acc + bias) of the tile at a column: put(row, column, pair) within the tile, as far as N.
+template <typename Shape, typename T, typename F>
+MINIFUSE_DEVICE void activate_tile(const float (&acc)[Shape::kM][Shape::kN][4],
+                                   const LinearParams& p, int first_column, F put) {
+  const float* biases = p.bias ? p.bias + first_column : nullptr;
+  const int num_columns = p.N - first_column;
+  with_activation(p.activation, [&](auto activate) {
+    for_each_pair<Shape>([&](int m, int n, int i, int row, int column) {
+      if (column >= num_columns) return;
+      Pair<float> bias = {0.0f, 0.0f};
+      if (biases) bias = ptx::load(reinterpret_cast<const Pair<float>*>(biases + column));
+      put(row, column,
+          to_pair<T>(activate(acc[m][n][i] + bias.values[0]),
+                     activate(acc[m][n][i + 1] + bias.values[1])));
+    });
+  });
+}
+
 // y = activation(acc + bias) for the tile at a row and column.
 template <typename Shape, typename T>
 MINIFUSE_DEVICE void store_linear(const float (&acc)[Shape::kM][Shape::kN][4],
                                   const LinearParams& p, int first_row, int first_column) {
   // Of the tile, so that 32 bits reach all of it.
   T* y = static_cast<T*>(p.y) + first_row * p.ldy + first_column;
-  const float* biases = p.bias ? p.bias + first_column : nullptr;
-  const int num_rows = p.M - first_row, num_columns = p.N - first_column;
-  const int stride = static_cast<int>(p.ldy);
-  with_activation(p.activation, [&](auto activate) {
-    for_each_pair<Shape>([&](int m, int n, int i, int row, int column) {
-      if (row >= num_rows || column >= num_columns) return;
-      Pair<float> bias = {0.0f, 0.0f};
-      if (biases) bias = ptx::load(reinterpret_cast<const Pair<float>*>(biases + column));
-      ptx::store(reinterpret_cast<Pair<T>*>(y + row * stride + column),
-                 to_pair<T>(activate(acc[m][n][i] + bias.values[0]),
-                            activate(acc[m][n][i + 1] + bias.values[1])));
-    });
+  const int num_rows = p.M - first_row, stride = static_cast<int>(p.ldy);
+  activate_tile<Shape, T>(acc, p, first_column, [&](int row, int column, const Pair<T>& pair) {
+    if (row < num_rows) ptx::store(reinterpret_cast<Pair<T>*>(y + row * stride + column), pair);
   });
 }
 

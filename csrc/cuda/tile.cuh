@@ -54,37 +54,28 @@ MINIFUSE_DEVICE void copy_rows(std::byte* shared, int shared_stride, const Rows<
   }
 }
 
-// 16 rows of the first operand, one step of K; row and row + 8 of a lane as ptx.cuh says.
-MINIFUSE_DEVICE void load_fragment(uint32_t (&fragment)[4], const std::byte* rows, int stride) {
+// A step of K from shared memory, as ptx.cuh lays fragments out: 16 rows of the first operand, or 16
+// of the second, two neighbouring tiles.
+MINIFUSE_DEVICE void load_rows(uint32_t (&fragment)[4], const std::byte* a, int stride) {
   const int lane = ptx::lane_index();
-  ptx::load_matrices(fragment, rows + (lane % 16) * stride + 16 * (lane / 16));
+  ptx::load_matrices(fragment, a + (lane % 16) * stride + 16 * (lane / 16));
 }
-
-// d0, d1 += a b^T over one step of K: two neighbouring tiles, 16 rows from `b`.
-template <typename T>
-MINIFUSE_DEVICE void multiply_pair(float (&d0)[4], float (&d1)[4], const uint32_t (&a)[4],
-                                   const std::byte* b, int stride) {
+MINIFUSE_DEVICE void load_columns(uint32_t (&fragment)[4], const std::byte* b, int stride) {
   const int lane = ptx::lane_index();
-  uint32_t fragment[4];
   ptx::load_matrices(fragment, b + (lane % 8 + 8 * (lane / 16)) * stride + 16 * (lane / 8 % 2));
-  multiply(T{}, d0, a, fragment[0], fragment[1]);
-  multiply(T{}, d1, a, fragment[2], fragment[3]);
 }
 
 // acc += a b^T over one step of K: 16 kM rows from `a` and 8 kN from `b`, both in shared memory.
 template <typename T, int kM, int kN>
 MINIFUSE_DEVICE void multiply_step(float (&acc)[kM][kN][4], const std::byte* a, int a_stride,
                                    const std::byte* b, int b_stride) {
-  const int lane = ptx::lane_index();
-  const std::byte* a_row = a + (lane % 16) * a_stride + 16 * (lane / 16);
-  const std::byte* b_row = b + (lane % 8 + 8 * (lane / 16)) * b_stride + 16 * (lane / 8 % 2);
   uint32_t a_fragment[kM][4];
 #pragma unroll
-  for (int m = 0; m < kM; ++m) ptx::load_matrices(a_fragment[m], a_row + 16 * m * a_stride);
+  for (int m = 0; m < kM; ++m) load_rows(a_fragment[m], a + 16 * m * a_stride, a_stride);
 #pragma unroll
   for (int n = 0; n < kN; n += 2) {
     uint32_t b_fragment[4];
-    ptx::load_matrices(b_fragment, b_row + 8 * n * b_stride);
+    load_columns(b_fragment, b + 8 * n * b_stride, b_stride);
 #pragma unroll
     for (int m = 0; m < kM; ++m) {
       multiply(T{}, acc[m][n], a_fragment[m], b_fragment[0], b_fragment[1]);

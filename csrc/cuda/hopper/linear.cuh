@@ -17,17 +17,10 @@ MINIFUSE_DEVICE void store_linear_pieces(const float (&acc)[1][Shape::kN][4], co
   static_assert(Shape::kRows * kStride <= Shape::kSharedBytes);
   using Piece = Vector<uint32_t, 4>;
   const int num_rows = p.M - first_row, num_columns = p.N - first_column;
-  const float* biases = p.bias ? p.bias + first_column : nullptr;
-  with_activation(p.activation, [&](auto activate) {
-    for_each_pair<Shape>([&](int m, int n, int i, int row, int column) {
-      if (column >= num_columns) return;
-      Pair<float> bias = {0.0f, 0.0f};
-      if (biases) bias = ptx::load(reinterpret_cast<const Pair<float>*>(biases + column));
-      ptx::store(
-          reinterpret_cast<Pair<T>*>(shared + row * kStride + column * static_cast<int>(sizeof(T))),
-          to_pair<T>(activate(acc[m][n][i] + bias.values[0]),
-                     activate(acc[m][n][i + 1] + bias.values[1])));
-    });
+  activate_tile<Shape, T>(acc, p, first_column, [&](int row, int column, const Pair<T>& pair) {
+    ptx::store(
+        reinterpret_cast<Pair<T>*>(shared + row * kStride + column * static_cast<int>(sizeof(T))),
+        pair);
   });
   ptx::barrier();  // the tile is there
   T* y = static_cast<T*>(p.y) + first_row * p.ldy + first_column;
