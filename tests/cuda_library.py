@@ -30,13 +30,13 @@ __all__ = ["ELEMENTS", "EMULATOR", "INTERFACE", "ROOT", "UNIT_ROUNDOFF", "Device
 
 ROOT = Path(__file__).parent.parent
 INTERFACE = ("tests/native/cuda_interface.cpp", "csrc/encoder/batch.cpp",
-             "csrc/encoder/cuda_encoder.cpp", "csrc/encoder/quantize.cpp",
-             "csrc/encoder/weights.cpp")  # fmt: skip
+             "csrc/encoder/cuda_encoder.cpp", "csrc/encoder/cuda_weights.cpp",
+             "csrc/encoder/quantize.cpp", "csrc/encoder/weights.cpp")  # fmt: skip
 MODULE = ("csrc/bindings/cuda.cpp", "csrc/bindings/cuda_ops.cpp", "csrc/bindings/names.cpp",
           "csrc/cuda/emulator/device.cpp", "csrc/cuda/emulator/runtime.cpp",
           "csrc/cuda/emulator/warpgroup.cpp",
-          "csrc/encoder/batch.cpp", "csrc/encoder/cuda_encoder.cpp", "csrc/encoder/quantize.cpp",
-          "csrc/encoder/weights.cpp")  # fmt: skip
+          "csrc/encoder/batch.cpp", "csrc/encoder/cuda_encoder.cpp",
+          "csrc/encoder/cuda_weights.cpp", "csrc/encoder/quantize.cpp", "csrc/encoder/weights.cpp")  # fmt: skip
 EMULATOR = ("tests/native/cuda_emulated.cpp", "csrc/cuda/emulator/device.cpp",
             "csrc/cuda/emulator/warpgroup.cpp")  # fmt: skip
 

@@ -92,9 +92,8 @@ const std::vector<Feature>& features() {
   return true;
 }
 
-// Intel's cores multiply bfloat16 fast in their matrix unit (AMX) alone: on a Sapphire Rapids the
-// ceiling of vdpbf16ps is half that of float32's multiply-adds, and weights that are widened are
-// 1.8 times as fast.
+// On a Sapphire Rapids the ceiling of vdpbf16ps is half that of float32's multiply-adds, and weights
+// that are widened are 1.8 times as fast. That is taken to hold for all of Intel's cores.
 bool has_slow_bfloat16() {
 #if defined(__x86_64__)
   uint32_t a, b, c, d;

@@ -43,55 +43,7 @@ constexpr int64_t kSplitTokens = 4096;
 
 size_t round_up_bytes(size_t size_bytes) { return (size_bytes + 255) / 256 * 256; }
 
-// Rows of floats as rows of the element type, one after the other: the "panels" of the device.
-template <typename F>
-void convert_rows(const void* weight, int64_t ldw, int64_t num_rows, int64_t K, void* panel,
-                  F convert) {
-  for (int64_t row = 0; row < num_rows; ++row)
-    for (int64_t k = 0; k < K; ++k)
-      convert(static_cast<const float*>(weight)[row * ldw + k], panel, row * K + k);
-}
-
-void pack_float32(const void* weight, int64_t ldw, int64_t num_rows, int64_t K, void* panel) {
-  convert_rows(weight, ldw, num_rows, K, panel,
-               [](float x, void* to, int64_t i) { static_cast<float*>(to)[i] = x; });
-}
-void pack_bfloat16(const void* weight, int64_t ldw, int64_t num_rows, int64_t K, void* panel) {
-  convert_rows(weight, ldw, num_rows, K, panel, [](float x, void* to, int64_t i) {
-    static_cast<uint16_t*>(to)[i] = to_bfloat16_bits(x);
-  });
-}
-void pack_float16(const void* weight, int64_t ldw, int64_t num_rows, int64_t K, void* panel) {
-  convert_rows(weight, ldw, num_rows, K, panel, [](float x, void* to, int64_t i) {
-    static_cast<uint16_t*>(to)[i] = to_float16_bits(x);
-  });
-}
-
-// A panel is a row.
-LinearKernels row_major(const std::string& element) {
-  LinearKernels kernels{};
-  kernels.isa = "cuda";
-  kernels.tile_rows = kernels.panel_columns = 1;
-  kernels.weight_type = WeightType::kFloat32;  // what pack_panel is given
-  if (element == "float32") {
-    kernels.panel_bytes = [](int64_t K) { return K * 4; };
-    kernels.pack_panel = pack_float32;
-  } else {
-    kernels.panel_bytes = [](int64_t K) { return K * 2; };
-    kernels.pack_panel = element == "bfloat16" ? pack_bfloat16 : pack_float16;
-  }
-  return kernels;
-}
-
 }  // namespace
-
-struct CudaEncoder::Layer {
-  struct Matrix {
-    DeviceBuffer weight, bias;
-  };
-  Matrix qkv, out, ffn1, ffn2;
-  DeviceBuffer attention_gamma, attention_beta, output_gamma, output_beta;
-};
 
 struct CudaEncoder::Pass {
   Pass(cuda::Runtime& runtime) : runtime(runtime), stream(runtime.create_stream()) {}
@@ -132,7 +84,7 @@ CudaEncoder::CudaEncoder(const Config& config, std::shared_ptr<cuda::Runtime> ru
     : config_(config),
       runtime_(std::move(runtime)),
       kernels_(runtime_->kernels(element)),
-      rows_(std::make_unique<LinearKernels>(row_major(element))) {
+      rows_(std::make_unique<LinearKernels>(row_major_kernels(element))) {
   config.validate();
   const int64_t D = config.head_dim(), H = config.hidden_size, F = config.intermediate_size;
   const int64_t narrow = 128 / kernels_.element_bytes;
@@ -146,51 +98,9 @@ CudaEncoder::CudaEncoder(const Config& config, std::shared_ptr<cuda::Runtime> ru
 
 CudaEncoder::~CudaEncoder() = default;
 
-DeviceBuffer CudaEncoder::send(const void* data, size_t size_bytes, const std::string& name) {
-  void* memory = runtime_->allocate(size_bytes, name);
-  if (memory == nullptr)
-    throw std::runtime_error(runtime_->device_name() + " has no room for the weights (" +
-                             std::to_string(size_bytes) + " bytes of " + name +
-                             "): free memory of it, or use a dtype of 16 bits or device='cpu'");
-  DeviceBuffer buffer(*runtime_, memory, size_bytes);
-  const cuda::Stream stream = runtime_->create_stream();
-  runtime_->upload(memory, data, size_bytes, stream);
-  runtime_->synchronize(stream);
-  runtime_->destroy_stream(stream);
-  runtime_->protect(memory);
-  return buffer;
-}
-
 void CudaEncoder::finish_weights() {
   weights_->finish();
-  const auto send_floats = [&](const Buffer& buffer, const char* name) {
-    return send(buffer.data(), static_cast<size_t>(buffer.size()) * sizeof(float), name);
-  };
-  const auto send_matrix = [&](const PackedLinear& matrix, const char* name) {
-    return Layer::Matrix{
-        send(matrix.weight.data(), static_cast<size_t>(matrix.weight.size()), name),
-        send_floats(matrix.bias, "a bias")};
-  };
-  const auto send_table = [&](const Buffer& table, int64_t num_rows, const char* name) {
-    const int64_t H = config_.hidden_size;
-    BufferOf<std::byte> rows(num_rows * rows_->panel_bytes(H));
-    rows_->pack_panel(table.data(), H, num_rows, H, rows.data());
-    return send(rows.data(), static_cast<size_t>(rows.size()), name);
-  };
-  word_ = send_table(weights_->word_embeddings, config_.vocab_size, "word embeddings");
-  position_ = send_table(weights_->position_embeddings, config_.max_position_embeddings,
-                         "position embeddings");
-  embedding_gamma_ = send_floats(weights_->embedding_gamma, "embedding gamma");
-  embedding_beta_ = send_floats(weights_->embedding_beta, "embedding beta");
-  for (const LayerWeights& w : weights_->layers)
-    layers_.push_back({.qkv = send_matrix(w.qkv, "Wqkv"),
-                       .out = send_matrix(w.out, "Wo"),
-                       .ffn1 = send_matrix(w.ffn1, "W1"),
-                       .ffn2 = send_matrix(w.ffn2, "W2"),
-                       .attention_gamma = send_floats(w.attention_gamma, "attention gamma"),
-                       .attention_beta = send_floats(w.attention_beta, "attention beta"),
-                       .output_gamma = send_floats(w.output_gamma, "output gamma"),
-                       .output_beta = send_floats(w.output_beta, "output beta")});
+  on_device_ = std::make_unique<CudaWeights>(config_, *weights_, *rows_, *runtime_);
   weights_ = std::make_unique<Weights>(config_, *rows_);  // the host's copy has served
 }
 
@@ -207,7 +117,7 @@ void CudaEncoder::run_layers(const Pass& pass, int M, int num_tiles) {
     return static_cast<const float*>(buffer.data());
   };
   // y [M, N] = activation(x W^T + b)
-  const auto matrix = [&](const void* from, int K, const Layer::Matrix& w, void* to, int N,
+  const auto matrix = [&](const void* from, int K, const CudaWeights::Matrix& w, void* to, int N,
                           Activation activation) {
     return cuda::LinearParams{.x = from,
                               .ldx = K,
@@ -225,7 +135,7 @@ void CudaEncoder::run_layers(const Pass& pass, int M, int num_tiles) {
   };
 
   const bool is_split = rows_of_hidden(M) == M;
-  for (const Layer& w : layers_) {
+  for (const CudaWeights::Layer& w : on_device_->layers) {
     // Q, K, V = X Wq + bq, X Wk + bk, X Wv + bv
     kernels_.linear(pass.stream, matrix(x, H, w.qkv, qkv, 3 * H, Activation::kNone));
     // per sentence, per head:  O = softmax(Q K^T / sqrt(D)) V
@@ -339,10 +249,10 @@ void CudaEncoder::enqueue(Pass& pass, const Outputs& outputs, int M, int num_sen
   kernels_.embed_layer_norm(
       pass.stream, {.ids = static_cast<const int32_t*>(pass.input(pass.ids_at)),
                     .positions = static_cast<const int32_t*>(pass.input(pass.positions_at)),
-                    .word = word_.data(),
-                    .position = position_.data(),
-                    .gamma = static_cast<const float*>(embedding_gamma_.data()),
-                    .beta = static_cast<const float*>(embedding_beta_.data()),
+                    .word = on_device_->word.data(),
+                    .position = on_device_->position.data(),
+                    .gamma = static_cast<const float*>(on_device_->embedding_gamma.data()),
+                    .beta = static_cast<const float*>(on_device_->embedding_beta.data()),
                     .eps = config_.layer_norm_eps,
                     .y = pass.x.data(),
                     .ldy = H,
@@ -469,7 +379,7 @@ bool CudaEncoder::encode(const Batch& batch, const Outputs& outputs, int64_t max
   check(outputs.pool_from >= 0, "pool_from is ", outputs.pool_from, ", wanted >= 0");
   check(!outputs.hidden_states && !outputs.matrix_inputs && !outputs.ticks,
         "device cuda: hidden states and profiles come from device='cpu'");
-  check(!layers_.empty() || config_.num_hidden_layers == 0, "weights: finish_weights() is missing");
+  check(on_device_ != nullptr, "weights: finish_weights() is missing");
   if (batch.batch == 0) return true;
   const std::lock_guard<std::mutex> lock(mutex_);
 

@@ -12,6 +12,7 @@
 
 #include "cuda/runtime.h"
 #include "encoder/batch.h"
+#include "encoder/cuda_weights.h"
 #include "encoder/weights.h"
 
 namespace minifuse {
@@ -39,7 +40,6 @@ class CudaEncoder {
               const std::function<bool()>& should_stop);
 
  private:
-  struct Layer;
   struct Pass;  // what one pass of sentences through the model needs, on a stream of its own
   struct Chunk {
     int64_t first, last;  // sentences
@@ -53,15 +53,13 @@ class CudaEncoder {
   void enqueue(Pass& pass, const Outputs& outputs, int M, int num_sentences, int num_tiles);
   void run_layers(const Pass& pass, int M, int num_tiles);
   void finish(Pass& pass, const Batch& batch, const Outputs& outputs);
-  cuda::DeviceBuffer send(const void* data, size_t size_bytes, const std::string& name);
 
   Config config_;
   std::shared_ptr<cuda::Runtime> runtime_;
   const cuda::Kernels& kernels_;
   std::unique_ptr<LinearKernels> rows_;  // how weights lie on the device
-  std::unique_ptr<Weights> weights_;
-  cuda::DeviceBuffer word_, position_, embedding_gamma_, embedding_beta_;
-  std::vector<Layer> layers_;
+  std::unique_ptr<Weights> weights_;  // of the host, until finish_weights()
+  std::unique_ptr<const CudaWeights> on_device_;  // from then on
   std::array<std::unique_ptr<Pass>, 2> passes_;  // one computes while the other is filled
   std::mutex mutex_;
 };

@@ -1,0 +1,34 @@
+// The weights of a model in a device's memory: matrices and tables as rows of the element type, one
+// after the other; biases and LayerNorm's in float32.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "cuda/runtime.h"
+#include "encoder/weights.h"
+
+namespace minifuse {
+
+// How Weights packs matrices for the device: a panel is a row of "float32", "bfloat16" or "float16".
+LinearKernels row_major_kernels(const std::string& element);
+
+struct CudaWeights {
+  struct Matrix {
+    cuda::DeviceBuffer weight, bias;
+  };
+  struct Layer {
+    Matrix qkv, out, ffn1, ffn2;
+    cuda::DeviceBuffer attention_gamma, attention_beta, output_gamma, output_beta;
+  };
+
+  // Sends what `weights` holds, packed by `rows`. Throws where the device has no room.
+  CudaWeights(const Config& config, const Weights& weights, const LinearKernels& rows,
+              cuda::Runtime& runtime);
+
+  cuda::DeviceBuffer word, position;  // [vocab_size, H], [max_position_embeddings, H]
+  cuda::DeviceBuffer embedding_gamma, embedding_beta;
+  std::vector<Layer> layers;
+};
+
+}  // namespace minifuse
