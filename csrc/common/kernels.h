@@ -19,8 +19,10 @@ struct LinearKernels {
   // the order of the micro-kernel; zeros stand for the rows that are missing.
   void (*pack_panel)(const void* weight, int64_t ldw, int64_t num_rows, int64_t K, void* panel);
 
-  // What params.scratch must hold for M rows; 0: nothing.
-  int64_t (*scratch_bytes)(int64_t M, int64_t N, int64_t K);
+  // Bytes that params.scratch must have for M rows of K inputs; 0: none. Monotone in M and in K.
+  int64_t (*scratch_bytes)(int64_t M, int64_t K);
+  // Rows that go through all panels together: at most kMaxBlockRows, and at most M.
+  int64_t (*block_rows)(int64_t M, int64_t N, int64_t K);
   void (*linear)(const LinearParams& params);
   // y = LayerNorm(x W^T + bias + residual), block of rows by block of rows while they are in L2.
   // `norm` describes the second half; its x, y and M are taken from `linear`.

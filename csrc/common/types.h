@@ -49,7 +49,8 @@ struct LinearParams {
   const float* weight_sum =
       nullptr;  // [int8_groups(K), N], weight_scale sum over the group of code
   const float* input_scale = nullptr;  // [K], or null: ones
-  void* scratch = nullptr;  // LinearKernels::scratch_bytes, 64-byte aligned
+  void* scratch = nullptr;  // LinearKernels::scratch_bytes(M, K), 64-byte aligned
+  int64_t scratch_bytes = 0;  // how many bytes lie at scratch; checked builds compare it with need
   StageTicks* ticks = nullptr;  // or null; of its stages, those inside a linear kernel
 };
 
@@ -173,6 +174,17 @@ static constexpr int64_t block_of(int64_t total, int64_t most, int64_t multiple)
 // The widest tile of any instruction set: scratch sizes need not know which one runs.
 inline constexpr int64_t kMaxTileRows = 16;
 inline constexpr int64_t kMaxPanelColumns = 32;
+
+// Rows of x that a linear kernel takes through all panels together, at most. The number itself
+// depends on M, K and N and is not monotone in any of them (block_of balances), so buffers are sized
+// by this bound and never by the number.
+inline constexpr int64_t kMaxBlockRows = 512;
+
+// Rows that scratch memory must have room for when a linear kernel is given M rows. Monotone in M:
+// a buffer for the largest chunk of a batch serves every smaller one.
+static constexpr int64_t scratch_rows(int64_t M) {
+  return round_up(M < kMaxBlockRows ? M : kMaxBlockRows, kMaxTileRows);
+}
 
 // K^T panels, a tile of scores and a packed V of one head.
 static constexpr int64_t attention_scratch_floats(int64_t seqlen_k, int64_t head_dim) {

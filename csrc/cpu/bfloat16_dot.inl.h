@@ -61,9 +61,8 @@ struct Bfloat16Dot {
 
   // An odd number of cache lines (types.h).
   static int64_t row_stride(int64_t K) { return ((K + 31) / 32 | 1) * 32; }
-  static int64_t scratch_bytes(int64_t M, int64_t N, int64_t K) {
-    const int64_t block = rows_per_block(M, K, N);
-    return (M < block ? M : block) * row_stride(K) * int64_t{sizeof(uint16_t)};
+  static int64_t scratch_bytes(int64_t M, int64_t K) {
+    return scratch_rows(M) * row_stride(K) * int64_t{sizeof(uint16_t)};
   }
   static int64_t panel_bytes(int64_t K) {
     return round_up(K, 2) * kPanelColumns * int64_t{sizeof(uint16_t)};

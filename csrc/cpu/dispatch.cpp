@@ -78,7 +78,8 @@ std::vector<Feature> read_features() { return {}; }
 #endif
 
 const std::vector<Feature>& features() {
-  static const std::vector<Feature> all = read_features();
+  // Leaked, as the table of instruction sets is: daemon threads may compute while the process exits.
+  static const auto& all = *new std::vector<Feature>(read_features());
   return all;
 }
 
@@ -143,26 +144,29 @@ void (*InstructionSet::search(WeightType type) const)(const SearchParams& params
 }
 
 const std::vector<InstructionSet>& instruction_sets() {
-  static const std::vector<InstructionSet> table = {
+  static const auto& table = *new std::vector<InstructionSet> {
 #if defined(__x86_64__)
-      {"avx512_bf16", "avx512_bf16 avx512_vnni avx512f avx512vl avx512bw avx512dq avx2 fma",
-       [] { return has({"avx512_bf16", "avx512_vnni"}) && has_avx512(); }, &isa_avx512::kKernels,
-       &isa_avx512_vnni::kInt8, &isa_avx512_bf16::kBfloat16},
-      {"avx512_vnni", "avx512_vnni avx512f avx512vl avx512bw avx512dq avx2 fma",
-       [] { return has({"avx512_vnni"}) && has_avx512(); }, &isa_avx512::kKernels,
-       &isa_avx512_vnni::kInt8},
-      {"avx512", "avx512f avx512vl avx512bw avx512dq avx2 fma", [] { return has_avx512(); },
-       &isa_avx512::kKernels},
+    {"avx512_bf16",
+     "avx512_bf16 avx512_vnni avx512f avx512vl avx512bw avx512dq avx2 fma",
+     [] { return has({"avx512_bf16", "avx512_vnni"}) && has_avx512(); },
+     &isa_avx512::kKernels,
+     &isa_avx512_vnni::kInt8,
+     &isa_avx512_bf16::kBfloat16},
+        {"avx512_vnni", "avx512_vnni avx512f avx512vl avx512bw avx512dq avx2 fma",
+         [] { return has({"avx512_vnni"}) && has_avx512(); }, &isa_avx512::kKernels,
+         &isa_avx512_vnni::kInt8},
+        {"avx512", "avx512f avx512vl avx512bw avx512dq avx2 fma", [] { return has_avx512(); },
+         &isa_avx512::kKernels},
 #if defined(MINIFUSE_EVEX_VNNI)
-      {"avx2_vnni", "avx512_vnni avx512vl avx2 fma",
-       [] { return has({"avx512_vnni", "avx512vl", "avx2", "fma"}); },
+        {"avx2_vnni", "avx512_vnni avx512vl avx2 fma",
+         [] { return has({"avx512_vnni", "avx512vl", "avx2", "fma"}); },
 #else
-      {"avx2_vnni", "avx_vnni avx2 fma", [] { return has({"avx_vnni", "avx2", "fma"}); },
+        {"avx2_vnni", "avx_vnni avx2 fma", [] { return has({"avx_vnni", "avx2", "fma"}); },
 #endif
-       &isa_avx2::kKernels, &isa_avx2_vnni::kInt8},
-      {"avx2", "avx2 fma", [] { return has({"avx2", "fma"}); }, &isa_avx2::kKernels},
+         &isa_avx2::kKernels, &isa_avx2_vnni::kInt8},
+        {"avx2", "avx2 fma", [] { return has({"avx2", "fma"}); }, &isa_avx2::kKernels},
 #endif
-      {"scalar", "", [] { return true; }, &isa_scalar::kKernels},
+        {"scalar", "", [] { return true; }, &isa_scalar::kKernels},
   };
   return table;
 }

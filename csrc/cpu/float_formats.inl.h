@@ -20,7 +20,7 @@ struct FloatFormat {
   static Rows rows(const LinearParams& p, int64_t row, int64_t) {
     return Rows{p.x, p.ldx}.from(row);
   }
-  static int64_t scratch_bytes(int64_t, int64_t, int64_t) { return 0; }
+  static int64_t scratch_bytes(int64_t, int64_t) { return 0; }
   static int64_t panel_bytes(int64_t K) { return K * kPanelColumns * int64_t{sizeof(W)}; }
 
   template <int kRows, int kAheadLines>

@@ -36,9 +36,9 @@ struct Int8 {
 
   // An odd number of cache lines (types.h).
   static int64_t row_stride(int64_t K) { return ((K + 63) / 64 | 1) * 64; }
-  static int64_t scratch_bytes(int64_t M, int64_t N, int64_t K) {
-    const int64_t block = rows_per_block(M, K, N), rows = round_up(M < block ? M : block, 16);
-    return rows * (row_stride(K) + int8_groups(K) * int64_t{sizeof(Scale)});
+  // The codes of every row, then the scales of every row.
+  static int64_t scratch_bytes(int64_t M, int64_t K) {
+    return scratch_rows(M) * (row_stride(K) + int8_groups(K) * int64_t{sizeof(Scale)});
   }
   static int64_t panel_bytes(int64_t K) { return round_up(K, 4) * kPanelColumns; }
 
@@ -94,7 +94,7 @@ struct Int8 {
   static Rows rows(const LinearParams& p, int64_t row, int64_t rows) {
     const int64_t stride = row_stride(p.K), groups = int8_groups(p.K);
     uint8_t* codes = static_cast<uint8_t*>(p.scratch);
-    Scale* scales = reinterpret_cast<Scale*>(codes + round_up(rows, 16) * stride);
+    Scale* scales = reinterpret_cast<Scale*>(codes + scratch_rows(rows) * stride);
     for (int64_t i = 0; i < rows; ++i)
       for (int64_t g = 0; g < groups; ++g) {
         const int64_t k = g * kInt8Group, left = p.K - k;

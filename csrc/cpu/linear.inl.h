@@ -91,11 +91,26 @@ void activate_rows(const LinearParams& p, int64_t panel, int64_t begin, int64_t 
 
 // Rows in a block: x and y of a block take about 1.5 MiB. A panel serves every tile of the block,
 // so more rows fetch the weights less often, and x and y stream well from beyond L2: half the size
-// cost 3 % of an encode, twice the size gained nothing (Zen 5, 1 MiB L2).
-inline int64_t rows_per_block(int64_t M, int64_t K, int64_t N) {
+// cost 3 % of an encode, twice the size gained nothing (Zen 5, 1 MiB L2). The bounds of 48 and
+// kMaxBlockRows keep very wide layers efficient and very narrow ones within the scratch memory.
+inline int64_t rows_per_block(int64_t M, int64_t N, int64_t K) {
   constexpr int64_t kBlockFloats = 1536 * 1024 / sizeof(float);
-  const int64_t most = kBlockFloats / (K + N) < 48 ? 48 : kBlockFloats / (K + N);
+  constexpr int64_t kMost = kMaxBlockRows / kTileRows * kTileRows;
+  const int64_t wanted = K + N == 0 ? kMost : round_up(kBlockFloats / (K + N), kTileRows);
+  const int64_t most = wanted < 48 ? 48 : wanted > kMost ? kMost : wanted;
+  static_assert(48 % kTileRows == 0 && kTileRows <= kMaxTileRows);
   return block_of(M, most, kTileRows);
+}
+
+// Ends a checked build (MINIFUSE_CHECKED: debug and sanitizers) where `rows` rows do not fit the
+// scratch memory that the caller gave. In a team the memory behind it is the next member's, which no
+// sanitizer would notice.
+template <typename Format>
+MINIFUSE_INLINE inline void check_scratch([[maybe_unused]] const LinearParams& p,
+                                          [[maybe_unused]] int64_t rows) {
+#if defined(MINIFUSE_CHECKED)
+  if (Format::scratch_bytes(rows, p.K) > p.scratch_bytes) __builtin_trap();
+#endif
 }
 
 // f(), its ticks added to one of p's stages where they are asked for.
@@ -121,6 +136,7 @@ void linear_block(const LinearParams& p, int64_t row, int64_t rows) {
   constexpr int kAll = Format::kPanelLines, kHalf = kAll > 1 ? kAll / 2 : 1;
   const int64_t num_tiles = (rows + kTileRows - 1) / kTileRows;
   const int64_t panel_bytes = Format::panel_bytes(p.K);
+  check_scratch<Format>(p, rows);
   const typename Format::Rows x =
       timed(p, &StageTicks::quantization, [&] { return Format::rows(p, row, rows); });
   for (int64_t panel = p.panel_begin; panel < p.panel_end; ++panel) {
@@ -159,14 +175,14 @@ void linear_block(const LinearParams& p, int64_t row, int64_t rows) {
 
 template <typename Format>
 void linear(const LinearParams& p) {
-  const int64_t block = rows_per_block(p.M, p.K, p.N);
+  const int64_t block = rows_per_block(p.M, p.N, p.K);
   for (int64_t row = 0; row < p.M; row += block)
     linear_block<Format>(p, row, p.M - row < block ? p.M - row : block);
 }
 
 template <typename Format>
 void linear_residual_layer_norm(const LinearParams& p, const LayerNormParams& norm) {
-  const int64_t block = rows_per_block(p.M, p.K, p.N);
+  const int64_t block = rows_per_block(p.M, p.N, p.K);
   for (int64_t row = 0; row < p.M; row += block) {
     const int64_t rows = p.M - row < block ? p.M - row : block;
     linear_block<Format>(p, row, rows);
@@ -181,6 +197,7 @@ void linear_residual_layer_norm(const LinearParams& p, const LayerNormParams& no
 
 template <typename Format>
 double tile_loop(const LinearParams& p, int64_t iterations) {
+  check_scratch<Format>(p, kTileRows);
   const typename Format::Rows x = Format::rows(p, 0, kTileRows);
   const char* weight = static_cast<const char*>(p.packed_weight);
   for (int64_t i = 0; i < iterations; ++i)
@@ -198,6 +215,7 @@ constexpr LinearKernels linear_kernels(const char* isa) {
       .panel_bytes = Format::panel_bytes,
       .pack_panel = Format::pack_panel,
       .scratch_bytes = Format::scratch_bytes,
+      .block_rows = rows_per_block,
       .linear = linear<Format>,
       .linear_residual_layer_norm = linear_residual_layer_norm<Format>,
       .peak_loop = Format::peak_loop,

@@ -3,7 +3,6 @@
 
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "cpu/dispatch.h"
@@ -11,15 +10,18 @@
 #include "encoder/config.h"
 #include "encoder/schedule.h"
 #include "encoder/weights.h"
+#include "encoder/workspace.h"
 
 namespace minifuse {
 
-struct Workspace;
 struct Team;
 
 class Encoder {
  public:
-  Encoder(const Config& config, const InstructionSet& isa, WeightType weight_type);
+  // The size of a core's L2 cache chooses how many rows go through a layer together; it changes no
+  // bit of a result.
+  Encoder(const Config& config, const InstructionSet& isa, WeightType weight_type,
+          int64_t l2_bytes = l2_cache_bytes());
   ~Encoder();
 
   Weights& weights() { return weights_; }
@@ -32,22 +34,25 @@ class Encoder {
   // What its matrices are multiplied with.
   const LinearKernels& linear_kernels() const { return linear_kernels_; }
 
-  // Throws std::invalid_argument where the batch is not well formed. Returns false where
-  // should_stop, asked now and then on the calling thread, said true. Safe from several threads.
+  // Throws std::invalid_argument where the batch is not well formed or the weights are not complete.
+  // Returns false where should_stop, asked now and then on the calling thread, said true; it must
+  // not throw. Safe from several threads, and from should_stop itself (a signal's handler).
   bool encode(const Batch& batch, const Outputs& outputs, int64_t max_sentences, int num_threads,
               const std::function<bool()>& should_stop) const;
 
  private:
   struct Call;
 
-  void encode_chunk(Call& call, const Chunk& chunk, Workspace& ws, const Team& team) const;
+  // Returns false where the call was told to stop: for every member of a team alike. noexcept: a
+  // member that left between two barriers would leave the others waiting there for ever.
+  bool encode_chunk(Call& call, const Chunk& chunk, Workspace& ws, const Team& team) const noexcept;
   void layer(const LayerWeights& w, const int32_t* cu_seqlens, const Chunk& chunk, Workspace& ws,
-             const Team& team, float* matrix_inputs) const;
+             const Team& team, float* matrix_inputs) const noexcept;
   void add_ticks(const Outputs& outputs, Workspace& ws) const;
   void pool_chunk(const Batch& batch, const Outputs& outputs, const Chunk& chunk,
                   const Workspace& ws, const Team& team) const;
 
-  // Workspaces outlive a call, so that a burst of queries allocates nothing.
+  // Workspaces outlive a call, so that a burst of queries allocates nothing; large ones do not.
   std::unique_ptr<Workspace> borrow_workspace(int64_t tokens, int64_t max_seqlen,
                                               int64_t members) const;
   void return_workspace(std::unique_ptr<Workspace> workspace) const;
@@ -58,9 +63,7 @@ class Encoder {
   const LinearKernels& linear_kernels_;
   void (*attention_)(const AttentionParams& params);
   Weights weights_;
-  mutable std::mutex ticks_mutex_;  // what several threads add to
-  mutable std::mutex workspace_mutex_;
-  mutable std::vector<std::unique_ptr<Workspace>> free_workspaces_;
+  mutable std::vector<std::unique_ptr<Workspace>> free_workspaces_;  // under fork_safe_mutex()
 };
 
 }  // namespace minifuse

@@ -13,6 +13,7 @@
 #include <functional>
 #include <set>
 #include <sstream>
+#include <stdexcept>
 #include <string>
 #include <thread>
 
@@ -21,7 +22,14 @@
 #include <sched.h>
 #endif
 
+#include "common/fork_safe.h"
+
 namespace minifuse {
+
+#if defined(MINIFUSE_CHECKED)
+std::atomic<void (*)()> on_barrier{nullptr};
+#endif
+
 namespace {
 
 void pause_briefly() {
@@ -204,6 +212,9 @@ Schedule plan_schedule(const int32_t* cu_seqlens, int64_t batch, int64_t max_sen
 }
 
 void SpinBarrier::wait(int num_members) {
+#if defined(MINIFUSE_CHECKED)
+  if (void (*hook)() = on_barrier.load()) hook();
+#endif
   const uint32_t generation = generation_.load(std::memory_order_acquire);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == num_members) {
     arrived_.store(0, std::memory_order_relaxed);
@@ -219,6 +230,10 @@ void SpinBarrier::wait(int num_members) {
       std::this_thread::yield();
   }
 }
+
+// The process (its fork_generation) in which this thread is computing within run(), as its caller or
+// as a worker; 0: it is not. In the child of a fork nothing computes yet.
+static thread_local uint64_t inside_process = 0;
 
 struct ThreadPool::Job {
   const Task* task;
@@ -251,20 +266,24 @@ ThreadPool& ThreadPool::get() {
   // Leaked on purpose: after a fork the parent's pool may hold a locked mutex and threads that do
   // not exist here, and at exit its workers must not outlive its destructor.
   static std::atomic<ThreadPool*> pool{nullptr};
-  static std::atomic<pid_t> owner{0};
-  static std::atomic_flag creating = ATOMIC_FLAG_INIT;
-  const pid_t process = getpid();
+  static std::atomic<uint64_t> owner{0};
+  const uint64_t process = fork_generation();
   if (owner.load(std::memory_order_acquire) == process) return *pool.load();
-  while (creating.test_and_set(std::memory_order_acquire)) std::this_thread::yield();
+  const std::lock_guard<std::mutex> lock(fork_safe_mutex());
   if (owner.load(std::memory_order_acquire) != process) {
     pool.store(new ThreadPool());
     owner.store(process, std::memory_order_release);
   }
-  creating.clear(std::memory_order_release);
   return *pool.load();
 }
 
+int ThreadPool::most_threads() {
+  static const int most = std::max(8, affinity_count());
+  return most;
+}
+
 void ThreadPool::work(Worker& worker) {
+  inside_process = fork_generation();
   for (;;) {
     // Spin for the time between two queries of a burst, in which the caller tokenises the next,
     // then sleep: with 2,000 pauses an int8 query took 1.14 ms instead of 0.98 (Zen 3, two threads).
@@ -288,43 +307,80 @@ void ThreadPool::work(Worker& worker) {
   }
 }
 
+bool ThreadPool::wait_for_turn(std::unique_lock<std::mutex>& lock, int limit,
+                               const std::function<bool()>& should_stop) {
+  const uint64_t ticket = next_ticket_++;
+  waiting_.push_back(ticket);
+  // Whoever leaves lets the next one look: also where should_stop throws.
+  struct Place {
+    ThreadPool& pool;
+    std::unique_lock<std::mutex>& lock;
+    uint64_t ticket;
+    ~Place() {
+      if (!lock.owns_lock()) lock.lock();
+      std::erase(pool.waiting_, ticket);
+      pool.turn_.notify_all();
+    }
+  } const place{*this, lock, ticket};
+  const auto is_my_turn = [&] { return waiting_.front() == ticket && in_use_ < limit; };
+  while (!is_my_turn()) {
+    turn_.wait_for(lock, std::chrono::milliseconds(50));
+    if (is_my_turn() || !should_stop) continue;
+    lock.unlock();
+    const bool stop = should_stop();
+    lock.lock();
+    if (stop) return false;
+  }
+  return true;
+}
+
+ThreadPool::Worker* ThreadPool::borrow_worker() noexcept {
+  try {
+    if (idle_.empty()) {
+      // Room first: nothing may fail once the thread runs.
+      workers_.reserve(workers_.size() + 1);
+      idle_.reserve(workers_.size() + 1);
+      auto worker = std::make_unique<Worker>();
+      worker->thread = std::thread([this, &w = *worker] { work(w); });
+#if defined(__linux__)
+      pthread_setname_np(worker->thread.native_handle(), "minifuse");
+#endif
+      idle_.push_back(worker.get());
+      workers_.push_back(std::move(worker));
+    }
+  } catch (const std::exception&) {  // no more threads or memory: fewer members do the work
+    return nullptr;
+  }
+  Worker* worker = idle_.back();
+  idle_.pop_back();
+  return worker;
+}
+
 bool ThreadPool::run(int num_threads, const Task& task, const std::function<bool()>& should_stop) {
+  const uint64_t process = fork_generation();
+  if (inside_process == process) {
+    task(0, 1);
+    return true;
+  }
+  struct Inside {
+    explicit Inside(uint64_t process) { inside_process = process; }
+    ~Inside() { inside_process = 0; }
+  } const inside(process);
+
+  num_threads = std::clamp(num_threads, 1, most_threads());
   std::vector<Worker*> borrowed;
+  borrowed.reserve(static_cast<size_t>(num_threads));
   {
     std::unique_lock<std::mutex> lock(mutex_);
-    budget_ = std::max(budget_, num_threads);
-    const uint64_t ticket = next_ticket_++;
-    waiting_.push_back(ticket);
-    const auto is_my_turn = [&] { return waiting_.front() == ticket && in_use_ < budget_; };
-    while (!is_my_turn()) {
-      turn_.wait_for(lock, std::chrono::milliseconds(50));
-      if (is_my_turn() || !should_stop) continue;
-      lock.unlock();
-      const bool stop = should_stop();
-      lock.lock();
-      if (stop) {
-        std::erase(waiting_, ticket);
-        turn_.notify_all();
-        return false;
-      }
+    const int limit = std::max(budget_, num_threads);
+    if (!wait_for_turn(lock, limit, should_stop)) return false;
+    const int extra = std::min(num_threads, limit - in_use_) - 1;
+    while (static_cast<int>(borrowed.size()) < extra) {
+      Worker* worker = borrow_worker();
+      if (worker == nullptr) break;
+      borrowed.push_back(worker);
     }
-    waiting_.pop_front();
-    const int extra = std::max(0, std::min(num_threads, budget_ - in_use_) - 1);
-    in_use_ += 1 + extra;
-    for (int i = 0; i < extra; ++i) {
-      if (idle_.empty()) {
-        workers_.push_back(std::make_unique<Worker>());
-        Worker* worker = workers_.back().get();
-        worker->thread = std::thread([this, worker] { work(*worker); });
-#if defined(__linux__)
-        pthread_setname_np(worker->thread.native_handle(), "minifuse");
-#endif
-        idle_.push_back(worker);
-      }
-      borrowed.push_back(idle_.back());
-      idle_.pop_back();
-    }
-    turn_.notify_all();
+    in_use_ += 1 + static_cast<int>(borrowed.size());
   }
 
   Job job{&task, static_cast<int>(borrowed.size()) + 1, static_cast<int>(borrowed.size()), {}, {}};
@@ -333,10 +389,17 @@ bool ThreadPool::run(int num_threads, const Task& task, const std::function<bool
     borrowed[i]->member = static_cast<int>(i) + 1;
     if (borrowed[i]->sleeps.load(std::memory_order_acquire))
       keep_off_this_cpu(borrowed[i]->thread, borrowed[i]->kept_off);
-    borrowed[i]->state.store(Worker::kHasJob, std::memory_order_release);
+    // Sequentially consistent: notify_one looks whether anybody waits, and must not look before
+    // the worker can see the job.
+    borrowed[i]->state.store(Worker::kHasJob, std::memory_order_seq_cst);
     borrowed[i]->state.notify_one();
   }
   job.run_member(0);
+  if (fork_generation() != process)
+    throw std::runtime_error(
+        "this process was forked by a signal handler while its parent computed, and the other "
+        "threads of that computation are the parent's: end the child in the handler (os._exit), or "
+        "fork elsewhere");
   for (int spins = 0; job.remaining.load(std::memory_order_acquire) != 0; ++spins) {
     if (spins < 4000) {
       pause_briefly();
@@ -348,7 +411,7 @@ bool ThreadPool::run(int num_threads, const Task& task, const std::function<bool
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     in_use_ -= 1 + static_cast<int>(borrowed.size());
-    idle_.insert(idle_.end(), borrowed.begin(), borrowed.end());
+    idle_.insert(idle_.end(), borrowed.begin(), borrowed.end());  // there is room: they were here
   }
   turn_.notify_all();
   if (job.error) std::rethrow_exception(job.error);
@@ -359,7 +422,7 @@ void ThreadPool::shutdown() {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (idle_.size() != workers_.size()) return;  // an encode still runs: the process's exit ends it
   for (auto& worker : workers_) {
-    worker->state.store(Worker::kStop, std::memory_order_release);
+    worker->state.store(Worker::kStop, std::memory_order_seq_cst);
     worker->state.notify_one();
   }
   for (auto& worker : workers_) worker->thread.join();

@@ -72,6 +72,11 @@ Schedule plan_schedule(const int32_t* cu_seqlens, int64_t batch, int64_t max_sen
                        int64_t chunk_tokens, int num_threads, const CostModel& costs,
                        std::vector<Schedule>* considered = nullptr);
 
+#if defined(MINIFUSE_CHECKED)
+// Called by every member on its way into a barrier: tests delay threads there to reach every order.
+extern std::atomic<void (*)()> on_barrier;
+#endif
+
 // All members meet here; spins, and yields where more threads run than cores.
 class SpinBarrier {
  public:
@@ -83,8 +88,8 @@ class SpinBarrier {
 };
 
 // One process-wide set of workers. A call brings its own thread and borrows idle workers, never
-// more in all than the budget: eight Python threads that encode at once on two cores run two at a
-// time and the rest wait their turn, in order.
+// more in all than the machine's default or the number that the call asks for: eight Python threads
+// that encode at once on two cores run two at a time and the rest wait their turn, in order.
 class ThreadPool {
  public:
   // The pool of this process: a child made by fork gets its own, since no thread survives a fork.
@@ -92,9 +97,17 @@ class ThreadPool {
 
   using Task = std::function<void(int member, int num_members)>;
 
+  // More threads than this never work on one call, whatever it asks for: beyond one for each CPU
+  // they only take turns. At least eight, so that results can be compared over numbers of threads
+  // on any machine.
+  static int most_threads();
+
   // Runs task on the calling thread (member 0) and on up to num_threads - 1 workers and returns
-  // when all are done; rethrows the first exception. should_stop is asked while waiting for a turn;
-  // if it says true, returns false without having run.
+  // when all are done; rethrows the first exception. Fewer members run where a thread cannot be
+  // started (a limit on processes), and one where the calling thread is inside a run() already: a
+  // signal's handler that computes while its thread computes must not wait for itself.
+  // should_stop is asked while waiting for a turn; if it says true, returns false without having
+  // run.
   bool run(int num_threads, const Task& task, const std::function<bool()>& should_stop = {});
 
   // Joins every worker. A later run() starts new ones.
@@ -106,13 +119,18 @@ class ThreadPool {
 
   ThreadPool() = default;
   void work(Worker& worker);
+  // Waits until fewer threads are in use than the limit; false where should_stop said true.
+  bool wait_for_turn(std::unique_lock<std::mutex>& lock, int limit,
+                     const std::function<bool()>& should_stop);
+  // An idle worker, a new one, or null where no thread can be started. The mutex is held.
+  Worker* borrow_worker() noexcept;
 
   std::mutex mutex_;
   std::condition_variable turn_;
   std::deque<uint64_t> waiting_;  // tickets, first come first served
   uint64_t next_ticket_ = 0;
   int in_use_ = 0;
-  int budget_ = default_num_threads();
+  const int budget_ = default_num_threads();
   std::vector<std::unique_ptr<Worker>> workers_;
   std::vector<Worker*> idle_;
 };

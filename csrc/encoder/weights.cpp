@@ -120,7 +120,7 @@ void PackedLinear::pack_panel_codes(int64_t panel, const int8_t* codes, const fl
 }
 
 LinearParams PackedLinear::params(const float* x, int64_t ldx, float* y, int64_t ldy, int64_t M,
-                                  Activation activation, void* scratch) const {
+                                  Activation activation) const {
   return {.x = x,
           .ldx = ldx,
           .packed_weight = weight.data(),
@@ -135,8 +135,7 @@ LinearParams PackedLinear::params(const float* x, int64_t ldx, float* y, int64_t
           .activation = activation,
           .weight_scale = weight_scale.data(),
           .weight_sum = weight_sum.data(),
-          .input_scale = input_scale.data(),
-          .scratch = scratch};
+          .input_scale = input_scale.data()};
 }
 
 Weights::Weights(const Config& config, const LinearKernels& kernels)
@@ -179,7 +178,7 @@ void Weights::accept(const std::string& name, const std::vector<int64_t>& shape)
     same = wanted[i] < 0 ? shape[i] > 0 : shape[i] == wanted[i];
   check(same, "weights: '", name, "' has shape ", shape_text(shape), ", wanted ",
         shape_text(wanted));
-  check(seen_.insert(name).second, "weights: '", name, "' was given twice");
+  check(!seen_.contains(name), "weights: '", name, "' was given twice");
 }
 
 PackedLinear* Weights::find_matrix(LayerWeights& layer, const std::string& name) const {
@@ -208,6 +207,7 @@ void Weights::set_quantized(const std::string& name, const int8_t* codes,
         "' holds codes beyond what int8 kernels multiply exactly: damaged?");
   PackedLinear* matrix = find_matrix(layers[static_cast<size_t>(where.layer)], where.rest);
   renew(*matrix, shape[0], shape[1]).pack_codes(codes, scale, input_scale);
+  seen_.insert(name);  // last: what failed has not come
 }
 
 void Weights::set(const std::string& name, const float* data, const std::vector<int64_t>& shape) {
@@ -251,6 +251,7 @@ void Weights::set(const std::string& name, const float* data, const std::vector<
       join_projections_if_ready(where.layer);
     }
   }
+  seen_.insert(name);  // last: what failed has not come
 }
 
 void Weights::join_projections_if_ready(int64_t index) {
@@ -282,6 +283,7 @@ std::vector<std::string> Weights::missing() const {
 }
 
 void Weights::finish() {
+  if (is_finished_) return;
   for (const std::string& name : missing())
     fail("weights: the checkpoint lacks '", name, "', shape ", shape_text(expected_.at(name)));
   const int64_t H = config_.hidden_size;
@@ -289,6 +291,7 @@ void Weights::finish() {
   for (int64_t row = 0; row < config_.max_position_embeddings; ++row)
     for (int64_t c = 0; c < H; ++c) position_embeddings.data()[row * H + c] += token_type[c];
   staged_.clear();
+  is_finished_ = true;
 }
 
 }  // namespace minifuse

@@ -36,14 +36,21 @@ struct PackedLinear {
   // input_scale [K] or null.
   void pack_codes(const int8_t* codes, const float* scale, const float* input_scale);
 
-  // y [M, N] = activation(x W^T + b), all panels.
+  // y [M, N] = activation(x W^T + b), all panels; without scratch memory, see with_scratch().
   LinearParams params(const float* x, int64_t ldx, float* y, int64_t ldy, int64_t M,
-                      Activation activation, void* scratch) const;
-  int64_t scratch_bytes(int64_t M) const { return kernels->scratch_bytes(M, N, K); }
+                      Activation activation) const;
+  int64_t scratch_bytes(int64_t M) const { return kernels->scratch_bytes(M, K); }
 
  private:
   void pack_panel_codes(int64_t panel, const int8_t* codes, const float* scale, int64_t ldscale);
 };
+
+// The same parameters with memory that the kernel may write to.
+inline LinearParams with_scratch(LinearParams params, BufferOf<std::byte>& scratch) {
+  params.scratch = scratch.data();
+  params.scratch_bytes = scratch.size();
+  return params;
+}
 
 struct LayerWeights {
   PackedLinear qkv;    // Wq, Wk, Wv one after the other: [3H, H]
@@ -68,7 +75,7 @@ class Weights {
                      const std::vector<int64_t>& shape, const float* scale,
                      const float* input_scale);
 
-  // Packs what is left and throws if a tensor never came.
+  // Packs what is left and throws if a tensor never came. A second call changes nothing.
   void finish();
 
   // Every name that is expected, with its shape; in int8 those of two dimensions in layers come
@@ -76,6 +83,8 @@ class Weights {
   const std::map<std::string, std::vector<int64_t>>& expected() const { return expected_; }
   // Those that have not come.
   std::vector<std::string> missing() const;
+  // Whether finish() has been called: only then may an encoder read them.
+  bool is_finished() const { return is_finished_; }
 
   Buffer word_embeddings;      // [vocab_size, H]
   Buffer position_embeddings;  // [max_position_embeddings, H], token type 0 added
@@ -88,6 +97,7 @@ class Weights {
   std::map<std::string, std::vector<int64_t>> expected_;
   std::map<std::string, Buffer> staged_;  // tensors waiting for the others they are joined with
   std::set<std::string> seen_;
+  bool is_finished_ = false;
 
   bool is_quantized() const { return kernels_.weight_type == WeightType::kInt8; }
   // Throws unless a tensor of this name and shape is expected and did not come before.

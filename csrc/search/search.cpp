@@ -21,8 +21,15 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 // Vectors that a thread takes at a time: 12 MiB of float32 at 384 dimensions.
 constexpr int64_t kBlockVectors = 8192;
-// Queries that are searched together; more would need more memory for their findings.
+// Queries that are searched together: at most these, and fewer where k is large, so that the
+// findings of a thread (k hits a query) take at most this much memory.
 constexpr int64_t kMostQueries = 1024;
+constexpr int64_t kMostFindingsBytes = int64_t{32} << 20;
+
+int64_t queries_at_once(int64_t k) {
+  const int64_t bytes_per_query = std::max<int64_t>(1, k) * static_cast<int64_t>(sizeof(Hit));
+  return std::clamp<int64_t>(kMostFindingsBytes / bytes_per_query, 1, kMostQueries);
+}
 
 // The queries of one pass, as the kernels read them.
 struct Queries {
@@ -162,8 +169,9 @@ bool search(const InstructionSet& isa, const SearchSpace& space, const float* qu
   const auto kernel = isa.search(space.type);
   const int threads =
       static_cast<int>(std::clamp<int64_t>(num_blocks, 1, std::max(1, num_threads)));
-  for (int64_t first = 0; first < num_queries; first += kMostQueries) {
-    const int64_t count = std::min(kMostQueries, num_queries - first);
+  const int64_t most_queries = queries_at_once(k);
+  for (int64_t first = 0; first < num_queries; first += most_queries) {
+    const int64_t count = std::min(most_queries, num_queries - first);
     const Queries packed(isa, space, queries + first * space.dim, count);
     std::atomic<int64_t> next{0};
     std::atomic<bool> is_stopped{false};
@@ -205,26 +213,34 @@ bool rescore(const InstructionSet& isa, const SearchSpace& space, const float* q
       threads,
       [&](int member, int) {
         Buffer scratch(search_scratch_floats(space.dim));
-        Buffer gathered(num_candidates * space.dim);
+        // Candidates are gathered a block at a time, whatever their number.
+        const int64_t most = std::clamp<int64_t>(kMostFindingsBytes / 4 / space.dim, 1,
+                                                 std::max<int64_t>(1, num_candidates));
+        Buffer gathered(most * space.dim);
         for (int64_t q = next++; q < num_queries && !is_stopped; q = next++) {
           // In ascending order, as the thresholds want them.
           std::vector<int64_t> wanted(candidates + q * num_candidates,
                                       candidates + (q + 1) * num_candidates);
           std::erase(wanted, -1);
           std::sort(wanted.begin(), wanted.end());
-          auto segment = space.segments.begin();
-          for (size_t i = 0; i < wanted.size(); ++i) {
-            while (wanted[i] >= segment->first_id + segment->count) ++segment;
-            std::memcpy(gathered.data() + static_cast<int64_t>(i) * space.dim,
-                        static_cast<const float*>(segment->vectors) +
-                            (wanted[i] - segment->first_id) * space.stride,
-                        static_cast<size_t>(space.dim) * sizeof(float));
-          }
+          const int64_t count = static_cast<int64_t>(wanted.size());
           const SearchSpace some{WeightType::kFloat32, space.dim, space.dim, {}};
-          const Segment rows{gathered.data(), nullptr, static_cast<int64_t>(wanted.size()), 0};
           const Queries one(isa, some, queries + q * space.dim, 1);
           Findings found(one, k);
-          kernel(params_of(some, rows, 0, rows.count, one, found, scratch.data()));
+          auto segment = space.segments.begin();
+          for (int64_t first = 0; first < count; first += most) {
+            const int64_t rows = std::min(most, count - first);
+            for (int64_t i = 0; i < rows; ++i) {
+              const int64_t id = wanted[static_cast<size_t>(first + i)];
+              while (id >= segment->first_id + segment->count) ++segment;
+              std::memcpy(gathered.data() + i * space.dim,
+                          static_cast<const float*>(segment->vectors) +
+                              (id - segment->first_id) * space.stride,
+                          static_cast<size_t>(space.dim) * sizeof(float));
+            }
+            const Segment block{gathered.data(), nullptr, rows, first};
+            kernel(params_of(some, block, 0, rows, one, found, scratch.data()));
+          }
           write(found.best[0], k, scores + q * k, ids + q * k);
           for (int64_t i = 0; i < k; ++i) {
             int64_t& id = ids[q * k + i];

@@ -53,10 +53,9 @@ void over_tiles(const InstructionSet& isa, const float* x, int64_t rows, int64_t
     for (int64_t tile = next++; tile < num_tiles; tile = next++) {
       const int64_t first = tile * kTileRows, count = std::min(kTileRows, rows - first);
       kernels.linear(
-          scores.params(x + first * d, d, s.data(), num_other, count, Activation::kNone, nullptr));
+          scores.params(x + first * d, d, s.data(), num_other, count, Activation::kNone));
       weigh(first, count, s.data());
-      kernels.linear(
-          sums.params(s.data(), num_other, out.data(), d, count, Activation::kNone, nullptr));
+      kernels.linear(sums.params(s.data(), num_other, out.data(), d, count, Activation::kNone));
       for (int64_t i = 0; i < count * d; ++i) gradient[first * d + i] += factor * out.data()[i];
     }
   });

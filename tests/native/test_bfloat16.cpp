@@ -90,7 +90,7 @@ std::vector<float> linear(const LinearKernels& kernels, int64_t M, int64_t N, in
   BufferOf<std::byte> scratch(packed.scratch_bytes(M));
   std::vector<float> y(static_cast<size_t>(M * N));
   LinearParams params =
-      packed.params(x.data(), K, y.data(), N, M, Activation::kNone, scratch.data());
+      with_scratch(packed.params(x.data(), K, y.data(), N, M, Activation::kNone), scratch);
   params.bias = b.data();
   kernels.linear(params);
   return y;

@@ -33,7 +33,8 @@ std::vector<float> linear(const InstructionSet& isa, WeightType type, int64_t M,
   }
   BufferOf<std::byte> scratch(packed.scratch_bytes(M));
   std::vector<float> y(static_cast<size_t>(M * N));
-  LinearParams params = packed.params(x.data(), K, y.data(), N, M, activation, scratch.data());
+  LinearParams params =
+      with_scratch(packed.params(x.data(), K, y.data(), N, M, activation), scratch);
   params.bias = b.data();
   if (with_norm) {
     packed.kernels->linear_residual_layer_norm(params, {.x = y.data(),
@@ -55,8 +56,8 @@ std::vector<float> linear(const InstructionSet& isa, WeightType type, int64_t M,
 
 void test_linear(const InstructionSet& isa, WeightType type) {
   const int t = static_cast<int>(type);
-  for (const int64_t N : {1, 7, 15, 16, 17, 31, 32, 33, 47, 64, 65})
-    for (const int64_t K : {1, 2, 3, 5, 13, 31})
+  for (const int64_t N : {0, 1, 7, 15, 16, 17, 31, 32, 33, 47, 64, 65})
+    for (const int64_t K : {0, 1, 2, 3, 5, 13, 31})
       for (int64_t M = 0; M <= 2 * kMaxTileRows + 1; M += M < 14 ? 1 : 5)
         EXPECT(same_bits(linear(isa, type, M, N, K, Activation::kNone, false),
                          linear(scalar(), type, M, N, K, Activation::kNone, false)),
