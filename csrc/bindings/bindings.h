@@ -5,9 +5,16 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <unistd.h>
+
 #include <chrono>
 #include <functional>
 #include <string>
+#include <vector>
+
+#if defined(__GLIBCXX__)
+#include <cxxabi.h>
+#endif
 
 #include "common/check.h"
 #include "cpu/dispatch.h"
@@ -30,14 +37,62 @@ const InstructionSet& active_isa();
 Activation parse_activation(const std::string& name);
 WeightType parse_weight_type(const std::string& name);
 Pooling parse_pooling(const std::string& name);
-// The arrays' own memory: it lives as long as they do.
-Batch borrow_batch(const IntArray& ids, const IntArray& cu_seqlens);
 
-// Asks Python about pending signals (Ctrl-C) at most every 50 ms; true where one wants to raise. To
-// be called without the GIL; the exception stays set for raise_if_signalled().
+// A copy of int32 [n]: another thread may change an array after it was checked, and what was checked
+// must be what is read. Throws where it has another number of dimensions.
+std::vector<int32_t> copy_vector(const char* name, const IntArray& array);
+
+// A batch whose token ids and offsets are its own copies.
+struct OwnedBatch {
+  std::vector<int32_t> ids, cu_seqlens;
+
+  OwnedBatch(const IntArray& ids, const IntArray& cu_seqlens);
+  Batch view() const {
+    return {ids.data(), cu_seqlens.data(), static_cast<int64_t>(cu_seqlens.size()) - 1,
+            static_cast<int64_t>(ids.size())};
+  }
+};
+
+// Releases the GIL for a scope. Until Python 3.13 a daemon thread that asks for the GIL while the
+// interpreter shuts down is ended by pthread_exit, which unwinds the stack; a destructor such as
+// py::gil_scoped_release's does not let that through and aborts the process. Such a thread is held
+// here until the process has ended, as Python 3.14 does itself.
+class ReleaseGil {
+ public:
+  ReleaseGil() : state_(PyEval_SaveThread()) {}
+  ReleaseGil(const ReleaseGil&) = delete;
+  ~ReleaseGil() {
+#if defined(__GLIBCXX__)
+    try {
+      PyEval_RestoreThread(state_);
+    } catch (abi::__forced_unwind&) {
+      for (;;) pause();
+    }
+#else
+    PyEval_RestoreThread(state_);
+#endif
+  }
+
+ private:
+  PyThreadState* state_;
+};
+
+// The thread on which Python handles signals; in the child of a fork, the one that forked.
+unsigned long main_thread_ident();
+
+// What a module does when it is imported, with the GIL: everything that is made once and would
+// otherwise be made by the first call, which a fork could interrupt.
+void prepare_process();
+
+// Asks Python about pending signals (Ctrl-C) at most every 50 ms; true where one wants to raise.
+// Made with the GIL, called without it; the exception stays set for raise_if_signalled(). Python
+// handles signals on its main thread only, so any other thread never asks for the GIL here.
 class SignalPoller {
  public:
+  SignalPoller() : is_main_thread_(main_thread_ident() == PyThread_get_thread_ident()) {}
+
   bool operator()() {
+    if (!is_main_thread_) return false;
     const auto now = std::chrono::steady_clock::now();
     if (raised_ || now - last_ < std::chrono::milliseconds(50)) return raised_;
     const py::gil_scoped_acquire gil;
@@ -51,6 +106,7 @@ class SignalPoller {
   }
 
  private:
+  const bool is_main_thread_;
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
   bool raised_ = false;
 };

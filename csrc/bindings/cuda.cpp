@@ -13,7 +13,7 @@ namespace {
 void run(CudaEncoder& encoder, const Batch& batch, const Outputs& outputs) {
   SignalPoller poller;
   {
-    const py::gil_scoped_release release;
+    const ReleaseGil release;
     encoder.encode(batch, outputs, std::numeric_limits<int64_t>::max(),
                    [&poller] { return poller(); });
   }
@@ -40,6 +40,7 @@ py::list devices() {
 #endif
 
 PYBIND11_MODULE(MINIFUSE_CUDA_MODULE, module) {
+  prepare_process();
   module.def("devices", &devices);
   register_cuda_ops(module);
   py::class_<CudaEncoder>(module, "Encoder", py::module_local())
@@ -89,7 +90,8 @@ PYBIND11_MODULE(MINIFUSE_CUDA_MODULE, module) {
           "encode_into",
           [](CudaEncoder& e, const IntArray& ids, const IntArray& cu_seqlens, uintptr_t address,
              const std::vector<std::string>& poolings, int64_t pool_from) {
-            const Batch batch = borrow_batch(ids, cu_seqlens);
+            const OwnedBatch owned(ids, cu_seqlens);
+            const Batch batch = owned.view();
             Outputs outputs = pooled_outputs(poolings, pool_from);
             outputs.pooled = reinterpret_cast<float*>(address);
             outputs.is_on_device = true;

@@ -18,7 +18,8 @@ inline Outputs pooled_outputs(const std::vector<std::string>& poolings, int64_t 
 template <typename Run>
 FloatArray encode_pooled(int64_t hidden_size, const IntArray& ids, const IntArray& cu_seqlens,
                          const std::vector<std::string>& poolings, int64_t pool_from, Run run) {
-  const Batch batch = borrow_batch(ids, cu_seqlens);
+  const OwnedBatch owned(ids, cu_seqlens);
+  const Batch batch = owned.view();
   Outputs outputs = pooled_outputs(poolings, pool_from);
   FloatArray pooled(
       {static_cast<py::ssize_t>(batch.batch),
@@ -32,7 +33,8 @@ FloatArray encode_pooled(int64_t hidden_size, const IntArray& ids, const IntArra
 template <typename Run>
 FloatArray encode_tokens(int64_t hidden_size, const IntArray& ids, const IntArray& cu_seqlens,
                          Run run) {
-  const Batch batch = borrow_batch(ids, cu_seqlens);
+  const OwnedBatch owned(ids, cu_seqlens);
+  const Batch batch = owned.view();
   FloatArray rows(
       {static_cast<py::ssize_t>(batch.total_tokens), static_cast<py::ssize_t>(hidden_size)});
   Outputs outputs;

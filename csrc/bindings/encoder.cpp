@@ -17,7 +17,7 @@ void run(const Encoder& encoder, const Batch& batch, const Outputs& outputs, int
          int num_threads) {
   SignalPoller poller;
   {
-    const py::gil_scoped_release release;
+    const ReleaseGil release;
     encoder.encode(batch, outputs, batch_size, num_threads, [&poller] { return poller(); });
   }
   poller.raise_if_signalled();
@@ -42,7 +42,8 @@ FloatArray token_embeddings(const Encoder& encoder, const IntArray& ids, const I
 
 FloatArray hidden_states(const Encoder& encoder, const IntArray& ids, const IntArray& cu_seqlens,
                          int num_threads) {
-  const Batch batch = borrow_batch(ids, cu_seqlens);
+  const OwnedBatch owned(ids, cu_seqlens);
+  const Batch batch = owned.view();
   FloatArray result({static_cast<py::ssize_t>(encoder.config().num_hidden_layers + 1),
                      static_cast<py::ssize_t>(batch.total_tokens),
                      static_cast<py::ssize_t>(encoder.config().hidden_size)});
@@ -54,7 +55,8 @@ FloatArray hidden_states(const Encoder& encoder, const IntArray& ids, const IntA
 
 FloatArray matrix_inputs(const Encoder& encoder, const IntArray& ids, const IntArray& cu_seqlens,
                          int num_threads) {
-  const Batch batch = borrow_batch(ids, cu_seqlens);
+  const OwnedBatch owned(ids, cu_seqlens);
+  const Batch batch = owned.view();
   const Config& config = encoder.config();
   FloatArray result({static_cast<py::ssize_t>(config.num_hidden_layers),
                      static_cast<py::ssize_t>(batch.total_tokens),
@@ -82,7 +84,8 @@ void set_quantized_weight(Encoder& encoder, const std::string& name, const CodeA
 std::map<std::string, double> profile(const Encoder& encoder, const IntArray& ids,
                                       const IntArray& cu_seqlens, int64_t batch_size,
                                       int num_threads) {
-  const Batch batch = borrow_batch(ids, cu_seqlens);
+  const OwnedBatch owned(ids, cu_seqlens);
+  const Batch batch = owned.view();
   const size_t width = static_cast<size_t>(encoder.config().hidden_size);
   std::vector<float> pooled(static_cast<size_t>(batch.batch) * width);
   StageTicks ticks{};
@@ -111,9 +114,9 @@ std::vector<std::tuple<int64_t, int64_t, int64_t, double>> plan(const Encoder& e
                                                                 const IntArray& cu_seqlens,
                                                                 int64_t batch_size,
                                                                 int num_threads) {
-  check(cu_seqlens.ndim() == 1 && cu_seqlens.size() >= 1,
-        "cu_seqlens: wanted one dimension and at least one element");
-  const Batch batch{nullptr, cu_seqlens.data(), cu_seqlens.size() - 1, 0};
+  const std::vector<int32_t> offsets = copy_vector("cu_seqlens", cu_seqlens);
+  check(!offsets.empty(), "cu_seqlens is empty, wanted at least one element");
+  const Batch batch{nullptr, offsets.data(), static_cast<int64_t>(offsets.size()) - 1, 0};
   std::vector<Schedule> all;
   Schedule best = encoder.plan(batch, batch_size, num_threads, &all);
   all.insert(all.begin(), std::move(best));

@@ -18,8 +18,9 @@ template <typename Make>
 double measure_rate(int num_threads, double seconds, Make make) {
   check(num_threads > 0, "num_threads is ", num_threads, ", wanted > 0");
   check(seconds > 0 && seconds <= 60, "seconds is ", seconds, ", wanted > 0 and <= 60");
+  num_threads = std::min(num_threads, ThreadPool::most_threads());
   std::vector<double> rate(static_cast<size_t>(num_threads), 0.0);
-  const py::gil_scoped_release release;
+  const ReleaseGil release;
   ThreadPool::get().run(num_threads, [&](int member, int) {
     using Clock = std::chrono::steady_clock;
     const auto elapsed = [](Clock::time_point since) {
@@ -28,11 +29,11 @@ double measure_rate(int num_threads, double seconds, Make make) {
     auto work = make();
     const Clock::time_point start = Clock::now();
     std::vector<double> rates;
-    while (elapsed(start) < seconds) {
+    do {  // at least once, however short the time
       const Clock::time_point begin = Clock::now();
       const double operations = work();
       rates.push_back(operations / elapsed(begin));
-    }
+    } while (elapsed(start) < seconds);
     std::nth_element(rates.begin(), rates.begin() + rates.size() / 2, rates.end());
     rate[static_cast<size_t>(member)] = rates[rates.size() / 2];
   });
@@ -71,9 +72,9 @@ double measure_tile(const std::string& dtype, int num_threads, double seconds) {
     BufferOf<std::byte> scratch(weight.scratch_bytes(M));
     return [&kernels, weight = std::move(weight), x = std::move(x), y = std::move(y),
             scratch = std::move(scratch), M, N, ldx]() mutable {
-      return kernels.tile_loop(weight.params(x.data(), ldx, y.data(), padded_stride(N), M,
-                                             Activation::kNone, scratch.data()),
-                               500);
+      const LinearParams params =
+          weight.params(x.data(), ldx, y.data(), padded_stride(N), M, Activation::kNone);
+      return kernels.tile_loop(with_scratch(params, scratch), 500);
     };
   });
 }
@@ -113,7 +114,7 @@ void register_hardware(py::module_& module) {
   module.def("measure_tile", &measure_tile, py::arg("dtype"), py::arg("num_threads"),
              py::arg("seconds"));
   module.def("shutdown_threads", [] {
-    const py::gil_scoped_release release;
+    const ReleaseGil release;
     ThreadPool::get().shutdown();
   });
 }

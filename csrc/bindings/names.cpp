@@ -1,8 +1,12 @@
-// What is spelled in Python, and arrays that both encoders borrow.
+// What is spelled in Python, and batches that both encoders are given.
 
+#include <pthread.h>
+
+#include <atomic>
 #include <map>
 
 #include "bindings/bindings.h"
+#include "common/fork_safe.h"
 
 namespace minifuse {
 
@@ -36,11 +40,27 @@ Pooling parse_pooling(const std::string& name) {
   return found->second;
 }
 
-Batch borrow_batch(const IntArray& ids, const IntArray& cu_seqlens) {
-  check(ids.ndim() == 1, "ids has ", ids.ndim(), " dimensions, wanted 1");
-  check(cu_seqlens.ndim() == 1 && cu_seqlens.size() >= 1,
-        "cu_seqlens: wanted one dimension and at least one element");
-  return {ids.data(), cu_seqlens.data(), cu_seqlens.size() - 1, ids.size()};
+namespace {
+std::atomic<unsigned long> main_thread{0};
+}
+
+unsigned long main_thread_ident() { return main_thread.load(); }
+
+void prepare_process() {
+  const py::module_ threading = py::module_::import("threading");
+  main_thread = threading.attr("main_thread")().attr("ident").cast<unsigned long>();
+  pthread_atfork(nullptr, nullptr, [] { main_thread = PyThread_get_thread_ident(); });
+  ForkState::get();
+}
+
+std::vector<int32_t> copy_vector(const char* name, const IntArray& array) {
+  check(array.ndim() == 1, name, " has ", array.ndim(), " dimensions, wanted 1");
+  return {array.data(), array.data() + array.size()};
+}
+
+OwnedBatch::OwnedBatch(const IntArray& ids, const IntArray& cu_seqlens)
+    : ids(copy_vector("ids", ids)), cu_seqlens(copy_vector("cu_seqlens", cu_seqlens)) {
+  check(!this->cu_seqlens.empty(), "cu_seqlens is empty, wanted at least one element");
 }
 
 }  // namespace minifuse

@@ -19,12 +19,23 @@ constexpr double kMoveCost = 4.0, kSearchCost = 100.0;
 // A group's Cholesky factor, in flops.
 constexpr double kFactorCost = static_cast<double>(kInt8Group * kInt8Group * kInt8Group) / 3.0;
 
-PackedLinear pack_linear(const FloatArray& weight, const std::string& dtype) {
+// Far more than any model has. A weight without columns may claim any number of rows, for which
+// panels and scales would still be made.
+constexpr int64_t kMostFeatures = int64_t{1} << 26;
+
+void check_weight(const FloatArray& weight) {
   check(weight.ndim() == 2, "weight has ", weight.ndim(), " dimensions, wanted 2: [out, in]");
+  check(weight.shape(0) <= kMostFeatures && weight.shape(1) <= kMostFeatures, "weight has shape (",
+        weight.shape(0), ", ", weight.shape(1), "), wanted at most ", kMostFeatures,
+        " outputs and inputs");
+}
+
+PackedLinear pack_linear(const FloatArray& weight, const std::string& dtype) {
+  check_weight(weight);
   PackedLinear packed(active_isa().linear(parse_weight_type(dtype)), weight.shape(0),
                       weight.shape(1));
   const float* data = weight.data();
-  const py::gil_scoped_release release;
+  const ReleaseGil release;
   const double cost = packed.kernels->weight_type == WeightType::kInt8 ? kSearchCost : kMoveCost;
   share(packed.num_panels, 1, cost * static_cast<double>(packed.N * packed.K),
         [&](int64_t begin, int64_t end) { packed.pack(data, packed.K, begin, end); });
@@ -34,7 +45,7 @@ PackedLinear pack_linear(const FloatArray& weight, const std::string& dtype) {
 // w[n][k] ~ scale[g][n] codes[n][k] input_scale[k], k in group g, after SmoothQuant and GPTQ.
 py::tuple quantize_linear(const FloatArray& weight, const FloatArray& max_input,
                           const FloatArray& moments) {
-  check(weight.ndim() == 2, "weight has ", weight.ndim(), " dimensions, wanted 2: [out, in]");
+  check_weight(weight);
   const py::ssize_t N = weight.shape(0), K = weight.shape(1);
   check(max_input.ndim() == 1 && max_input.size() == K, "max_input has ", max_input.size(),
         " elements, wanted in_features=", K);
@@ -49,7 +60,7 @@ py::tuple quantize_linear(const FloatArray& weight, const FloatArray& max_input,
     int8_t* code = codes.mutable_data();
     float *scales = scale.mutable_data(), *inputs = input_scale.mutable_data();
     const float *maxima = max_input.data(), *moment = moments.data();
-    const py::gil_scoped_release release;
+    const ReleaseGil release;
     smoothing_scales(w, K, N, K, maxima, inputs);
     std::vector<float> feedback(static_cast<size_t>(groups * kInt8Group * kInt8Group));
     share(groups, 1, kFactorCost * static_cast<double>(groups), [&](int64_t begin, int64_t end) {
@@ -81,13 +92,6 @@ void check_packed(const PackedLinear& weight) {
         wanted.isa, ": pack it again");
 }
 
-// This thread's memory for a kernel's scratch; it grows and stays.
-void* scratch_of_thread(int64_t num_bytes) {
-  thread_local BufferOf<std::byte> scratch;
-  if (scratch.size() < num_bytes) scratch = BufferOf<std::byte>(num_bytes);
-  return scratch.data();
-}
-
 void check_vector(const char* name, const FloatArray& array, int64_t size) {
   check(array.ndim() == 1 && array.shape(0) == size, name, " has shape ",
         py::str(array.attr("shape")).cast<std::string>(), ", wanted (", size, ",)");
@@ -112,6 +116,7 @@ FloatArray layer_norm(const FloatArray& x, const FloatArray& gamma, const FloatA
     check(residual->ndim() == 2 && residual->shape(0) == M && residual->shape(1) == H,
           "residual has another shape than x");
   FloatArray y({x.shape(0), x.shape(1)});
+  if (y.size() == 0) return y;
   const LayerNormParams whole{.x = x.data(),
                               .ldx = H,
                               .residual = data_or_null(residual),
@@ -124,7 +129,7 @@ FloatArray layer_norm(const FloatArray& x, const FloatArray& gamma, const FloatA
                               .M = M,
                               .H = H};
   const Kernels& kernels = *active_isa().kernels;
-  const py::gil_scoped_release release;
+  const ReleaseGil release;
   share(M, 4, 16.0 * static_cast<double>(M * H), [&](int64_t begin, int64_t end) {
     LayerNormParams part = whole;
     part.x += begin * H;
@@ -138,8 +143,7 @@ FloatArray layer_norm(const FloatArray& x, const FloatArray& gamma, const FloatA
 
 LinearParams linear_params(const FloatArray& x, const PackedLinear& weight,
                            const std::optional<FloatArray>& bias, float* y, Activation activation) {
-  LinearParams params =
-      weight.params(x.data(), weight.K, y, weight.N, x.shape(0), activation, nullptr);
+  LinearParams params = weight.params(x.data(), weight.K, y, weight.N, x.shape(0), activation);
   params.bias = data_or_null(bias);
   return params;
 }
@@ -153,13 +157,17 @@ void check_linear(const FloatArray& x, const PackedLinear& weight,
   if (bias) check_vector("bias", *bias, weight.N);
 }
 
-// Rows [begin, end), with the scratch memory of the thread that is about to compute them.
-LinearParams rows_of(LinearParams p, const LinearKernels& kernels, int64_t begin, int64_t end) {
+// Rows [begin, end).
+LinearParams rows_of(LinearParams p, int64_t begin, int64_t end) {
   p.x += begin * p.ldx;
   p.y += begin * p.ldy;
   p.M = end - begin;
-  p.scratch = scratch_of_thread(kernels.scratch_bytes(p.M, p.N, p.K));
   return p;
+}
+
+// Scratch memory for what the calling thread is about to compute.
+ThreadScratch<std::byte> scratch_for(const LinearKernels& kernels, int64_t M, int64_t K) {
+  return ThreadScratch<std::byte>(kernels.scratch_bytes(M, K));
 }
 
 FloatArray linear(const FloatArray& x, const PackedLinear& weight,
@@ -168,18 +176,22 @@ FloatArray linear(const FloatArray& x, const PackedLinear& weight,
   FloatArray y({x.shape(0), static_cast<py::ssize_t>(weight.N)});
   const LinearParams p =
       linear_params(x, weight, bias, y.mutable_data(), parse_activation(activation));
+  if (y.size() == 0) return y;
   const LinearKernels& kernels = *weight.kernels;
-  const py::gil_scoped_release release;
+  const ReleaseGil release;
   if (p.M < 8 * kernels.tile_rows) {  // few rows: share the columns, so each panel is read once
     share(p.panel_end, 1, linear_flops(p), [&](int64_t begin, int64_t end) {
-      LinearParams part = rows_of(p, kernels, 0, p.M);
+      auto scratch = scratch_for(kernels, p.M, p.K);
+      LinearParams part = with_scratch(p, scratch.buffer());
       part.panel_begin = begin;
       part.panel_end = end;
       kernels.linear(part);
     });
   } else {
-    share(p.M, kernels.tile_rows, linear_flops(p),
-          [&](int64_t begin, int64_t end) { kernels.linear(rows_of(p, kernels, begin, end)); });
+    share(p.M, kernels.tile_rows, linear_flops(p), [&](int64_t begin, int64_t end) {
+      auto scratch = scratch_for(kernels, end - begin, p.K);
+      kernels.linear(with_scratch(rows_of(p, begin, end), scratch.buffer()));
+    });
   }
   return y;
 }
@@ -196,6 +208,7 @@ FloatArray linear_residual_layer_norm(const FloatArray& x, const PackedLinear& w
   check_vector("gamma", gamma, N);
   check_vector("beta", beta, N);
   FloatArray y({x.shape(0), static_cast<py::ssize_t>(N)});
+  if (y.size() == 0) return y;
   const LinearParams p = linear_params(x, weight, bias, y.mutable_data(), Activation::kNone);
   const LayerNormParams norm{.x = p.y,
                              .ldx = N,
@@ -209,11 +222,13 @@ FloatArray linear_residual_layer_norm(const FloatArray& x, const PackedLinear& w
                              .M = p.M,
                              .H = N};
   const LinearKernels& kernels = *weight.kernels;
-  const py::gil_scoped_release release;
+  const ReleaseGil release;
   share(p.M, 4, linear_flops(p), [&](int64_t begin, int64_t end) {
     LayerNormParams part = norm;
     part.residual += begin * N;
-    kernels.linear_residual_layer_norm(rows_of(p, kernels, begin, end), part);
+    auto scratch = scratch_for(kernels, end - begin, p.K);
+    kernels.linear_residual_layer_norm(with_scratch(rows_of(p, begin, end), scratch.buffer()),
+                                       part);
   });
   return y;
 }
@@ -226,25 +241,28 @@ FloatArray gelu_ffn(const FloatArray& x, const PackedLinear& w1,
   check(w2.K == w1.N, "w2 has ", w2.K, " inputs, wanted the ", w1.N, " outputs of w1");
   if (b2) check_vector("b2", *b2, w2.N);
   FloatArray y({x.shape(0), static_cast<py::ssize_t>(w2.N)});
+  if (y.size() == 0) return y;
   const int64_t F = w1.N, ldhidden = padded_stride(F);
   const LinearParams first = linear_params(x, w1, b1, nullptr, Activation::kGelu);
   LinearParams second = w2.params(nullptr, ldhidden, y.mutable_data(), w2.N, x.shape(0),
-                                  Activation::kNone, nullptr);  // x: the hidden rows of a block
+                                  Activation::kNone);  // x: the hidden rows of a block
   second.bias = data_or_null(b2);
-  const py::gil_scoped_release release;
+  const ReleaseGil release;
   share(first.M, 4, linear_flops(first) + linear_flops(second), [&](int64_t begin, int64_t end) {
     // The hidden rows of a block stay in L2 between the two matrices.
-    constexpr int64_t kBlock = 96;
-    thread_local Buffer hidden;
-    const int64_t floats = std::min(kBlock, end - begin) * ldhidden;
-    if (hidden.size() < floats) hidden = Buffer(floats);
-    for (int64_t row = begin; row < end; row += kBlock) {
-      const int64_t last = std::min(end, row + kBlock);
-      LinearParams one = rows_of(first, *w1.kernels, row, last);
+    constexpr int64_t kBlock = 96, kMostFloats = int64_t{8} << 20;
+    const int64_t block = std::clamp<int64_t>(kMostFloats / ldhidden, 1, kBlock);
+    const int64_t most = std::min(block, end - begin);
+    ThreadScratch<float> hidden(most * ldhidden);
+    ThreadScratch<std::byte> scratch(std::max(w1.kernels->scratch_bytes(most, first.K),
+                                              w2.kernels->scratch_bytes(most, second.K)));
+    for (int64_t row = begin; row < end; row += block) {
+      const int64_t last = std::min(end, row + block);
+      LinearParams one = with_scratch(rows_of(first, row, last), scratch.buffer());
       one.y = hidden.data();
       one.ldy = ldhidden;
       w1.kernels->linear(one);
-      LinearParams two = rows_of(second, *w2.kernels, row, last);
+      LinearParams two = with_scratch(rows_of(second, row, last), scratch.buffer());
       two.x = hidden.data();
       w2.kernels->linear(two);
     }
@@ -256,10 +274,11 @@ FloatArray l2_normalize(const FloatArray& x) {
   check(x.ndim() == 2, "x has ", x.ndim(), " dimensions, wanted 2");
   const int64_t M = x.shape(0), H = x.shape(1);
   FloatArray y({x.shape(0), x.shape(1)});
+  if (y.size() == 0) return y;
   float* out = y.mutable_data();
   std::copy_n(x.data(), M * H, out);
   const Kernels& kernels = *active_isa().kernels;
-  const py::gil_scoped_release release;
+  const ReleaseGil release;
   kernels.l2_normalize(out, H, M, H);
   return y;
 }

@@ -22,6 +22,9 @@ SearchSpace borrow_space(const SegmentArrays& segments, const std::string& dtype
   SearchSpace space{parse_weight_type(dtype), dim, stride, {}};
   check(dim >= 1 && dim <= (1 << 16), "dim is ", dim, ", wanted 1..65536");
   check(stride >= dim, "stride is ", stride, ", wanted at least dim=", dim);
+  // Kernels read four codes at a time.
+  check(space.type != WeightType::kInt8 || stride % 4 == 0, "stride is ", stride,
+        ", wanted a multiple of 4 for codes");
   const char kind = space.type == WeightType::kFloat32 ? 'f' : 'u';
   const py::ssize_t itemsize = space.type == WeightType::kFloat32    ? 4
                                : space.type == WeightType::kBfloat16 ? 2
@@ -56,7 +59,7 @@ py::tuple run_search(int64_t num_queries, int64_t k, Run run) {
   int64_t* id_data = ids.mutable_data();
   SignalPoller poller;
   {
-    const py::gil_scoped_release release;
+    const ReleaseGil release;
     run(score_data, id_data, [&poller] { return poller(); });
   }
   poller.raise_if_signalled();
@@ -86,20 +89,23 @@ py::tuple rescore_candidates(const SegmentArrays& segments, int64_t dim, const F
   const int64_t num_vectors = space.num_vectors(), width = candidates.shape(1);
   check(k >= 0 && k <= width, "k is ", k, ", wanted 0..", width);
   check(num_threads > 0, "num_threads is ", num_threads, ", wanted > 0");
-  for (int64_t i = 0; i < candidates.size(); ++i)
-    check(candidates.data()[i] >= -1 && candidates.data()[i] < num_vectors, "candidate ",
-          candidates.data()[i], ", wanted -1..", num_vectors - 1);
+  // A copy: another thread may change the array after the check.
+  const std::vector<int64_t> checked(candidates.data(), candidates.data() + candidates.size());
+  for (const int64_t id : checked)
+    check(id >= -1 && id < num_vectors, "candidate ", id, ", wanted -1..", num_vectors - 1);
   const InstructionSet& isa = active_isa();
   return run_search(queries.shape(0), k,
                     [&](float* scores, int64_t* ids, const std::function<bool()>& should_stop) {
-                      rescore(isa, space, queries.data(), queries.shape(0), candidates.data(),
-                              width, k, num_threads, should_stop, scores, ids);
+                      rescore(isa, space, queries.data(), queries.shape(0), checked.data(), width,
+                              k, num_threads, should_stop, scores, ids);
                     });
 }
 
 // x [count, dim] -> codes [count, stride], scale [count, 2].
 py::tuple quantize_vectors(const FloatArray& x, int64_t stride) {
-  check(x.ndim() == 2 && stride >= x.shape(1), "x: wanted [count, dim] and stride >= dim");
+  check(x.ndim() == 2 && x.shape(1) >= 1, "x: wanted [count, dim], dim at least 1");
+  check(stride >= x.shape(1) && stride <= x.shape(1) + 64, "stride is ", stride, ", wanted ",
+        x.shape(1), "..", x.shape(1) + 64);
   ByteArray codes({static_cast<py::ssize_t>(x.shape(0)), static_cast<py::ssize_t>(stride)});
   FloatArray scale({static_cast<py::ssize_t>(x.shape(0)), py::ssize_t{2}});
   const Kernels& kernels = *active_isa().kernels;
@@ -108,7 +114,7 @@ py::tuple quantize_vectors(const FloatArray& x, int64_t stride) {
   uint8_t* code_data = codes.mutable_data();
   float* scale_data = scale.mutable_data();
   {
-    const py::gil_scoped_release release;
+    const ReleaseGil release;
     kernels.quantize_vectors(data, count, dim, code_data, stride, scale_data);
   }
   return py::make_tuple(codes, scale);

@@ -61,13 +61,6 @@ AttentionParams attention_params(const HeadView& q, const HeadView& k, const Hea
           .scratch = nullptr};
 }
 
-float* attention_scratch(int64_t seqlen_k, int64_t head_dim) {
-  thread_local Buffer scratch;
-  const int64_t floats = attention_scratch_floats(seqlen_k, head_dim);
-  if (scratch.size() < floats) scratch = Buffer(floats);
-  return scratch.data();
-}
-
 FloatArray attention(const py::array& q, const py::array& k, const py::array& v,
                      const std::optional<ByteArray>& mask, double scale) {
   check_heads("q", q, 4);
@@ -75,6 +68,9 @@ FloatArray attention(const py::array& q, const py::array& k, const py::array& v,
   check_heads("v", v, 4);
   const int64_t batch = q.shape(0), heads = q.shape(1), seqlen_q = q.shape(2), D = q.shape(3);
   const int64_t seqlen_k = k.shape(2);
+  // Views without strides have any length; scratch memory is computed from it.
+  check(seqlen_q <= INT32_MAX && seqlen_k <= INT32_MAX, "q has ", seqlen_q, " rows and k ",
+        seqlen_k, ", wanted at most ", INT32_MAX);
   for (const auto& [name, array] : {std::pair{"k", &k}, std::pair{"v", &v}})
     check(array->shape(0) == batch && array->shape(1) == heads && array->shape(2) == seqlen_k &&
               array->shape(3) == D,
@@ -88,13 +84,15 @@ FloatArray attention(const py::array& q, const py::array& k, const py::array& v,
   const HeadView qv = view_of(q, false), kv = view_of(k, false), vv = view_of(v, false);
   const HeadView ov = view_of(out, false);
   const uint8_t* keep = mask ? mask->data() : nullptr;
+  if (out.size() == 0) return out;
   const Kernels& kernels = *active_isa().kernels;
-  const py::gil_scoped_release release;
+  const ReleaseGil release;
   const double flops = 4.0 * static_cast<double>(batch * heads * seqlen_q * seqlen_k * D);
   // An item is one head of one sentence; a masked key is dropped, not added as minus infinity.
   share(batch * heads, 1, 4.0 * flops, [&](int64_t begin, int64_t end) {
     std::vector<int32_t> kept;
     int64_t listed = -1;
+    ThreadScratch<float> scratch(attention_scratch_floats(seqlen_k, D));
     for (int64_t item = begin; item < end;) {
       const int64_t b = item / heads, head = item % heads;
       AttentionParams p = attention_params(qv, kv, vv, ov, D, static_cast<float>(scale));
@@ -124,24 +122,24 @@ FloatArray attention(const py::array& q, const py::array& k, const py::array& v,
           std::fill_n(p.out + h * p.out_head_stride, seqlen_q * D, 0.0f);
         continue;
       }
-      p.scratch = attention_scratch(p.seqlen_k, D);
+      p.scratch = scratch.data();
       kernels.attention(p);
     }
   });
   return out;
 }
 
-void check_cu_seqlens(const IntArray& cu_seqlens, int64_t total_tokens) {
-  check(cu_seqlens.ndim() == 1 && cu_seqlens.size() >= 1,
-        "cu_seqlens: wanted int32 [batch + 1], so at least one element");
-  const int32_t* offsets = cu_seqlens.data();
+// A checked copy.
+std::vector<int32_t> offsets_of(const IntArray& cu_seqlens, int64_t total_tokens) {
+  std::vector<int32_t> offsets = copy_vector("cu_seqlens", cu_seqlens);
+  check(!offsets.empty(), "cu_seqlens: wanted int32 [batch + 1], so at least one element");
   check(offsets[0] == 0, "cu_seqlens[0] is ", offsets[0], ", wanted 0");
-  for (int64_t i = 1; i < cu_seqlens.size(); ++i)
+  for (size_t i = 1; i < offsets.size(); ++i)
     check(offsets[i] >= offsets[i - 1], "cu_seqlens descends at ", i, ": ", offsets[i - 1],
           " then ", offsets[i]);
-  const int32_t last = offsets[cu_seqlens.size() - 1];
-  check(last == total_tokens, "cu_seqlens ends at ", last, ", wanted the number of rows, ",
-        total_tokens);
+  check(offsets.back() == total_tokens, "cu_seqlens ends at ", offsets.back(),
+        ", wanted the number of rows, ", total_tokens);
+  return offsets;
 }
 
 FloatArray attention_varlen(const py::array& q, const py::array& k, const py::array& v,
@@ -154,23 +152,26 @@ FloatArray attention_varlen(const py::array& q, const py::array& k, const py::ar
     check(array->shape(0) == total && array->shape(1) == heads && array->shape(2) == D, name,
           " has shape ", py::str(array->attr("shape")).cast<std::string>(), ", wanted (", total,
           ", ", heads, ", ", D, ")");
-  check_cu_seqlens(cu_seqlens, total);
+  const std::vector<int32_t> offsets = offsets_of(cu_seqlens, total);
   FloatArray out({q.shape(0), q.shape(1), q.shape(2)});
+  if (out.size() == 0) return out;
   const HeadView qv = view_of(q, true), kv = view_of(k, true), vv = view_of(v, true);
   const HeadView ov = view_of(out, true);
-  const int32_t* offsets = cu_seqlens.data();
-  const int64_t batch = cu_seqlens.size() - 1;
+  const size_t batch = offsets.size() - 1;
   const Kernels& kernels = *active_isa().kernels;
-  const py::gil_scoped_release release;
+  const ReleaseGil release;
 
   // Sentences differ, so the heads are shared out: every thread gets the same share of each.
   double flops = 0;
-  for (int64_t b = 0; b < batch; ++b) {
+  int64_t max_seqlen = 0;
+  for (size_t b = 0; b < batch; ++b) {
     const double seqlen = offsets[b + 1] - offsets[b];
+    max_seqlen = std::max<int64_t>(max_seqlen, offsets[b + 1] - offsets[b]);
     flops += 4.0 * seqlen * seqlen * static_cast<double>(heads * D);
   }
   share(heads, 1, 4.0 * flops, [&](int64_t begin, int64_t end) {
-    for (int64_t b = 0; b < batch; ++b) {
+    ThreadScratch<float> scratch(attention_scratch_floats(max_seqlen, D));
+    for (size_t b = 0; b < batch; ++b) {
       AttentionParams p = attention_params(qv, kv, vv, ov, D, static_cast<float>(scale));
       p.q += offsets[b] * qv.row_stride;
       p.k += offsets[b] * kv.row_stride;
@@ -179,7 +180,7 @@ FloatArray attention_varlen(const py::array& q, const py::array& k, const py::ar
       p.seqlen_q = p.seqlen_k = offsets[b + 1] - offsets[b];
       p.head_begin = begin;
       p.head_end = end;
-      p.scratch = attention_scratch(p.seqlen_k, D);
+      p.scratch = scratch.data();
       kernels.attention(p);
     }
   });
@@ -191,9 +192,10 @@ template <typename RangeOf>
 FloatArray pool_rows(const float* x, int64_t batch, int64_t H, int64_t total_rows,
                      RangeOf range_of) {
   FloatArray y({static_cast<py::ssize_t>(batch), static_cast<py::ssize_t>(H)});
+  if (y.size() == 0) return y;
   float* out = y.mutable_data();
   const Kernels& kernels = *active_isa().kernels;
-  const py::gil_scoped_release release;
+  const ReleaseGil release;
   share(batch, 1, 4.0 * static_cast<double>(total_rows * H), [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
       const auto [first, count, mask] = range_of(b);
@@ -221,8 +223,8 @@ FloatArray masked_mean_pool(const FloatArray& x, const ByteArray& mask) {
 
 FloatArray mean_pool_varlen(const FloatArray& x, const IntArray& cu_seqlens) {
   check(x.ndim() == 2, "x has ", x.ndim(), " dimensions, wanted 2: [total_tokens, hidden_size]");
-  check_cu_seqlens(cu_seqlens, x.shape(0));
-  const int32_t* offsets = cu_seqlens.data();
+  const std::vector<int32_t> copy = offsets_of(cu_seqlens, x.shape(0));
+  const int32_t* offsets = copy.data();
   return pool_rows(x.data(), cu_seqlens.size() - 1, x.shape(1), x.shape(0), [=](int64_t b) {
     return RowRange{offsets[b], offsets[b + 1] - offsets[b], nullptr};
   });

@@ -3,10 +3,39 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 
+#include "common/buffer.h"
 #include "encoder/schedule.h"
 
 namespace minifuse {
+
+// Memory that a kernel may write to, for one call on the calling thread. What a small call used is
+// kept for the next one on that thread; a large one is given back to the system.
+template <typename T>
+class ThreadScratch {
+ public:
+  explicit ThreadScratch(int64_t size) : buffer_(std::move(kept())) {
+    if (buffer_.size() < size) buffer_ = BufferOf<T>(size);
+  }
+  ThreadScratch(const ThreadScratch&) = delete;
+  ~ThreadScratch() {
+    constexpr int64_t kMostKeptBytes = int64_t{4} << 20;
+    if (buffer_.size() * static_cast<int64_t>(sizeof(T)) <= kMostKeptBytes)
+      kept() = std::move(buffer_);
+  }
+
+  T* data() { return buffer_.data(); }
+  BufferOf<T>& buffer() { return buffer_; }
+
+ private:
+  static BufferOf<T>& kept() {
+    thread_local BufferOf<T> buffer;
+    return buffer;
+  }
+
+  BufferOf<T> buffer_;
+};
 
 // Work below this many flops stays on the calling thread: waking another costs microseconds.
 constexpr double kFlopsPerThread = 1e6;

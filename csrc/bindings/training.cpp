@@ -20,17 +20,17 @@ using LongArray = py::array_t<int64_t, py::array::c_style>;
 
 // The sentences of a packed batch [total_tokens, 3 H] and what is computed of each.
 struct Sentences {
-  const int32_t* cu_seqlens;
+  std::vector<int32_t> cu_seqlens;  // a checked copy
   int64_t batch, total_tokens, max_seqlen;
 };
 
 Sentences borrow_sentences(const IntArray& cu_seqlens, const LongArray& numbers,
                            int64_t total_tokens) {
-  check(cu_seqlens.ndim() == 1 && cu_seqlens.size() >= 1,
-        "cu_seqlens: wanted one dimension and at least one element");
-  const int64_t batch = cu_seqlens.size() - 1;
+  std::vector<int32_t> copy = copy_vector("cu_seqlens", cu_seqlens);
+  check(!copy.empty(), "cu_seqlens is empty, wanted at least one element");
+  const int64_t batch = static_cast<int64_t>(copy.size()) - 1;
   check(numbers.ndim() == 1 && numbers.size() == batch, "numbers: wanted one a sentence, ", batch);
-  const int32_t* offsets = cu_seqlens.data();
+  const int32_t* offsets = copy.data();
   check(offsets[0] == 0 && offsets[batch] == total_tokens, "cu_seqlens reaches from ", offsets[0],
         " to ", offsets[batch], ", wanted 0 to ", total_tokens);
   int64_t longest = 0;
@@ -39,7 +39,7 @@ Sentences borrow_sentences(const IntArray& cu_seqlens, const LongArray& numbers,
     longest = std::max<int64_t>(longest, offsets[i + 1] - offsets[i]);
   }
   check(longest <= 1 << 14, "a sentence has ", longest, " tokens, wanted at most 16384");
-  return {offsets, batch, total_tokens, longest};
+  return {std::move(copy), batch, total_tokens, longest};
 }
 
 struct Shape {
@@ -47,7 +47,8 @@ struct Shape {
 };
 
 Shape shape_of(const FloatArray& qkv, int64_t num_heads) {
-  check(qkv.ndim() == 2 && qkv.shape(1) % 3 == 0, "qkv: wanted [total_tokens, 3 hidden_size]");
+  check(qkv.ndim() == 2 && qkv.shape(1) % 3 == 0 && qkv.shape(1) > 0,
+        "qkv: wanted [total_tokens, 3 hidden_size]");
   const int64_t H = qkv.shape(1) / 3;
   check(num_heads > 0 && H % num_heads == 0 && H / num_heads <= kMaxHeadDim, "num_heads is ",
         num_heads, ", wanted a divisor of hidden_size=", H, " with heads of at most ", kMaxHeadDim);
@@ -65,8 +66,8 @@ void over_sentences(const Sentences& s, const Shape& shape, const float* qkv, fl
     Buffer scratch(attention_training_floats(s.max_seqlen, shape.head_dim));
     for (int64_t item = next++; item < s.batch * A; item = next++) {
       const int64_t sentence = item / A, head = item % A;
-      const int64_t row = s.cu_seqlens[sentence];
-      const int64_t seqlen = s.cu_seqlens[sentence + 1] - row;
+      const int64_t row = s.cu_seqlens[static_cast<size_t>(sentence)];
+      const int64_t seqlen = s.cu_seqlens[static_cast<size_t>(sentence + 1)] - row;
       if (seqlen == 0) continue;
       const float* q = qkv + row * 3 * H;
       run(
@@ -111,9 +112,10 @@ FloatArray attention_forward(const FloatArray& qkv, const IntArray& cu_seqlens,
   const Sentences sentences = borrow_sentences(cu_seqlens, numbers, qkv.shape(0));
   check_dropout(dropout);
   FloatArray out({qkv.shape(0), static_cast<py::ssize_t>(shape.hidden_size)});
+  if (out.size() == 0) return out;
   float* result = out.mutable_data();
   const Kernels& kernels = *active_isa().kernels;
-  const py::gil_scoped_release release;
+  const ReleaseGil release;
   over_sentences(
       sentences, shape, qkv.data(), result, static_cast<float>(dropout), seed, numbers.data(),
       [&](const AttentionTrainingParams& params, int64_t) { kernels.attention_forward(params); });
@@ -132,9 +134,10 @@ FloatArray attention_backward(const FloatArray& qkv, const FloatArray& out, cons
     check(array->ndim() == 2 && array->shape(0) == qkv.shape(0) && array->shape(1) == H,
           "out and dout: wanted [", qkv.shape(0), ", ", H, "]");
   FloatArray dqkv({qkv.shape(0), qkv.shape(1)});
+  if (dqkv.size() == 0) return dqkv;
   float* gradient = dqkv.mutable_data();
   const Kernels& kernels = *active_isa().kernels;
-  const py::gil_scoped_release release;
+  const ReleaseGil release;
   over_sentences(sentences, shape, qkv.data(), const_cast<float*>(out.data()),
                  static_cast<float>(dropout), seed, numbers.data(),
                  [&](AttentionTrainingParams params, int64_t row) {
@@ -154,12 +157,13 @@ FloatArray dropout(const FloatArray& x, const LongArray& numbers, double p, uint
         x.shape(0));
   check_dropout(p);
   FloatArray y({x.shape(0), x.shape(1)});
+  if (y.size() == 0) return y;
   const int64_t width = x.shape(1);
   const float* from = x.data();
   float* to = y.mutable_data();
   const int64_t* first = numbers.data();
   const Kernels& kernels = *active_isa().kernels;
-  const py::gil_scoped_release release;
+  const ReleaseGil release;
   share(x.shape(0), 1, 8.0 * static_cast<double>(x.size()), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row)
       kernels.dropout(from + row * width, to + row * width, width, seed,
@@ -175,6 +179,7 @@ py::tuple contrastive(const FloatArray& a, const FloatArray& b, double scale, do
                       const std::optional<LongArray>& group_b) {
   check(a.ndim() == 2 && b.ndim() == 2 && a.shape(1) == b.shape(1) && b.shape(0) >= a.shape(0),
         "a and b: wanted [n, d] and [m, d] with m >= n");
+  check(b.shape(0) <= 1 << 26, "b has ", b.shape(0), " rows, wanted at most ", 1 << 26);
   check(group_a.has_value() == group_b.has_value(), "group_a and group_b: wanted both or none");
   if (group_a)
     check(group_a->ndim() == 1 && group_a->size() == a.shape(0) && group_b->ndim() == 1 &&
@@ -196,8 +201,9 @@ py::tuple contrastive(const FloatArray& a, const FloatArray& b, double scale, do
   double loss = 0;
   {
     const InstructionSet& isa = active_isa();
-    const py::gil_scoped_release release;
-    loss = contrastive_loss(isa, params, default_num_threads(), da_data, db_data);
+    const int threads = default_num_threads();  // reads the environment: with the GIL
+    const ReleaseGil release;
+    loss = contrastive_loss(isa, params, threads, da_data, db_data);
   }
   return py::make_tuple(loss, da, db);
 }
