@@ -127,14 +127,23 @@ class DeviceRuntime final : public Runtime {
   }
   void protect(void*) override {}
 
-  void on_stream(uintptr_t handle, const std::function<void(Stream)>& launch) override {
+  void keep_device(const std::function<void()>& work) override {
+    int before = index_;
+    expect(cudaGetDevice(&before), "asking for the current device");
     struct Restore {
-      int device = 0;
-      ~Restore() { cudaSetDevice(device); }
-    } before;
-    expect(cudaGetDevice(&before.device), "asking for the current device");
-    use();
-    launch(reinterpret_cast<cudaStream_t>(handle));
+      int device, own;
+      // Not where nothing has changed: to set a device starts to use it.
+      ~Restore() {
+        if (device != own) cudaSetDevice(device);
+      }
+    } const restore{before, index_};
+    work();
+  }
+  void on_stream(uintptr_t handle, const std::function<void(Stream)>& launch) override {
+    keep_device([&] {
+      use();
+      launch(reinterpret_cast<cudaStream_t>(handle));
+    });
   }
   void lend(const void*, size_t, const std::string&, bool) override {}
   void take_back(const void*) noexcept override {}

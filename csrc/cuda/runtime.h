@@ -49,6 +49,9 @@ class Runtime {
   // Says that no kernel writes there from now on; the emulator holds them to it.
   virtual void protect(void* memory) = 0;
 
+  // Calls work; the calling thread's current device is afterwards what it was before.
+  virtual void keep_device(const std::function<void()>& work) = 0;
+
   // ---- for work on what others own ----
   // Calls launch with somebody else's stream, by its handle; the calling thread's current device is
   // afterwards what it was.

@@ -99,8 +99,10 @@ CudaEncoder::CudaEncoder(const Config& config, std::shared_ptr<cuda::Runtime> ru
 CudaEncoder::~CudaEncoder() = default;
 
 void CudaEncoder::finish_weights() {
+  check(on_device_ == nullptr, "weights: they are on the device already");
   weights_->finish();
-  on_device_ = std::make_unique<CudaWeights>(config_, *weights_, *rows_, *runtime_);
+  runtime_->keep_device(
+      [&] { on_device_ = std::make_unique<CudaWeights>(config_, *weights_, *rows_, *runtime_); });
   weights_ = std::make_unique<Weights>(config_, *rows_);  // the host's copy has served
 }
 
@@ -381,8 +383,27 @@ bool CudaEncoder::encode(const Batch& batch, const Outputs& outputs, int64_t max
         "device cuda: hidden states and profiles come from device='cpu'");
   check(on_device_ != nullptr, "weights: finish_weights() is missing");
   if (batch.batch == 0) return true;
+  check(fork_generation() == process_,
+        "device cuda: the model was loaded before this process was forked off; load it here");
+  // should_stop may run a signal's handler, which must not wait for the call that it interrupts.
+  check(owner_.load() != std::this_thread::get_id(),
+        "device cuda: this thread is encoding with this model already; a signal handler must not");
   const std::lock_guard<std::mutex> lock(mutex_);
+  struct Owner {
+    std::atomic<std::thread::id>& id;
+    explicit Owner(std::atomic<std::thread::id>& owner) : id(owner) {
+      id = std::this_thread::get_id();
+    }
+    ~Owner() { id = std::thread::id(); }
+  } const owner(owner_);
+  bool is_complete = false;
+  runtime_->keep_device(
+      [&] { is_complete = encode_chunks(batch, outputs, max_sentences, should_stop); });
+  return is_complete;
+}
 
+bool CudaEncoder::encode_chunks(const Batch& batch, const Outputs& outputs, int64_t max_sentences,
+                                const std::function<bool()>& should_stop) {
   int64_t longest = 1;
   for (int64_t i = 0; i < batch.batch; ++i)
     longest = std::max<int64_t>(longest, batch.cu_seqlens[i + 1] - batch.cu_seqlens[i]);

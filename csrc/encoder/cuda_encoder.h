@@ -4,12 +4,15 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "common/fork_safe.h"
 #include "cuda/runtime.h"
 #include "encoder/batch.h"
 #include "encoder/cuda_weights.h"
@@ -45,6 +48,8 @@ class CudaEncoder {
     int64_t first, last;  // sentences
   };
 
+  bool encode_chunks(const Batch& batch, const Outputs& outputs, int64_t max_sentences,
+                     const std::function<bool()>& should_stop);
   int64_t rows_of_hidden(int64_t tokens) const;
   std::vector<Chunk> chunks_of(const Batch& batch, int64_t max_sentences, int64_t max_tokens) const;
   void make_room(int64_t tokens, int64_t sentences, size_t num_poolings);
@@ -62,6 +67,8 @@ class CudaEncoder {
   std::unique_ptr<const CudaWeights> on_device_;  // from then on
   std::array<std::unique_ptr<Pass>, 2> passes_;  // one computes while the other is filled
   std::mutex mutex_;
+  std::atomic<std::thread::id> owner_;  // the thread that holds the mutex
+  const uint64_t process_ = fork_generation();
 };
 
 }  // namespace minifuse

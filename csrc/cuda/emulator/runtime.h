@@ -85,6 +85,7 @@ class EmulatedRuntime final : public Runtime {
   void synchronize(Stream) override {}
   void protect(void* memory) override { device_.protect(memory); }
 
+  void keep_device(const std::function<void()>& work) override { work(); }
   void on_stream(uintptr_t, const std::function<void(Stream)>& launch) override {
     launch(&device_);
   }
