@@ -1,10 +1,9 @@
-"""minifuse index build | search | info: an index of texts on the disk."""
+"""minifuse index build | search | info | repair: an index of texts on the disk."""
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from minifuse.index import Index
+from minifuse.terminal import printable, printable_json
 
 __all__ = ["add_index_commands"]
 
@@ -20,7 +20,7 @@ _WINDOW_TEXTS = 4096
 
 
 def add_index_commands(parser: argparse.ArgumentParser, default_model: str) -> None:
-    """The three commands below ``minifuse index``."""
+    """Add the commands below ``minifuse index``."""
     commands = parser.add_subparsers(dest="index_command", required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[Any], int], text: str) -> argparse.ArgumentParser:
@@ -57,6 +57,10 @@ def add_index_commands(parser: argparse.ArgumentParser, default_model: str) -> N
     sub.add_argument("index")
     sub.add_argument("--verify", action="store_true", help="compare every byte with the checksums")
 
+    sub = command("repair", _repair, "Write what is whole of a damaged index to another file.")
+    sub.add_argument("index")
+    sub.add_argument("-o", "--output", required=True, help="a new file; the index stays as it is")
+
 
 def _texts(arguments: argparse.Namespace) -> Iterator[str]:
     from minifuse.files import read_texts
@@ -69,10 +73,12 @@ def _build(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from minifuse import SentenceTransformer
+    from minifuse.whole_files import check_distinct
 
     path = Path(arguments.output)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: the folder does not exist")
+    check_distinct(path, arguments.inputs)
     model = SentenceTransformer(
         arguments.model, dtype=arguments.model_dtype, num_threads=arguments.threads
     )
@@ -139,12 +145,13 @@ def _search(arguments: argparse.Namespace) -> int:
             for score, i in zip(row_scores, row_ids, strict=True)
         ]
         if arguments.json:
-            print(json.dumps({"query": query, "hits": hits}, ensure_ascii=False))
+            print(printable_json({"query": query, "hits": hits}))
             continue
         if len(queries) > 1:
-            print(f"\n{query}")
+            print(f"\n{printable(query)}")
         for hit in hits:
-            print(f"{hit['score']:7.4f}  {hit['id']:8d}  {hit.get('text', '')}")
+            text = printable(str(hit.get("text", "")))
+            print(f"{hit['score']:7.4f}  {hit['id']:8d}  {text}")
     return 0
 
 
@@ -155,7 +162,7 @@ def _info(arguments: argparse.Namespace) -> int:
         "dim": index.dim,
         "dtype": index.dtype + (", float32 beside" if index.rescores else ""),
         "metric": index.metric,
-        "model": index.model_name or "-",
+        "model": printable(index.model_name or "-"),
         "texts": "yes" if index.has_texts else "no",
         "searched": f"{index.nbytes / 1e6:,.1f} MB",
         "file": f"{Path(arguments.index).stat().st_size / 1e6:,.1f} MB",
@@ -165,3 +172,16 @@ def _info(arguments: argparse.Namespace) -> int:
     for key, value in rows.items():
         print(f"{key:10s} {value}")
     return 0
+
+
+def _repair(arguments: argparse.Namespace) -> int:
+    losses = Index.repair(arguments.index, arguments.output)
+    for loss in losses:
+        print(loss)
+    index = Index.load(arguments.output)
+    print(
+        f"{arguments.output}: {index}"
+        if losses
+        else f"{arguments.output}: {index}; nothing is lost"
+    )
+    return 1 if losses else 0

@@ -7,6 +7,9 @@ scores, ids = index.search(model.encode(["a question"]), k=10)
 
 from __future__ import annotations
 
+import os
+import threading
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +20,16 @@ import numpy.typing as npt
 from minifuse import native
 from minifuse.hardware import DTYPES
 from minifuse.index_file import (
+    Layout,
+    MappedFile,
     Segment,
-    append_segment,
+    Tail,
+    append_segments,
     open_locked,
     read_about,
     read_index,
+    read_tail,
+    recover,
     write_index,
 )
 from minifuse.native import core
@@ -39,13 +47,27 @@ _JOINED_VECTORS = 1 << 16
 _PROBE = "The quick brown fox jumps over the lazy dog."
 
 
+_instances: weakref.WeakSet[Index] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    """In the child of a fork no other thread is left that would give a lock back."""
+    for index in list(_instances):
+        index._lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
+
+
 class Index:
     """Vectors with ids 0, 1, 2, ... in the order in which they are added.
 
     A search is exact over the vectors as they are stored: all of them are scored, in float32
     arithmetic whose bits depend neither on the number of threads nor on the other queries; equal
     scores are ordered by the lower id. In int8 the scores are approximate, unless the float32
-    vectors are kept beside the codes and the best candidates are scored again by them.
+    vectors are kept beside the codes and the best candidates are scored again by them. Several
+    threads may add, search and save at once.
 
     Args:
         dim: of the vectors, 1 to 65,536.
@@ -83,11 +105,14 @@ class Index:
         self._dim, self._dtype, self._metric = int(dim), dtype, metric
         self._rescore = rescore
         self._threads = num_threads
+        self._lock = threading.RLock()  # of everything below
+        _instances.add(self)
         self._segments: list[Segment] = []
-        self._path: Path | None = None
+        self._mapped: MappedFile | None = None  # behind some of the segments
+        self._path: Path | None = None  # of the file that it was loaded from or saved to
         self._file: tuple[int, int] | None = None  # device and inode
+        self._tail: Tail | None = None  # of that file
         self._num_saved = 0  # segments that are in the file
-        self._end = 0  # of the file
         self._has_texts: bool | None = None
         self._model: dict[str, Any] | None = None
 
@@ -114,6 +139,11 @@ class Index:
         return self._rescore
 
     @property
+    def is_mapped(self) -> bool:
+        """Whether vectors lie in a mapped file, and not in this process's own memory."""
+        return self._mapped is not None
+
+    @property
     def has_texts(self) -> bool:
         """Whether the vectors came with their texts."""
         return bool(self._has_texts)
@@ -132,6 +162,20 @@ class Index:
 
     def __len__(self) -> int:
         return sum(segment.count for segment in self._segments)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy in another process has its own memory and no file: two writers would disagree.
+        with self._lock:
+            state = self.__dict__ | {"_segments": [_copied(s) for s in self._present()]}
+        for name in ("_lock", "_mapped", "_path", "_file", "_tail", "_num_saved"):
+            del state[name]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        empty = Index(1)
+        self.__dict__.update(empty.__dict__ | state)
+        self._lock = threading.RLock()
+        _instances.add(self)
 
     def __repr__(self) -> str:
         return (
@@ -160,17 +204,18 @@ class Index:
             for i, text in enumerate(texts):
                 if not isinstance(text, str):
                     raise TypeError(f"texts[{i}] is a {type(text).__name__}, wanted a string")
-        first = len(self)
-        if not len(rows):
-            return range(first, first)
-        if self._has_texts not in (None, texts is not None):
-            raise ValueError(
-                f"the vectors so far came {'with' if self._has_texts else 'without'} texts, "
-                "wanted the same here"
-            )
-        self._has_texts = texts is not None
-        self._segments.append(self._stored(rows, texts))
-        self._join()
+        segment = self._stored(rows, texts) if len(rows) else None
+        with self._lock:
+            first = len(self)
+            if segment is None:
+                return range(first, first)
+            if self._has_texts not in (None, texts is not None):
+                raise ValueError(
+                    f"the vectors so far came {'with' if self._has_texts else 'without'} texts, "
+                    "wanted the same here"
+                )
+            self._has_texts = texts is not None
+            self._segments = self._joined_with(segment)
         return range(first, first + len(rows))
 
     def bind(self, model: Any) -> None:
@@ -231,16 +276,16 @@ class Index:
                 out of range; the file of the index has become shorter.
         """
         rows = self._checked("queries", queries)
-        total = len(self)
+        segments = self._present()
+        total = sum(segment.count for segment in segments)
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= total:
             raise ValueError(f"k is {k!r}, wanted 1..{total}, the number of vectors in the index")
         if oversample < 1:
             raise ValueError(f"oversample is {oversample}, wanted at least 1")
-        self._check_file()
         threads = num_threads or self._threads or core.default_num_threads()
         wanted = min(total, k * oversample + 16) if self._rescore else k
         scores, ids = core.search(
-            [(s.vectors, s.scale) for s in self._segments],
+            [(s.vectors, s.scale) for s in segments],
             self._dtype,
             self._dim,
             self._stride,
@@ -249,7 +294,7 @@ class Index:
             threads,
         )
         if self._rescore:
-            originals = [(s.originals, None) for s in self._segments]
+            originals = [(s.originals, None) for s in segments]
             scores, ids = core.rescore(originals, self._dim, rows, ids, int(k), threads)  # type: ignore[arg-type]
         if np.ndim(queries) == 1:
             return scores[0], ids[0]
@@ -262,11 +307,13 @@ class Index:
             IndexError: no such vector.
             ValueError: the vectors came without texts.
         """
-        if not 0 <= i < len(self):
-            raise IndexError(f"id is {i}, wanted 0..{len(self) - 1}")
+        segments = self._present()
+        total = sum(segment.count for segment in segments)
+        if not 0 <= i < total:
+            raise IndexError(f"id is {i}, wanted 0..{total - 1}")
         if not self._has_texts:
             raise ValueError("the vectors came without texts: pass them to add()")
-        for segment in self._segments:
+        for segment in segments:
             if i < segment.count:
                 return segment.text(i)
             i -= segment.count
@@ -274,43 +321,78 @@ class Index:
 
     def reconstruct(self, ids: Any) -> FloatArray:
         """The float32 vectors [len(ids), dim] of these ids, as stored: rounded in fewer bits."""
-        starts = np.cumsum([0] + [segment.count for segment in self._segments])
+        segments = self._present()
+        starts = np.cumsum([0] + [segment.count for segment in segments])
         places = np.asarray(ids, np.int64).reshape(-1)
-        if places.size and (places.min() < 0 or places.max() >= len(self)):
-            raise IndexError(f"ids reach {places.min()}..{places.max()}, wanted 0..{len(self) - 1}")
+        if places.size and (places.min() < 0 or places.max() >= starts[-1]):
+            raise IndexError(
+                f"ids reach {places.min()}..{places.max()}, wanted 0..{starts[-1] - 1}"
+            )
         rows = np.empty((len(places), self._dim), np.float32)
         which = np.searchsorted(starts, places, side="right") - 1
         for segment in np.unique(which):
             here = which == segment
-            rows[here] = self._floats(self._segments[segment], places[here] - starts[segment])
+            rows[here] = self._floats(segments[segment], places[here] - starts[segment])
         return rows
 
     # Keeping it.
 
-    def save(self, path: str | Path) -> None:
-        """Write the index, or append to the file that it was loaded from or saved to.
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the index, or append to the file that it was loaded from or saved to last.
 
-        A new file appears under its name when it is whole. An append is seen to the disk before
-        this returns; a process that is killed in the middle of one loses nothing that was saved.
+        A new file appears under its name when it is whole. An append is on the disk before this
+        returns; a process that is killed in the middle of one loses nothing that was saved. What
+        another writer has put into the file meanwhile is never overwritten.
+
+        Args:
+            path: the file.
+            overwrite: replace a file that is there and is not this index's own.
 
         Raises:
             FileNotFoundError: the folder does not exist.
+            FileExistsError: path is there, is not this index's own file, and overwrite is False.
             BlockingIOError: another process writes to the file.
-            ValueError: another writer has appended to the file since.
+            ValueError: another writer has appended to the file or replaced it since, or it is
+                damaged.
             OSError: the disk is full: the file is as it was.
         """
         path = Path(path)
         if not path.parent.is_dir():
             raise FileNotFoundError(f"{path.parent}: the folder does not exist")
-        if not self._is_own(path):
-            self._remember(path, write_index(path, self._about(), self._segments))
-            return
-        with open_locked(path) as file:
-            self._check_unchanged(path)
-            if read_about(path) == self._about():
-                self._append(file)
-            else:  # bound to a model since: the header is another one
-                self._remember(path, write_index(path, self._about(), self._segments))
+        with self._lock:
+            self._present()
+            if self._is_own(path):
+                with open_locked(path) as file:
+                    about, tail = read_tail(file, path)
+                    if tail != self._tail:
+                        raise ValueError(
+                            f"{path}: another writer has appended to it since it was loaded here: "
+                            "load it again and add what is missing"
+                        )
+                    if about == self._about() and tail.version == 2:
+                        # Each segment counts as saved as soon as it is: a failure in the next one
+                        # must not append it twice.
+                        for self._tail in append_segments(  # noqa: B020
+                            file, tail, self._segments[self._num_saved :]
+                        ):
+                            self._num_saved += 1
+                    else:  # bound to a model since, or of an older format: another header
+                        self._write(path, may_exist=True)
+            elif not path.exists():
+                self._write(path, may_exist=False)
+            elif overwrite:
+                with open_locked(path):  # nobody appends to it meanwhile
+                    self._write(path, may_exist=True)
+            elif self._path == path.resolve():
+                raise ValueError(
+                    f"{path}: another writer has replaced it since it was loaded or saved here: "
+                    "load it again and add what is missing"
+                )
+            else:
+                raise FileExistsError(
+                    f"{path} exists and is not the file that this index was loaded from or saved "
+                    "to last: load it and add to it, give another name, or pass overwrite=True"
+                )
 
     @classmethod
     def load(
@@ -326,8 +408,10 @@ class Index:
         Args:
             path: the file.
             mmap: map it, so that it opens at once and memory is shared between processes; else read
-                it. Nobody may shorten the file while it is mapped.
-            verify: compare every byte with the checksums; else only what was written last.
+                it. Nobody may shorten the file while it is mapped: every call checks that nobody
+                has.
+            verify: compare every byte with the checksums; else only what was written last, where
+                that is at most 64 MiB.
             num_threads: of a search; the default of the machine if None.
 
         Raises:
@@ -335,23 +419,41 @@ class Index:
             ValueError: not an index, a newer version, truncated or damaged.
         """
         path = Path(path)
-        about = read_about(path)
-        try:
-            index = cls(
-                about["dim"],
-                about["dtype"],
-                about["metric"],
-                rescore=about["rescore"],
-                num_threads=num_threads,
-            )
-            index._model = about["model"]
-        except KeyError as error:
-            raise ValueError(f"{path}: the header lacks {error}") from error
-        index._segments, end = read_index(path, index._layout(), mmap, verify)
-        if index._segments:
-            index._has_texts = index._segments[0].text_offsets is not None
-        index._remember(path, end)
+        index = cls._from_about(path, read_about(path), num_threads)
+        content = read_index(path, index._layout(), mmap, verify)
+        if content.about != index._about():
+            raise ValueError(f"{path}: another writer has replaced it just now: load it again")
+        index._segments, index._mapped = content.segments, content.mapped
+        index._check_parts(path)
+        index._remember(path, content.tail, content.status)
         return index
+
+    @classmethod
+    def repair(cls, path: str | Path, output: str | Path) -> list[str]:
+        """Write what is whole of a damaged file to another one.
+
+        Args:
+            path: the damaged file, which stays as it is.
+            output: a file that does not exist.
+
+        Returns:
+            What is missing or damaged, in words; nothing where the file is whole. Where vectors are
+            lost, the ids of those that follow become smaller.
+
+        Raises:
+            FileNotFoundError: no such file, or output's folder does not exist.
+            FileExistsError: output exists.
+            ValueError: not an index, or its header is damaged.
+        """
+        path, output = Path(path), Path(output)
+        if os.path.lexists(output):
+            raise FileExistsError(f"{output} exists; give the name of a new file")
+        found = recover(path, lambda about: cls._from_about(path, about)._layout())
+        index = cls._from_about(path, found.content.about)
+        index._segments = found.content.segments
+        index._check_parts(path)
+        index._write(output, may_exist=False)
+        return found.losses
 
     # Below: how it is done.
 
@@ -360,7 +462,65 @@ class Index:
         # Tiles of codes are read four dimensions at a time.
         return -(-self._dim // 4) * 4 if self._dtype == "int8" else self._dim
 
-    def _layout(self) -> dict[str, tuple[Any, int | None]]:
+    @classmethod
+    def _from_about(
+        cls, path: Path, about: dict[str, Any], num_threads: int | None = None
+    ) -> Index:
+        """An empty index as a file's header describes it."""
+        try:
+            model = about["model"]
+            if not isinstance(about["rescore"], bool):
+                raise ValueError("rescore is neither true nor false")
+            if model is not None:
+                name, probe = model["name"], model["probe"]
+                if not isinstance(name, str) or not isinstance(probe, list):
+                    raise ValueError("model has no name and probe")
+                if not all(type(x) in (int, float) and abs(x) < 1e30 for x in probe):
+                    raise ValueError("model has a probe that is no vector")
+            index = cls(
+                about["dim"],
+                about["dtype"],
+                about["metric"],
+                rescore=about["rescore"],
+                num_threads=num_threads,
+            )
+        except KeyError as error:
+            raise ValueError(f"{path}: the header lacks {error}") from error
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: the header is wrong: {error}") from error
+        if model is not None and len(model["probe"]) != index.dim:
+            raise ValueError(f"{path}: the header is wrong: model has another dimension")
+        index._model = model
+        return index
+
+    def _check_parts(self, path: Path) -> None:
+        """Every segment has what the header promises."""
+        wanted = {"vectors"}
+        if self._dtype == "int8":
+            wanted.add("scale")
+        if self._rescore:
+            wanted.add("originals")
+        for number, segment in enumerate(self._segments):
+            if self._has_texts is None:
+                self._has_texts = segment.text_offsets is not None
+            if (segment.text_offsets is not None) != self._has_texts:
+                raise ValueError(f"{path}: some of its vectors have texts and some have none")
+            for part in sorted(wanted):
+                if getattr(segment, part) is None:
+                    raise ValueError(f"{path}: segment {number} lacks its {part}")
+
+    def _present(self) -> list[Segment]:
+        """The segments, all of whose bytes are there: the only way to read them.
+
+        The list is never changed in place, so a search goes on with what it began with while
+        another thread adds.
+        """
+        with self._lock:
+            if self._mapped is not None:
+                self._mapped.check()
+            return self._segments
+
+    def _layout(self) -> Layout:
         dtype = {"float32": "<f4", "bfloat16": "<u2", "int8": "u1"}[self._dtype]
         return {
             "vectors": (dtype, self._stride),
@@ -418,13 +578,15 @@ class Index:
             segment.text_bytes = np.frombuffer(b"".join(encoded), np.uint8)
         return segment
 
-    def _join(self) -> None:
-        """Join the last two segments while the later is as large as the earlier, none saved."""
-        while len(self._segments) - self._num_saved >= 2:
-            earlier, later = self._segments[-2:]
+    def _joined_with(self, segment: Segment) -> list[Segment]:
+        """Return the segments and one more; unsaved ones of equal size are joined."""
+        segments = [*self._segments, segment]
+        while len(segments) - self._num_saved >= 2:
+            earlier, later = segments[-2:]
             if earlier.count > later.count or earlier.count + later.count > _JOINED_VECTORS:
-                return
-            self._segments[-2:] = [_joined(earlier, later)]
+                break
+            segments[-2:] = [_joined(earlier, later)]
+        return segments
 
     def _floats(self, segment: Segment, rows: Any) -> FloatArray:
         if segment.originals is not None:
@@ -444,34 +606,27 @@ class Index:
         status = path.stat()
         return (status.st_dev, status.st_ino) == self._file
 
-    def _check_unchanged(self, path: Path) -> None:
-        """Nobody else has appended to the locked file."""
-        _, end = read_index(path, self._layout())
-        if end != self._end:
+    def _write(self, path: Path, may_exist: bool) -> None:
+        """The whole index as a new file, which is this index's own from then on."""
+
+        def written(tail: Tail, status: os.stat_result) -> None:
+            self._remember(path, tail, status)
+
+        try:
+            write_index(path, self._about(), self._segments, may_exist, written)
+        except FileExistsError as error:
             raise ValueError(
-                f"{path}: another writer has appended to it since it was loaded here: load it "
-                "again and add what is missing"
-            )
+                f"{path}: another writer has made it meanwhile: load it and add what is missing"
+            ) from error
 
-    def _append(self, file: Any) -> None:
-        """The segments that are not in the locked file yet."""
-        file.seek(self._end)
-        while self._num_saved < len(self._segments):
-            append_segment(file, self._segments[self._num_saved])
-            self._num_saved += 1
-            self._end = file.tell()
-
-    def _remember(self, path: Path, end: int) -> None:
-        status = path.stat()
-        self._path, self._file, self._end = path, (status.st_dev, status.st_ino), end
+    def _remember(self, path: Path, tail: Tail, status: os.stat_result) -> None:
+        self._path, self._file, self._tail = path.resolve(), (status.st_dev, status.st_ino), tail
         self._num_saved = len(self._segments)
 
-    def _check_file(self) -> None:
-        """A mapped file that was cut off would end the process on the first read."""
-        if self._path is None or not any(isinstance(s.vectors, np.memmap) for s in self._segments):
-            return
-        if self._is_own(self._path) and self._path.stat().st_size < self._end:
-            raise ValueError(f"{self._path}: the file has become shorter since it was opened")
+
+def _copied(segment: Segment) -> Segment:
+    arrays: Any = {part: None if a is None else a.copy() for part, a in vars(segment).items()}
+    return Segment(**arrays)
 
 
 def _joined(a: Segment, b: Segment) -> Segment:

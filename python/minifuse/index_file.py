@@ -1,13 +1,20 @@
 """The file of an index: a header, then segments of vectors that are appended one by one.
 
-    header    magic (16 bytes), size of the JSON (u32), CRC-32 of it (u32), the JSON; zeros up to a
-              multiple of 4,096
-    segment   head, 128 bytes: magic, count (u64), bytes of each part (5 x u64), CRC-32 of all parts
-              (u32), CRC-32 of the head before it (u32); then the parts, each padded to 64 bytes
+    header    magic (16 bytes, the last is the version), size of the JSON (u32), CRC-32 of it (u32),
+              the JSON; zeros up to a multiple of 4,096
+    segment   its head, alone in a sector of 512 bytes; then the parts, each padded to 64 bytes;
+              zeros up to a multiple of 512
+    head      magic, salt of the file, number of vectors before it (u64), count (u64), bytes of each
+              part (5 x u64), CRC-32 of all parts, CRC-32 of the head before it, CRC-32 of this head
 
-A segment's parts are written and on the disk before its head is: a writer that is killed leaves
-zeros where the head would be, and what follows is overwritten by the next one. Integers are
-little-endian.
+A segment's parts are written and seen to the disk before its head is: a writer that is killed
+leaves zeros where the head would be, and what follows is overwritten by the next one. A disk writes
+a sector whole or not at all, so a head is never torn. Heads are chained, and the salt, a random
+number that the header holds, tells them from bytes of a text: a valid head behind a missing one
+means damage, not an unfinished append, and is never cut off. Integers are little-endian.
+
+Version 1 had heads of 128 bytes without salt and chain, at multiples of 64 bytes. It is read, and
+written anew as version 2 by the next save.
 """
 
 from __future__ import annotations
@@ -15,36 +22,72 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import mmap
 import os
+import secrets
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from minifuse.whole_files import replacing
+
 __all__ = [
     "PARTS",
+    "Content",
+    "Damage",
+    "MappedFile",
     "Segment",
-    "append_segment",
+    "Tail",
+    "append_segments",
     "open_locked",
     "read_about",
     "read_index",
+    "read_tail",
+    "recover",
     "write_index",
 ]
 
 Array = npt.NDArray[Any]
+# part -> (dtype, columns, or None for one dimension)
+Layout = dict[str, tuple[Any, int | None]]
 
-_MAGIC = b"minifuse index\0\1"  # the last byte is the version
+_MAGIC = b"minifuse index\0"
+_VERSION = 2
 _SEGMENT_MAGIC = b"vectors\0"
-_HEAD_BYTES = 128
+_SECTOR = 512
 _ALIGNMENT = 64
 _PAGE = 4096
+_LARGEST_HEADER = 16 << 20
 PARTS = ("vectors", "scale", "originals", "text_offsets", "text_bytes")
-_HEAD = struct.Struct("<8sQ5QI")
+_HEADS = {1: struct.Struct("<8sQ5QI"), 2: struct.Struct("<8s8sQQ5QII")}
+_HEAD_BYTES = {1: 128, 2: _SECTOR}
+_STEP = {1: _ALIGNMENT, 2: _SECTOR}  # heads lie at multiples of it
+# Of the newest segment as many bytes are compared with their checksum when an index is opened.
+_CHECKED_AT_OPEN_BYTES = 64 << 20
+
+
+class Tail(NamedTuple):
+    """Where the next segment goes, and what its head must say.
+
+    Attributes:
+        version: of the file's format.
+        salt: of the file; empty in version 1.
+        end: the byte at which the next head goes.
+        num_vectors: before it.
+        head_checksum: of the last head; 0 before the first one.
+    """
+
+    version: int
+    salt: bytes
+    end: int
+    num_vectors: int
+    head_checksum: int
 
 
 @dataclass
@@ -68,38 +111,309 @@ class Segment:
         return len(self.vectors)
 
     def text(self, i: int) -> str:
-        """The text of vector i of this segment."""
+        """Return the text of vector i of this segment."""
         assert self.text_offsets is not None
-        assert self.text_bytes is not None
         begin, end = self.text_offsets[i : i + 2]
-        return bytes(self.text_bytes[begin:end]).decode("utf-8", "surrogatepass")
+        data = b"" if self.text_bytes is None else bytes(self.text_bytes[begin:end])
+        return data.decode("utf-8", "surrogatepass")
+
+
+class MappedFile:
+    """A file that is mapped into memory, and a check that all of it is still there."""
+
+    def __init__(self, file: BinaryIO, path: Path, size: int) -> None:
+        self._path = path
+        # Not what lies behind: an append that was never finished may be cut off at any time.
+        self._map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+
+    def check(self) -> None:
+        """Raise where the file was cut off: reading past its end would end the process.
+
+        Raises:
+            ValueError: it has become shorter since it was opened.
+        """
+        if self._map.size() < len(self._map):
+            raise ValueError(f"{self._path}: the file has become shorter since it was opened")
+
+    def array(self, dtype: Any, count: int, offset: int) -> Array:
+        """Return a view of ``count`` numbers."""
+        return np.frombuffer(self._map, dtype, count, offset)
+
+
+@dataclass
+class Content:
+    """What a file holds.
+
+    Attributes:
+        about: the header's JSON without the salt.
+        segments: in the order in which they were appended.
+        tail: where the next one goes.
+        status: of the file that was read.
+        mapped: the file behind the arrays; None where they were read.
+    """
+
+    about: dict[str, Any]
+    segments: list[Segment]
+    tail: Tail
+    status: os.stat_result
+    mapped: MappedFile | None = None
+
+
+class Damage(ValueError):
+    """A file that is truncated or damaged; the message says where."""
 
 
 def _padded(size: int, multiple: int = _ALIGNMENT) -> int:
     return -(-size // multiple) * multiple
 
 
-def _header(about: dict[str, Any]) -> bytes:
-    text = json.dumps(about).encode()
-    header = _MAGIC + struct.pack("<II", len(text), zlib.crc32(text)) + text
-    return header + bytes(_padded(len(header), _PAGE) - len(header))
+def _damage(path: Path, text: str) -> Damage:
+    return Damage(
+        f"{path}: {text}; `minifuse index repair` writes what is whole of it to another file"
+    )
 
 
-def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int]:
+# ---- reading ---------------------------------------------------------------------------------
+
+
+def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], Tail]:
     """The header's JSON and where the segments begin."""
-    start = file.read(len(_MAGIC) + 8)
-    if start[: len(_MAGIC) - 1] != _MAGIC[:-1] or len(start) < len(_MAGIC) + 8:
+    start = file.read(len(_MAGIC) + 9)
+    if start[: len(_MAGIC)] != _MAGIC or len(start) < len(_MAGIC) + 9:
         raise ValueError(f"{path}: not an index of minifuse")
-    if start[len(_MAGIC) - 1] != _MAGIC[-1]:
+    version = start[len(_MAGIC)]
+    if version not in _HEADS:
         raise ValueError(
-            f"{path}: version {start[len(_MAGIC) - 1]} of the format, wanted {_MAGIC[-1]}: a newer "
-            "minifuse wrote it"
+            f"{path}: version {version} of the format, wanted {_VERSION}: a newer minifuse wrote it"
         )
-    size, checksum = struct.unpack("<II", start[len(_MAGIC) :])
-    text = file.read(size)
+    size, checksum = struct.unpack("<II", start[len(_MAGIC) + 1 :])
+    text = file.read(size) if size <= _LARGEST_HEADER else b""
     if len(text) != size or zlib.crc32(text) != checksum:
         raise ValueError(f"{path}: the header is damaged")
-    return json.loads(text), _padded(len(_MAGIC) + 8 + size, _PAGE)
+    try:
+        about = json.loads(text)
+        salt = b"" if version == 1 else bytes.fromhex(about.pop("salt"))
+        if not isinstance(about, dict) or len(salt) not in (0, 8):
+            raise ValueError("no object with a salt")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path}: the header is damaged ({error})") from error
+    return about, Tail(version, salt, _padded(len(start) + size, _PAGE), 0, 0)
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """Read the header's JSON alone.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not an index, or another version.
+    """
+    with path.open("rb") as file:
+        return _read_header(file, path)[0]
+
+
+class _Head(NamedTuple):
+    begin: int  # of the parts
+    end: int
+    first: int
+    num_vectors: int
+    sizes: list[int]
+    checksum: int  # of the parts
+    previous: int  # the checksum of the head before
+    own: int
+
+
+def _parse_head(data: bytes, offset: int, version: int, salt: bytes) -> _Head | None:
+    """The head at ``offset`` whose bytes are ``data``; None where they are no head of this file."""
+    layout = _HEADS[version]
+    if len(data) < layout.size + 4 or data[:8] != _SEGMENT_MAGIC:
+        return None
+    if version == 1:
+        _, count, *sizes, checksum = layout.unpack_from(data)
+        first = previous = 0
+    else:
+        _, given, first, count, *sizes, checksum, previous = layout.unpack_from(data)
+        if given != salt:
+            return None
+    own = zlib.crc32(data[: layout.size])
+    if struct.unpack_from("<I", data, layout.size)[0] != own:
+        return None
+    begin = offset + _HEAD_BYTES[version]
+    end = _padded(begin + sum(map(_padded, sizes)), _STEP[version])
+    return _Head(begin, end, first, count, sizes, checksum, previous, own)
+
+
+def _find_head(file: BinaryIO, offset: int, tail: Tail) -> tuple[int, _Head] | None:
+    """The first valid head at or behind ``offset``, and where it is."""
+    magic = _SEGMENT_MAGIC + tail.salt
+    step, head_bytes = _STEP[tail.version], _HEAD_BYTES[tail.version]
+    block = 1 << 24  # a multiple of every step; blocks overlap by a head
+    while True:
+        file.seek(offset)
+        data = file.read(block + head_bytes)
+        place = data.find(magic)
+        while place >= 0:
+            at = offset + place
+            if at % step == 0:
+                head = _parse_head(data[place : place + head_bytes], at, tail.version, tail.salt)
+                if head is not None:
+                    return at, head
+            place = data.find(magic, place + 1)
+        if len(data) <= block:
+            return None
+        offset += block
+
+
+def _heads(file: BinaryIO, path: Path, tail: Tail) -> Iterator[tuple[_Head, Tail]]:
+    """Every segment's head, and the tail behind it.
+
+    Raises:
+        Damage: a head that is not what the chain wants, a file that ends within a segment, or a
+            valid head behind a missing one.
+    """
+    while True:
+        seen = _state(file, tail)
+        try:
+            head = _next_head(file, path, tail, seen)
+        except Damage:
+            # A writer may have appended between two looks; then there is nothing wrong.
+            if _state(file, tail) == seen:
+                raise
+            continue
+        if head is None:
+            return
+        tail = tail._replace(
+            end=head.end, num_vectors=tail.num_vectors + head.num_vectors, head_checksum=head.own
+        )
+        yield head, tail
+
+
+def _state(file: BinaryIO, tail: Tail) -> tuple[int, bytes]:
+    """The file's size, and the bytes where the next head would be."""
+    size = os.fstat(file.fileno()).st_size
+    file.seek(tail.end)
+    return size, file.read(_HEAD_BYTES[tail.version])
+
+
+def _next_head(file: BinaryIO, path: Path, tail: Tail, state: tuple[int, bytes]) -> _Head | None:
+    """The head behind the tail; None where the segments end."""
+    size, data = state
+    offset = tail.end
+    if offset == size:
+        return None
+    if offset + _HEAD_BYTES[tail.version] > size:
+        raise _damage(path, f"truncated at byte {size}, wanted more from {offset} on")
+    if not any(data):  # a writer was killed here, unless there is more of the chain behind it
+        later = _find_head(file, offset + len(data), tail)
+        if later is not None:
+            raise _damage(
+                path, f"damaged at byte {offset}: zeros before the vectors at byte {later[0]}"
+            )
+        return None
+    head = _parse_head(data, offset, tail.version, tail.salt)
+    if head is None:
+        raise _damage(path, f"damaged at byte {offset}")
+    if tail.version > 1 and (head.first, head.previous) != (tail.num_vectors, tail.head_checksum):
+        raise _damage(
+            path,
+            f"damaged at byte {offset}: vectors from {head.first} on follow {tail.num_vectors}",
+        )
+    if head.end > size:
+        raise _damage(
+            path, f"truncated: the vectors at byte {offset} end at {head.end}, the file at {size}"
+        )
+    return head
+
+
+def _has_checksum(file: BinaryIO, head: _Head) -> bool:
+    actual, left = 0, sum(map(_padded, head.sizes))
+    file.seek(head.begin)
+    while left > 0:
+        data = file.read(min(left, 1 << 24))
+        if not data:
+            return False
+        actual = zlib.crc32(data, actual)
+        left -= len(data)
+    return actual == head.checksum
+
+
+def _check(file: BinaryIO, path: Path, head: _Head) -> None:
+    if not _has_checksum(file, head):
+        raise _damage(path, f"the vectors at byte {head.begin} do not match their checksum")
+
+
+def _segment(
+    file: BinaryIO, path: Path, head: _Head, layout: Layout, mapped: MappedFile | None
+) -> Segment:
+    parts: dict[str, Array] = {}
+    offset = head.begin
+    for part, size in zip(PARTS, head.sizes, strict=True):
+        if size:
+            dtype, columns = layout[part]
+            count = size // np.dtype(dtype).itemsize
+            rows = {"text_offsets": head.num_vectors + 1, "text_bytes": size}.get(
+                part, head.num_vectors
+            )
+            if count != rows * (columns or 1) or size % np.dtype(dtype).itemsize:
+                raise _damage(path, f"{part} of {head.num_vectors} vectors take {size} bytes")
+            if mapped is not None:
+                array = mapped.array(dtype, count, offset)
+            else:
+                file.seek(offset)
+                array = np.fromfile(file, dtype, count)
+                if len(array) != count:
+                    raise _damage(path, f"truncated within {part} at byte {offset}")
+            parts[part] = array.reshape(-1, columns) if columns else array
+        offset += _padded(size)
+    if head.num_vectors < 1 or "vectors" not in parts:
+        raise _damage(path, f"the segment at byte {head.begin} holds no vectors")
+    return Segment(**parts)
+
+
+def read_index(path: Path, layout: Layout, use_mmap: bool = True, checks: bool = False) -> Content:
+    """Read a file.
+
+    Args:
+        path: the file.
+        layout: part -> (dtype, columns, or None for one dimension).
+        use_mmap: map the file instead of reading it.
+        checks: compare every byte with the checksums; else only the heads', and the last segment's
+            where it has at most 64 MiB.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not an index, another version, or damaged (where is said).
+    """
+    with path.open("rb") as file:
+        about, tail = _read_header(file, path)
+        heads: list[_Head] = []
+        for head, behind in _heads(file, path, tail):
+            heads.append(head)
+            tail = behind
+        for place, head in enumerate(heads):
+            is_last_and_small = (
+                place == len(heads) - 1 and head.end - head.begin <= _CHECKED_AT_OPEN_BYTES
+            )
+            if checks or is_last_and_small:
+                _check(file, path, head)
+        mapped = MappedFile(file, path, tail.end) if use_mmap and heads else None
+        segments = [_segment(file, path, head, layout, mapped) for head in heads]
+        return Content(about, segments, tail, os.fstat(file.fileno()), mapped)
+
+
+def read_tail(file: BinaryIO, path: Path) -> tuple[dict[str, Any], Tail]:
+    """Read the header's JSON of an open file, and where the next segment would go.
+
+    Raises:
+        ValueError: not an index, another version, or damaged.
+    """
+    file.seek(0)
+    about, tail = _read_header(file, path)
+    for _, behind in _heads(file, path, tail):
+        tail = behind
+    return about, tail
+
+
+# ---- writing ---------------------------------------------------------------------------------
 
 
 def _bytes_of(array: Array) -> memoryview:
@@ -112,62 +426,106 @@ def _write_all(file: BinaryIO, data: bytes | memoryview) -> None:
         view = view[file.write(view) :]
 
 
-def append_segment(file: BinaryIO, segment: Segment) -> None:
-    """Write a segment at the position of an unbuffered file, its head last, and see it to the disk.
-
-    Raises:
-        OSError: the disk is full; what was there before stays whole.
-    """
-    begin = file.tell()
+def _append_segment(file: BinaryIO, segment: Segment, tail: Tail) -> Tail:
+    begin = tail.end
     arrays = (getattr(segment, part) for part in PARTS)
     parts = [memoryview(b"") if a is None else _bytes_of(a) for a in arrays]
     checksum = 0
     try:
         file.truncate(begin)  # what a killed writer left behind
-        file.seek(begin + _HEAD_BYTES)
+        file.seek(begin + _SECTOR)
         for part in parts:
             padding = bytes(_padded(len(part)) - len(part))
             _write_all(file, part)
             _write_all(file, padding)
             checksum = zlib.crc32(padding, zlib.crc32(part, checksum))
+        end = _padded(file.tell(), _SECTOR)
+        _write_all(file, bytes(end - file.tell()))
+        os.fsync(file.fileno())
+        head = _HEADS[_VERSION].pack(
+            _SEGMENT_MAGIC,
+            tail.salt,
+            tail.num_vectors,
+            segment.count,
+            *map(len, parts),
+            checksum,
+            tail.head_checksum,
+        )
+        own = zlib.crc32(head)
+        head += struct.pack("<I", own)
+        file.seek(begin)
+        _write_all(file, head + bytes(_SECTOR - len(head)))
         os.fsync(file.fileno())
     except BaseException:
+        # As if nothing had been tried: also where the head is written, but perhaps not on the disk.
         with contextlib.suppress(OSError):
             file.truncate(begin)
-            file.seek(begin)
-        raise
-    end = file.tell()
-    head = _HEAD.pack(_SEGMENT_MAGIC, segment.count, *map(len, parts), checksum)
-    head += struct.pack("<I", zlib.crc32(head))
-    file.seek(begin)
-    _write_all(file, head + bytes(_HEAD_BYTES - len(head)))
-    os.fsync(file.fileno())
-    file.seek(end)
-
-
-def write_index(path: Path, about: dict[str, Any], segments: Iterable[Segment]) -> int:
-    """A whole file, written aside and renamed when it is on the disk; returns where it ends."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w+b", buffering=0) as file:
-            _write_all(file, _header(about))
-            for segment in segments:
-                append_segment(file, segment)
-            end = file.tell()
             os.fsync(file.fileno())
-        os.replace(partial, path)
-        return end
+        raise
+    return tail._replace(end=end, num_vectors=tail.num_vectors + segment.count, head_checksum=own)
+
+
+def append_segments(file: BinaryIO, tail: Tail, segments: Iterable[Segment]) -> Iterator[Tail]:
+    """Append to an unbuffered file; yields the tail behind each segment when it is on the disk.
+
+    Args:
+        file: of version 2, open for writing.
+        tail: as read_tail found it: whatever lies behind it is overwritten.
+        segments: each is appended whole, or not at all.
+
+    Raises:
+        OSError: the disk is full; what was there before stays whole.
+    """
+    for segment in segments:
+        tail = _append_segment(file, segment, tail)
+        yield tail
+
+
+def write_index(
+    path: Path,
+    about: dict[str, Any],
+    segments: Sequence[Segment],
+    may_exist: bool,
+    written: Callable[[Tail, os.stat_result], None],
+) -> None:
+    """Write a whole file, which appears when it is on the disk.
+
+    Args:
+        path: the file.
+        about: the header's JSON.
+        segments: all of them.
+        may_exist: whether a file that is there is replaced.
+        written: told where the next segment goes and the new file's status, as soon as the file has
+            its name: also where what comes after that fails.
+
+    Raises:
+        FileExistsError: path exists and may not.
+        OSError: the disk is full: what was there stays.
+    """
+    salt = secrets.token_bytes(8)
+    text = json.dumps({"salt": salt.hex(), **about}).encode()
+    header = _MAGIC + bytes([_VERSION]) + struct.pack("<II", len(text), zlib.crc32(text)) + text
+    tail = Tail(_VERSION, salt, _padded(len(header), _PAGE), 0, 0)
+    status = None
+    try:
+        with replacing(path, buffered=False, may_exist=may_exist) as file:
+            _write_all(file, header + bytes(tail.end - len(header)))
+            for behind in append_segments(file, tail, segments):
+                tail = behind
+            status = os.fstat(file.fileno())
     finally:
-        partial.unlink(missing_ok=True)
+        if status is not None and path.exists() and os.path.samestat(status, path.stat()):
+            written(tail, status)
 
 
 @contextlib.contextmanager
 def open_locked(path: Path) -> Iterator[BinaryIO]:
-    """The file for appending, unbuffered; this process is its only writer as long as it is open.
+    """Open for appending, unbuffered; this process is the file's only writer until the block ends.
 
     Raises:
         FileNotFoundError: no such file.
         BlockingIOError: another process writes to it.
+        ValueError: another process has put another file in its place.
     """
     with path.open("r+b", buffering=0) as file:
         try:
@@ -176,96 +534,71 @@ def open_locked(path: Path) -> Iterator[BinaryIO]:
             raise BlockingIOError(
                 f"{path}: another process is writing to it; wait for it to end"
             ) from error
-        yield file
+        # The name may stand for another file by now, and a lock on the old one protects nothing.
+        try:
+            if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                raise ValueError(f"{path}: another writer has replaced it; load it again")
+            yield file
+        finally:
+            # A child that was forked meanwhile has the descriptor, too, and would keep the lock.
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def read_about(path: Path) -> dict[str, Any]:
-    """The header alone. Raises as read_index does."""
-    with path.open("rb") as file:
-        return _read_header(file, path)[0]
+# ---- repair ----------------------------------------------------------------------------------
 
 
-def _heads(path: Path, data: Array, offset: int) -> Iterator[tuple[int, int, int, list[int], int]]:
-    """Of every whole segment: where its parts begin and end, count, sizes and checksum."""
-    size = len(data)
-    while offset != size:
-        if offset + _HEAD_BYTES > size:
-            raise ValueError(f"{path}: truncated at byte {size}, wanted more from {offset} on")
-        head = bytes(data[offset : offset + _HEAD_BYTES])
-        if not any(head):  # a writer was killed here
-            return
-        magic, count, *sizes, checksum = _HEAD.unpack(head[: _HEAD.size])
-        (head_checksum,) = struct.unpack_from("<I", head, _HEAD.size)
-        if magic != _SEGMENT_MAGIC or zlib.crc32(head[: _HEAD.size]) != head_checksum:
-            raise ValueError(f"{path}: damaged at byte {offset}")
-        begin = offset + _HEAD_BYTES
-        end = begin + sum(map(_padded, sizes))
-        if end > size:
-            raise ValueError(
-                f"{path}: truncated: the vectors at byte {offset} end at {end}, the file at {size}"
-            )
-        yield begin, end, count, sizes, checksum
-        offset = end
+@dataclass
+class Recovered:
+    """What is whole of a file.
+
+    Attributes:
+        content: the segments that are, in their order.
+        losses: what is missing or damaged, in words.
+    """
+
+    content: Content
+    losses: list[str] = field(default_factory=list)
 
 
-def _check(path: Path, data: Array, begin: int, end: int, checksum: int) -> None:
-    actual = 0
-    for first in range(begin, end, 1 << 24):
-        actual = zlib.crc32(_bytes_of(data[first : min(end, first + (1 << 24))]), actual)
-    if actual != checksum:
-        raise ValueError(f"{path}: the vectors at byte {begin} do not match their checksum")
-
-
-def read_index(
-    path: Path, layout: dict[str, tuple[Any, int | None]], mmap: bool = True, checks: bool = False
-) -> tuple[list[Segment], int]:
-    """The segments, and where the next one would go.
+def recover(path: Path, layout_of: Any) -> Recovered:
+    """Read every segment whose head and checksum are whole, wherever it lies.
 
     Args:
-        path: the file.
-        layout: part -> (dtype, columns, or None for one dimension).
-        mmap: map the file instead of reading it.
-        checks: compare every byte with the checksums; else only the heads' and the last segment's,
-            which alone can have missed the disk.
+        path: the damaged file; its header must be whole.
+        layout_of: about -> layout.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not an index, another version, or damaged (where is said).
+        ValueError: not an index, or a damaged header: nothing says what the bytes are.
     """
     with path.open("rb") as file:
-        _, end = _read_header(file, path)
-        if mmap:
-            data: Array = np.memmap(file, np.uint8, "r")
-        else:
-            file.seek(0)
-            data = np.fromfile(file, np.uint8)
-    segments, last = [], None
-    for begin, end, count, sizes, checksum in _heads(path, data, end):  # noqa: B020
-        segments.append(_segment(path, data, begin, count, sizes, layout))
-        last = begin, end, checksum
-        if checks:
-            _check(path, data, *last)
-    if last:
-        _check(path, data, *last)
-    return segments, end
-
-
-def _segment(
-    path: Path,
-    data: Array,
-    offset: int,
-    count: int,
-    sizes: Sequence[int],
-    layout: dict[str, tuple[Any, int | None]],
-) -> Segment:
-    parts: dict[str, Array] = {}
-    for part, size in zip(PARTS, sizes, strict=True):
-        if size:
-            dtype, columns = layout[part]
-            array = data[offset : offset + size].view(dtype)
-            rows = {"text_offsets": count + 1, "text_bytes": size}.get(part, count)
-            if array.size != rows * (columns or 1):
-                raise ValueError(f"{path}: {part} of {count} vectors take {size} bytes: damaged")
-            parts[part] = array.reshape(-1, columns) if columns else array
-        offset += _padded(size)
-    return Segment(**parts)
+        about, tail = _read_header(file, path)
+        status = os.fstat(file.fileno())
+        layout, size = layout_of(about), status.st_size
+        result = Recovered(Content(about, [], tail, status))
+        offset = tail.end
+        while (found := _find_head(file, offset, tail)) is not None:
+            at, head = found
+            if at != offset:
+                result.losses.append(f"bytes {offset} to {at} hold no vectors that can be read")
+            if tail.version > 1 and head.first != tail.num_vectors:
+                result.losses.append(
+                    f"vectors {tail.num_vectors} to {head.first - 1} are missing: the ids of what "
+                    "follows become smaller"
+                )
+            tail = tail._replace(num_vectors=head.first + head.num_vectors)
+            if head.end > size or not _has_checksum(file, head):
+                result.losses.append(
+                    f"{head.num_vectors} vectors at byte {at} are damaged and left out: the ids of "
+                    "what follows become smaller"
+                )
+                offset = at + _STEP[tail.version]
+                continue
+            try:
+                result.content.segments.append(_segment(file, path, head, layout, None))
+            except Damage as error:
+                result.losses.append(f"{error}: left out")
+            offset = head.end
+        file.seek(offset)
+        if any(file.read(_HEAD_BYTES[tail.version])):  # zeros: an append that was never finished
+            result.losses.append(f"bytes {offset} to {size} hold no vectors that can be read")
+    return result

@@ -33,6 +33,14 @@ def _check_positive(**values: int) -> None:
             raise ValueError(f"{name} is {value}, wanted > 0")
 
 
+def _finite(name: str, rows: Array) -> Array:
+    is_whole = np.isfinite(rows).all(axis=1)
+    if not is_whole.all():
+        row = int(np.flatnonzero(~is_whole)[0])
+        raise ValueError(f"{name}[{row}] holds a NaN or an infinity: it has no neighbours")
+    return rows
+
+
 def _top_k(
     queries: Array,
     corpus: Array,
@@ -95,13 +103,14 @@ def semantic_search(
         Per query a list of {"corpus_id": int, "score": float}.
 
     Raises:
-        ValueError: a size that is not positive, or other dimensions of queries than of the corpus.
+        ValueError: a size that is not positive, other dimensions of queries than of the corpus, or
+            a row that holds a NaN or an infinity (it is named).
     """
     _check_positive(
         query_chunk_size=query_chunk_size, corpus_chunk_size=corpus_chunk_size, top_k=top_k
     )
-    queries, _ = as_matrix("query_embeddings", query_embeddings)
-    corpus, _ = as_matrix("corpus_embeddings", corpus_embeddings)
+    queries = _finite("query_embeddings", as_matrix("query_embeddings", query_embeddings)[0])
+    corpus = _finite("corpus_embeddings", as_matrix("corpus_embeddings", corpus_embeddings)[0])
     if not len(corpus):
         return [[] for _ in queries]
     if queries.shape[1] != corpus.shape[1]:
@@ -112,7 +121,8 @@ def semantic_search(
         queries, corpus, top_k, score_function, query_chunk_size, corpus_chunk_size
     )
     return [
-        [{"corpus_id": int(i), "score": float(s)} for s, i in zip(*row, strict=True)]
+        # An id of -1 stands for a score that no number is, where products overflow.
+        [{"corpus_id": int(i), "score": float(s)} for s, i in zip(*row, strict=True) if i >= 0]
         for row in zip(scores, ids, strict=True)
     ]
 
@@ -184,7 +194,7 @@ def paraphrase_mining_embeddings(
         max_pairs=max_pairs,
         top_k=top_k,
     )
-    rows, _ = as_matrix("embeddings", embeddings)
+    rows = _finite("embeddings", as_matrix("embeddings", embeddings)[0])
     if len(rows) < 2:
         return []
     best = np.empty((0, 3))  # score, i, j
@@ -195,7 +205,7 @@ def paraphrase_mining_embeddings(
         )
         row = np.broadcast_to(np.arange(first, first + len(chunk))[:, None], ids.shape)
         # Without the row itself; where duplicates have pushed it out, without the last of them.
-        others = ids != row
+        others = (ids != row) & (ids >= 0)
         others[others.all(axis=1), -1] = False
         low, high = np.minimum(ids, row)[others], np.maximum(ids, row)[others]
         pairs = np.column_stack([scores[others], low, high])
@@ -240,7 +250,8 @@ def community_detection(
     _check_positive(min_community_size=min_community_size, batch_size=batch_size)
     if len(embeddings) == 0:
         return []
-    rows = unit_rows(as_matrix("embeddings", embeddings)[0]).astype(np.float32)
+    rows = _finite("embeddings", as_matrix("embeddings", embeddings)[0])
+    rows = unit_rows(rows).astype(np.float32)
     if len(rows) < min_community_size:
         return []
     candidates: list[tuple[int, Array]] = []
