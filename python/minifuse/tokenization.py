@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +21,8 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
+
+from minifuse.shortening import TextShortener
 
 __all__ = ["TextTokenizer", "TokenBatch"]
 
@@ -36,8 +37,9 @@ if hasattr(os, "register_at_fork"):
 # cut provably changes no id.
 _LONG_CHARACTERS_PER_TOKEN = 32
 _MAX_TOKENS = np.iinfo(np.int32).max
-# A stretch without white space that holds an ASCII letter or digit gives at least one token.
-_SURE_WORD = re.compile(r"[^\s]*?[A-Za-z0-9][^\s]*")
+# No vocabulary comes near it.
+_MOST_TOKENS = 1 << 24
+T = TypeVar("T")
 
 
 class TokenBatch:
@@ -89,14 +91,20 @@ class TextTokenizer:
     """
 
     def __init__(self, tokenizer: Tokenizer, do_lower_case: bool = False) -> None:
-        self.backend = Tokenizer.from_str(tokenizer.to_str())
+        text = tokenizer.to_str()
+        state = json.loads(text)
+        self.vocab_size = _largest_id("tokenizer", state) + 1
+        """One more than the largest id."""
+        self.backend = Tokenizer.from_str(text)
         self.backend.no_truncation()
         self.backend.no_padding()
         self._do_lower_case = do_lower_case
-        mask = self.backend.encode("a").special_tokens_mask
-        self._suffix_length = next(iter(np.flatnonzero(np.array(mask[::-1]) == 0)), len(mask))
+        mask = self._guarded(["a"], lambda: self.backend.encode("a").special_tokens_mask)
+        self.suffix_length = int(next(iter(np.flatnonzero(np.array(mask[::-1]) == 0)), len(mask)))
+        """Special tokens behind the text's own."""
         self._num_special = sum(mask)
-        self._cuts_early = self._is_plain_bert()
+        self._shortener = TextShortener(self.backend, state)
+        self._signature = self._shortener.signature()
 
     @classmethod
     def from_folder(cls, folder: Path, do_lower_case: bool = False) -> TextTokenizer:
@@ -107,46 +115,30 @@ class TextTokenizer:
             ValueError: the file is damaged.
         """
         path = folder / "tokenizer.json"
-        try:
-            if path.is_file():
-                return cls(Tokenizer.from_file(str(path)), do_lower_case)
-            path = folder / "vocab.txt"
-            if path.is_file():
-                return cls(_from_vocab(path, folder / "tokenizer_config.json"), do_lower_case)
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # tokenizers raises plain Exception on a damaged file
-            raise ValueError(f"{path}: not a tokenizer ({error})") from error
-        raise FileNotFoundError(f"{folder}: neither tokenizer.json nor vocab.txt is there")
-
-    def _is_plain_bert(self) -> bool:
-        state = json.loads(self.backend.to_str())
-        kinds = [(state.get(part) or {}).get("type") for part in ("normalizer", "pre_tokenizer")]
-        return kinds == ["BertNormalizer", "BertPreTokenizer"] and (
-            state["model"].get("type") == "WordPiece"
-        )
-
-    @property
-    def vocab_size(self) -> int:
-        """One more than the largest id."""
-        return int(self.backend.get_vocab_size(with_added_tokens=True))
+        if path.is_file():
+            # Ids first: the package makes room for every number up to the largest.
+            _largest_id(str(path), _read_state(path))
+            tokenizer = _guarded(path, lambda: Tokenizer.from_file(str(path)))
+        elif (path := folder / "vocab.txt").is_file():
+            tokenizer = _guarded(path, lambda: _from_vocab(path, folder / "tokenizer_config.json"))
+        else:
+            raise FileNotFoundError(f"{folder}: neither tokenizer.json nor vocab.txt is there")
+        return _guarded(path, lambda: cls(tokenizer, do_lower_case))
 
     def shorten(self, text: str, max_seq_length: int) -> str:
-        """A prefix of a very long text with the same first max_seq_length ids.
+        """Return a text with the same first max_seq_length ids, whose length is bounded if it can
+        be.
 
-        BERT's tokenizer splits at white space and looks across none, and each word with an ASCII
-        letter or digit gives at least one token: after max_seq_length such words, at a white space,
-        nothing that follows can matter.
+        See shortening.py; texts of other tokenizers than BERT's stay as they are.
         """
-        size = _LONG_CHARACTERS_PER_TOKEN * max_seq_length
-        while self._cuts_early and size < len(text):
-            head = text[:size]
-            for num_words, match in enumerate(_SURE_WORD.finditer(head), 1):
-                # The last word may go on behind the cut: one more must have begun.
-                if num_words > max_seq_length:
-                    return head[: match.start()]
-            size *= 4
-        return text
+        if self._shortener.signature() != self._signature:  # changed in place by the caller
+            self._watch()
+        # One more, so that what was cut can be told from what just fits.
+        return self._shortener.shorten(text, max_seq_length + 1)
+
+    def _watch(self) -> None:
+        self._shortener = TextShortener(self.backend, json.loads(self.backend.to_str()))
+        self._signature = self._shortener.signature()
 
     def encode(
         self, texts: Sequence[str], max_seq_length: int, num_threads: int | None = None
@@ -161,25 +153,21 @@ class TextTokenizer:
         """
         limit = _LONG_CHARACTERS_PER_TOKEN * max_seq_length
         prepared: list[str] = []
-        shortened = []
         for index, text in enumerate(texts):
             if not isinstance(text, str):
                 raise TypeError(
                     f"sentences[{index}] is a {type(text).__name__} ({str(text)[:50]!r}), "
                     "wanted a string"
                 )
+            if (
+                self._do_lower_case
+            ):  # before a cut: a letter's lower case may depend on the next one
+                text = text.lower()
             if len(text) > limit:
-                whole = len(text)
                 text = self.shorten(text, max_seq_length)
-                if len(text) < whole:
-                    shortened.append(index)
-            prepared.append(text.lower() if self._do_lower_case else text)
-        try:
-            lists = self._encode_batch(prepared, num_threads)
-        except (TypeError, UnicodeEncodeError):
-            self._refuse_surrogates(prepared)
-            raise
-        return self._pack(lists, shortened, max_seq_length)
+            prepared.append(text)
+        lists = self._guarded(prepared, lambda: self._encode_batch(prepared, num_threads))
+        return self._pack(lists, max_seq_length)
 
     def encode_one(self, text: str, max_seq_length: int) -> tuple[npt.NDArray[np.int32], bool]:
         """The ids of one text and whether it was cut: encode's, without the arrays of a batch.
@@ -187,16 +175,12 @@ class TextTokenizer:
         Raises:
             ValueError: the text cannot be encoded as UTF-8 (a lone surrogate).
         """
-        whole = text
+        if self._do_lower_case:
+            text = text.lower()
         if len(text) > _LONG_CHARACTERS_PER_TOKEN * max_seq_length:
             text = self.shorten(text, max_seq_length)
-        try:
-            ids = self.backend.encode(text.lower() if self._do_lower_case else text).ids
-        except (TypeError, UnicodeEncodeError):
-            self._refuse_surrogates([text])
-            raise
-        was_cut = len(ids) > max_seq_length or text is not whole
-        return np.array(self._cut(ids, max_seq_length), np.int32), was_cut
+        ids = self._guarded([text], lambda: self.backend.encode(text).ids)
+        return np.array(self._cut(ids, max_seq_length), np.int32), len(ids) > max_seq_length
 
     def _encode_batch(self, texts: list[str], num_threads: int | None) -> list[list[int]]:
         # tokenizers has one pool of a thread for each CPU and no setting for it; but a call cannot
@@ -210,15 +194,12 @@ class TextTokenizer:
             for encoding in self.backend.encode_batch_fast(texts[begin : begin + size])
         ]
 
-    def _pack(
-        self, lists: list[list[int]], shortened: list[int], max_seq_length: int
-    ) -> TokenBatch:
+    def _pack(self, lists: list[list[int]], max_seq_length: int) -> TokenBatch:
         seqlens = np.fromiter(map(len, lists), np.int64, len(lists))
         truncated = seqlens > max_seq_length
         for index in np.flatnonzero(truncated):
             lists[index] = self._cut(lists[index], max_seq_length)
             seqlens[index] = len(lists[index])
-        truncated[shortened] = True
         ids = np.fromiter(chain.from_iterable(lists), np.int32, int(seqlens.sum()))
         return TokenBatch(ids, seqlens, truncated)
 
@@ -227,8 +208,20 @@ class TextTokenizer:
             return ids
         if max_seq_length < self._num_special:
             return ids[:max_seq_length]
-        suffix = self._suffix_length
+        suffix = self.suffix_length
         return ids[: max_seq_length - suffix] + ids[len(ids) - suffix :]
+
+    def _guarded(self, texts: Sequence[str], call: Callable[[], T]) -> T:
+        """call(), its errors as ValueErrors that say which text or what is wrong."""
+        try:
+            return call()
+        except (TypeError, UnicodeEncodeError):
+            self._refuse_surrogates(texts)
+            raise
+        except BaseException as error:
+            if not _is_of_tokenizers(error):
+                raise
+            raise ValueError(f"the tokenizer cannot encode these texts: {error}") from error
 
     @staticmethod
     def _refuse_surrogates(texts: Sequence[str]) -> None:
@@ -248,10 +241,66 @@ def _num_cpus() -> int:
     return os.cpu_count() or 1
 
 
+def _is_of_tokenizers(error: BaseException) -> bool:
+    """Whether the tokenizers package raised it: a plain Exception, or a panic of its Rust code."""
+    return type(error) is Exception or type(error).__name__ == "PanicException"
+
+
+def _guarded(path: Path, call: Callable[[], T]) -> T:
+    """call(), which reads path; whatever is wrong with the file becomes a ValueError."""
+    try:
+        return call()
+    except (OSError, KeyboardInterrupt, MemoryError):
+        raise
+    except BaseException as error:
+        if not (_is_of_tokenizers(error) or isinstance(error, (ValueError, TypeError, KeyError))):
+            raise
+        raise ValueError(f"{path}: not a tokenizer ({error})") from error
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{path}: not a tokenizer (nested too deeply)") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: not a tokenizer ({error})") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{path}: not a tokenizer (wanted a JSON object)")
+    return state
+
+
+def _largest_id(source: str, state: dict[str, Any]) -> int:
+    """The largest token id of a tokenizer.json; -1 where there is none.
+
+    Raises:
+        ValueError: an id that is no integer or beyond what any vocabulary has.
+    """
+    model = state.get("model")
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    ids: list[Any] = []
+    if isinstance(vocab, dict):
+        ids = list(vocab.values())
+    elif isinstance(vocab, list):  # pieces with their scores, in the order of their ids
+        ids = [len(vocab) - 1] if vocab else []
+    added = state.get("added_tokens") or []
+    if isinstance(added, list):
+        ids += [one.get("id") for one in added if isinstance(one, dict)]
+    largest = -1
+    for value in ids:
+        if type(value) is not int or not 0 <= value < _MOST_TOKENS:
+            raise ValueError(
+                f"{source}: not a tokenizer (a token has the id {value!r:.40}, wanted 0.."
+                f"{_MOST_TOKENS - 1})"
+            )
+        largest = max(largest, value)
+    return largest
+
+
 def _from_vocab(path: Path, config_path: Path) -> Tokenizer:
     config: dict[str, Any] = {}
     if config_path.is_file():
-        config = json.loads(config_path.read_text(encoding="utf-8"))
+        config = _read_state(config_path)
     words = path.read_text(encoding="utf-8").split("\n")
     while words and not words[-1]:
         words.pop()
