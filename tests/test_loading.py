@@ -136,7 +136,7 @@ def edit(path, **changes):
         ({"num_attention_heads": 5}, "hidden_size=48 is not a multiple of num_attention_heads=5"),
         ({"num_attention_heads": 0}, "num_attention_heads=0"),
         ({"num_hidden_layers": 3}, "the checkpoint lacks 'encoder.layer.2"),
-        ({"vocab_size": 10}, "the tokenizer has"),
+        ({"vocab_size": 10}, "the tokenizer has ids"),
         ({"intermediate_size": 81}, r"'encoder.layer.0.intermediate.dense.weight' has shape \[80, 48\], wanted \[81, 48\]"),
         ({"layer_norm_eps": "x"}, "layer_norm_eps is 'x'"),
         ({"layer_norm_eps": -1}, "layer_norm_eps=-1"),

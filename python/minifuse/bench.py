@@ -452,10 +452,6 @@ def plot_encode(result: dict[str, Any], path: str) -> None:
 
 def write_json(path: str, value: dict[str, Any]) -> None:
     """Write a result whole or not at all."""
-    import os
+    from minifuse.whole_files import write_text
 
-    partial = f"{path}.partial"
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1)
-        file.write("\n")
-    os.replace(partial, path)
+    write_text(path, json.dumps(value, indent=1) + "\n")

@@ -14,6 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from minifuse.terminal import printable, printable_json
+
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 _WINDOW_TEXTS = 4096
 
@@ -133,7 +135,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("bench", run_bench, "Compare with the peers that are installed, interleaved.")
     add_bench_arguments(sub)
 
-    sub = command("index", None, "An index of texts on the disk: build, search, info.", False)
+    sub = command(
+        "index", None, "An index of texts on the disk: build, search, info, repair.", False
+    )
     add_index_commands(sub, DEFAULT_MODEL)
 
     sub = command("info", _info, "The machine: instruction sets, threads, ceiling, schedules.")
@@ -167,7 +171,9 @@ def _encode(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from minifuse.files import open_writer, read_texts
+    from minifuse.whole_files import check_distinct
 
+    check_distinct(arguments.output, arguments.inputs)
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(open_writer(arguments.output))
         model = _load(arguments)
@@ -208,10 +214,10 @@ def _similarity(arguments: argparse.Namespace) -> int:
     embeddings = model.encode(texts)
     matrix = model.similarity(embeddings, embeddings)
     if arguments.json:
-        print(json.dumps({"texts": texts, "similarity": matrix.tolist()}, ensure_ascii=False))
+        print(printable_json({"texts": texts, "similarity": matrix.tolist()}))
         return 0
     for row, text in zip(matrix, texts, strict=True):
-        print(" ".join(f"{value:8.4f}" for value in row), "", text[:60])
+        print(" ".join(f"{value:8.4f}" for value in row), "", printable(text[:60]))
     return 0
 
 
@@ -246,6 +252,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 def _compare(arguments: argparse.Namespace) -> int:
     from minifuse import SentenceTransformer, comparison
+    from minifuse.whole_files import check_distinct
 
     def load(name: str) -> Any:
         name, _, dtype = name.partition("@")
@@ -255,6 +262,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     b = None if arguments.b is None else load(arguments.b)
     result = comparison.compare(a, b, arguments.path, (arguments.a, str(arguments.b)))
     if arguments.plot:
+        check_distinct(arguments.plot, [arguments.path])
         comparison.plot_comparison(result, arguments.plot)
     if arguments.json:
         rows = [asdict(one) | {"is_real": one.is_real} for one in result.differences]
@@ -274,12 +282,15 @@ def _explore(arguments: argparse.Namespace) -> int:
     from minifuse import exploration
     from minifuse.exploration_page import write_page
     from minifuse.files import read_texts
+    from minifuse.whole_files import check_distinct
 
     texts = list(itertools.islice(read_texts(arguments.input, arguments.column), arguments.limit))
     name = "texts" if arguments.input == "-" else Path(arguments.input).stem
     output = Path(arguments.output or Path(arguments.input).with_name(f"{name}.html"))
     if not output.parent.is_dir():
         raise FileNotFoundError(f"{output.parent}: the folder does not exist")
+    for written in filter(None, (output, arguments.png)):
+        check_distinct(written, [arguments.input])
     arguments.dtype = arguments.dtype or "auto"  # neighbours on a map need no more
     vectors = _load(arguments).encode(texts, normalize_embeddings=True)
     result = exploration.explore(texts, vectors, arguments.clusters)
@@ -288,7 +299,8 @@ def _explore(arguments: argparse.Namespace) -> int:
         exploration.write_png(result, arguments.png)
     for cluster, title in enumerate(result.names):
         count = int((result.labels == cluster).sum())
-        print(f"{count:6d}  {title:40s}  {texts[result.centers[cluster]][:70]}")
+        center = printable(texts[result.centers[cluster]][:70])
+        print(f"{count:6d}  {printable(title):40s}  {center}")
     print(output)
     return 0
 
@@ -303,6 +315,7 @@ def _finetune(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from minifuse.training.judging import judge_of, plot_training
+    from minifuse.whole_files import check_distinct
 
     columns = None
     if arguments.columns:
@@ -339,6 +352,7 @@ def _finetune(arguments: argparse.Namespace) -> int:
         print(f"step {step:6d}  quality {score:.4f}{'  kept' if step == result.best_step else ''}")
     print(f"{len(pairs)} pairs, {len(result.losses)} steps, {result.seconds:.1f} s: {result.path}")
     if arguments.plot:
+        check_distinct(arguments.plot, filter(None, (arguments.pairs, arguments.eval)))
         plot_training(result, arguments.plot)
     return 0
 
@@ -426,7 +440,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
-        print(f"minifuse {arguments.command}: {error}", file=sys.stderr)
+        # A message may quote a file of a stranger's.
+        message = printable(str(error), keep="\n")
+        print(f"minifuse {arguments.command}: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         # A checkpoint and an index being built hold what was done.

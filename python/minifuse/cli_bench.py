@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from minifuse.whole_files import check_distinct
+
 QUERY = "how do i reset the password of my account"
 
 __all__ = ["add_bench_arguments", "run_bench"]
@@ -45,10 +47,24 @@ def _workloads(files: Sequence[str]) -> dict[str, Sequence[str]]:
     return workloads
 
 
+def _split(file: str) -> tuple[str, str]:
+    """NAME=FILE[:LINES] -> (NAME, FILE[:LINES])."""
+    name, _, path = file.rpartition("=")
+    return name, path
+
+
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    paths = [_split(file)[1] for file in arguments.files]
+    inputs = [*paths, *(path.rpartition(":")[0] for path in paths)]
+    for output in filter(None, (arguments.json, arguments.plot)):
+        check_distinct(output, filter(None, inputs))
+
+
 def run_bench(arguments: argparse.Namespace) -> int:
     """Measure, print the tables, and write what was asked for; the exit status."""
     from minifuse import bench, hardware
 
+    _check_outputs(arguments)
     if arguments.device not in (None, "cpu"):
         return _bench_device(arguments)
     threads = arguments.threads or hardware.describe()["num_threads"]

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import html
 import json
-import os
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
 from minifuse.exploration import Exploration
+from minifuse.whole_files import write_text
 
 __all__ = ["write_page"]
 
@@ -24,9 +24,6 @@ def write_page(exploration: Exploration, path: str | Path, title: str) -> None:
     Raises:
         FileNotFoundError: the folder does not exist.
     """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent}: the folder does not exist")
     low, high = exploration.points.min(axis=0), exploration.points.max(axis=0)
     scaled = (exploration.points - low) / np.maximum(high - low, 1e-12)
     sizes = np.bincount(exploration.labels, minlength=len(exploration.names))
@@ -45,9 +42,4 @@ def write_page(exploration: Exploration, path: str | Path, title: str) -> None:
     # "<" never appears inside the data, so nothing in a text can end the script.
     text = json.dumps(data, ensure_ascii=True).replace("<", "\\u003c")
     page = template.replace("{{title}}", html.escape(title)).replace("{{data}}", text)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(page, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(path, page)

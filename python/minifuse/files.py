@@ -1,7 +1,7 @@
 """Texts in and vectors out, a window at a time, so that any size passes in constant memory.
 
-An output is written beside its place and renamed when whole: a killed run leaves no file that
-looks finished.
+An output appears when it is whole (whole_files.py): a killed run leaves no file that looks
+finished.
 """
 
 from __future__ import annotations
@@ -9,21 +9,18 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, TextIO
+from typing import Any, BinaryIO, Protocol, TextIO
 
 import numpy as np
 import numpy.typing as npt
 
+from minifuse.whole_files import replacing
+
 __all__ = [
-    "ignore_other_engines",
-    "new_folder",
     "open_writer",
     "read_header",
     "read_objects",
@@ -86,7 +83,7 @@ def read_objects(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _object(path: str | Path, number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}, line {number}: wanted a JSON object ({error})") from error
     if not isinstance(row, dict):
         raise ValueError(f"{path}, line {number}: wanted a JSON object, got {line.strip()[:80]}")
@@ -106,7 +103,7 @@ def _table(file: TextIO, path: str | Path) -> csv.DictReader[str]:
     csv.field_size_limit(1 << 30)
     if Path(path).suffix.lower() == ".tsv":
         return csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-    return csv.DictReader(file)
+    return csv.DictReader(file, strict=True)  # a quotation that never ends is an error, not a text
 
 
 def read_header(path: str | Path) -> list[str]:
@@ -117,7 +114,10 @@ def read_header(path: str | Path) -> list[str]:
         ValueError: not UTF-8.
     """
     with _utf8(path, newline="") as file:
-        return list(_table(file, path).fieldnames or [])
+        try:
+            return list(_table(file, path).fieldnames or [])
+        except csv.Error as error:
+            raise ValueError(f"{path}, line 1: not a table ({error})") from error
 
 
 def read_rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
@@ -127,20 +127,37 @@ def read_rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, l
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not UTF-8, a column is missing, or a line is too short (it is named).
+        ValueError: not UTF-8, a column is missing, or a row has fewer or more columns than the
+            header or a quotation without an end (its line is named).
     """
     with _utf8(path, newline="") as file:
         rows = _table(file, path)
-        for column in columns:
-            if column not in (rows.fieldnames or []):
-                raise ValueError(
-                    f"{path}: column {column!r} is missing; the header has {rows.fieldnames}"
-                )
-        for row in rows:
-            values = [row[column] for column in columns]
-            if None in values:
-                raise ValueError(f"{path}, line {rows.line_num}: fewer columns than the header")
-            yield rows.line_num, values
+        number = 1  # of the line on which the row that is read begins
+        try:
+            header = list(rows.fieldnames or [])
+            for column in columns:
+                if column not in header:
+                    raise ValueError(
+                        f"{path}: column {column!r} is missing; the header has {header}"
+                    )
+            number = rows.line_num + 1
+            for row in rows:
+                extra = row.get(None)  # where DictReader puts them
+                if extra is not None:
+                    raise ValueError(
+                        f"{path}, line {number}: {len(header) + len(extra)} columns, the header "
+                        f"has {len(header)}: a text that holds the separator must be quoted"
+                    )
+                values = [row[column] for column in columns]
+                if None in row.values():
+                    raise ValueError(f"{path}, line {number}: fewer columns than the header")
+                yield rows.line_num, values
+                number = rows.line_num + 1
+        except csv.Error as error:
+            raise ValueError(
+                f"{path}, line {number}: not a row of a table ({error}); is a quotation mark left "
+                "open?"
+            ) from error
 
 
 class Writer(Protocol):
@@ -158,8 +175,8 @@ class _NpyWriter:
 
     _HEADER_BYTES = 128
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
         self._file.write(b"\0" * self._HEADER_BYTES)
         self._shape = (0, 0)
 
@@ -174,25 +191,24 @@ class _NpyWriter:
         magic = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little")
         self._file.seek(0)
         self._file.write(magic + text)
-        self._file.close()
 
     def close(self) -> None:
-        self._file.close()
+        pass
 
 
 class _JsonlWriter:
     """One {"text", "embedding"} a line."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w", encoding="utf-8")
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
 
     def write(self, texts: list[str], vectors: FloatArray) -> None:
         for text, vector in zip(texts, vectors, strict=True):
             row = {"text": text, "embedding": vector.tolist()}
-            self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            self._file.write((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8"))
 
     def finish(self) -> None:
-        self._file.close()
+        pass
 
     close = finish
 
@@ -200,7 +216,7 @@ class _JsonlWriter:
 class _ParquetWriter:
     """Columns text and embedding (a fixed-size list of float32)."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         try:
             import pyarrow
             import pyarrow.parquet
@@ -210,7 +226,7 @@ class _ParquetWriter:
                 "pip install 'minifuse[parquet]'"
             ) from error
         self._arrow = pyarrow
-        self._path = path
+        self._file = file
         self._writer: Any = None
 
     def write(self, texts: list[str], vectors: FloatArray) -> None:
@@ -219,7 +235,7 @@ class _ParquetWriter:
         lists = arrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
         table = arrow.table({"text": arrow.array(texts, arrow.string()), "embedding": lists})
         if self._writer is None:
-            self._writer = arrow.parquet.ParquetWriter(str(self._path), table.schema)
+            self._writer = arrow.parquet.ParquetWriter(self._file, table.schema)
         self._writer.write_table(table)
 
     def finish(self) -> None:
@@ -255,12 +271,14 @@ class open_writer:
         self._path = Path(path)
         if self._path.suffix not in _WRITERS:
             raise ValueError(f"{path}: wanted an ending of {', '.join(_WRITERS)}")
-        if not self._path.parent.is_dir():
-            raise FileNotFoundError(f"{self._path.parent}: the folder does not exist")
-        self._partial = self._path.with_name(f".{self._path.name}.{os.getpid()}.partial")
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Writer:
-        self._writer = _WRITERS[self._path.suffix](self._partial)
+        # The file is closed, renamed or removed by the stack, whatever the writer did.
+        with self._stack:
+            file = self._stack.enter_context(replacing(self._path))
+            self._writer = _WRITERS[self._path.suffix](file)
+            self._stack = self._stack.pop_all()
         return self._writer  # type: ignore[no-any-return]
 
     def __exit__(
@@ -269,37 +287,12 @@ class open_writer:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
-            if kind is None:
-                self._writer.finish()
-                os.replace(self._partial, self._path)
-        finally:
-            with contextlib.suppress(OSError):  # closing a file on a full disk fails once more
-                self._writer.close()
-            self._partial.unlink(missing_ok=True)
-
-
-# For shutil.copytree of a model: what only other engines read, and hidden files.
-ignore_other_engines = shutil.ignore_patterns(
-    "onnx", "openvino", "*.bin", "*.h5", "*.ot", "*.onnx", ".*"
-)
-
-
-@contextlib.contextmanager
-def new_folder(target: str | Path) -> Iterator[Path]:
-    """An empty folder to fill: it is there as target when the block ends without an error.
-
-    Raises:
-        FileExistsError: target holds files already, or is none.
-    """
-    target = Path(target)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"{target} exists and is not empty; give a new folder")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
-        copy = Path(scratch) / "model"
-        copy.mkdir()
-        yield copy
-        if target.is_dir():
-            target.rmdir()
-        copy.rename(target)
+        with self._stack:
+            try:
+                if kind is None:
+                    self._writer.finish()
+                else:
+                    raise value  # type: ignore[misc]  # the stack must know that it failed
+            finally:
+                with contextlib.suppress(Exception):  # on a full disk closing fails once more
+                    self._writer.close()

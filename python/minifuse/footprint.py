@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,18 +41,22 @@ def measure_footprint(
     request = {
         "engine": engine,
         "dtype": dtype,
-        "model": str(model),
+        "model": str(Path(model).resolve()) if Path(model).is_dir() else str(model),
         "num_threads": num_threads,
         "texts": list(texts),
         "started": time.time(),
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "minifuse.footprint"],
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    # -m puts the working folder first on the path: an empty one, so that no module of that name
+    # where the user happens to be is run.
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, "-m", "minifuse.footprint"],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=folder,
+        )
     if done.returncode != 0:
         last = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
         raise RuntimeError(f"{engine}, {dtype}: {last}")

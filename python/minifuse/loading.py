@@ -37,6 +37,9 @@ __all__ = [
 # Beside config.json in a folder that `minifuse quantize` wrote, in place of model.safetensors.
 QUANTIZED_WEIGHTS = "model.int8.safetensors"
 
+# Of a size in config.json; what each may be is checked by the native core.
+_LARGEST_INTEGER = (1 << 62) - 1
+
 _ARCHITECTURES = ("bert",)
 # Hugging Face's names of an activation -> the kernels'.
 _ACTIVATIONS = {
@@ -144,7 +147,9 @@ def _read_json(path: Path) -> Any:
     try:
         with path.open(encoding="utf-8") as file:
             return json.load(file)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise ValueError(f"{path}: lists or objects are nested too deeply") from error
+    except ValueError as error:  # not JSON, not UTF-8, or a number of thousands of digits
         raise ValueError(f"{path}: not JSON ({error})") from error
 
 
@@ -157,8 +162,16 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 def _integer(path: Path, config: dict[str, Any], key: str, default: int | None = None) -> int:
     value = config.get(key, default)
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{path}: {key} is {value!r}, wanted an integer >= 0")
+    if type(value) is not int or not 0 <= value <= _LARGEST_INTEGER:
+        given = f"{value!r:.60}"
+        raise ValueError(f"{path}: {key} is {given}, wanted an integer 0..{_LARGEST_INTEGER}")
+    return value
+
+
+def _text(path: Path, settings: dict[str, Any], key: str) -> str | None:
+    value = settings.get(key)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{path}: {key} is {value!r:.60}, wanted a string or null")
     return value
 
 
@@ -175,7 +188,7 @@ def read_config(path: Path) -> BertConfig:
         )
     config = _read_object(path)
     model_type = config.get("model_type")
-    if model_type not in _ARCHITECTURES:
+    if not isinstance(model_type, str) or model_type not in _ARCHITECTURES:
         raise ValueError(
             f"{path}: model_type is {model_type!r}; minifuse runs {', '.join(_ARCHITECTURES)} "
             "(use sentence-transformers for this model)"
@@ -186,13 +199,13 @@ def read_config(path: Path) -> BertConfig:
     if position != "absolute":
         raise ValueError(f"{path}: position_embedding_type is {position!r}, wanted 'absolute'")
     activation = config.get("hidden_act", "gelu")
-    if activation not in _ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise ValueError(
             f"{path}: hidden_act is {activation!r}, wanted one of {', '.join(_ACTIVATIONS)}"
         )
     eps = config.get("layer_norm_eps", 1e-12)
-    if isinstance(eps, bool) or not isinstance(eps, (int, float)):
-        raise ValueError(f"{path}: layer_norm_eps is {eps!r}, wanted a number")
+    if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not abs(eps) <= 1e300:
+        raise ValueError(f"{path}: layer_norm_eps is {eps!r:.60}, wanted a number")
     return BertConfig(
         vocab_size=_integer(path, config, "vocab_size"),
         max_position_embeddings=_integer(path, config, "max_position_embeddings"),
@@ -219,7 +232,9 @@ def _read_pooling(path: Path) -> tuple[list[str], bool]:
             raise ValueError(f"{path}: pooling {unknown[0]!r} is not supported")
         modes = [name for key, name in _OLD_POOLING_KEYS.items() if config.get(key)]
     else:
-        modes = [mode] if isinstance(mode, str) else list(mode)
+        modes = [mode] if isinstance(mode, str) else mode
+        if not isinstance(modes, list) or not all(isinstance(one, str) for one in modes):
+            raise ValueError(f"{path}: pooling_mode is {mode!r:.60}, wanted names of poolings")
     for name in modes:
         if name not in _POOLINGS:
             raise ValueError(f"{path}: pooling {name!r}, wanted one of {', '.join(_POOLINGS)}")
@@ -241,7 +256,7 @@ def _read_dense(path: Path) -> DenseModule:
             raise ValueError(f"{path}: the Dense module lacks the tensor 'linear.weight'")
         weight = file.read("linear.weight")
         bias = file.read("linear.bias") if "linear.bias" in file.names() else None
-    wanted = (config.get("out_features"), config.get("in_features"))
+    wanted = tuple(_integer(path, config, key) for key in ("out_features", "in_features"))
     if weight.shape != wanted:
         raise ValueError(f"{path}: 'linear.weight' has shape {weight.shape}, wanted {wanted}")
     if bias is not None and bias.shape != weight.shape[:1]:
@@ -265,10 +280,23 @@ def _module_paths(folder: Path) -> list[tuple[str, Path]]:
         return [("Transformer", folder), ("Pooling", Path())]
     modules = _read_json(path)
     if not isinstance(modules, list) or not all(
-        isinstance(m, dict) and isinstance(m.get("type"), str) for m in modules
+        isinstance(m, dict)
+        and isinstance(m.get("type"), str)
+        and isinstance(m.get("path", ""), str)
+        for m in modules
     ):
-        raise ValueError(f"{path}: wanted a list of objects with a type")
-    return [(m["type"].rsplit(".", 1)[-1], folder / str(m.get("path", ""))) for m in modules]
+        raise ValueError(f"{path}: wanted a list of objects with a type and a path, both strings")
+    return [
+        (m["type"].rsplit(".", 1)[-1], _within(folder, m.get("path", ""), path)) for m in modules
+    ]
+
+
+def _within(folder: Path, name: str, source: Path) -> Path:
+    """A module's folder, which lies in the model's own: saving writes where it was read."""
+    parts = name.replace("\\", "/").split("/")
+    if name.startswith(("/", "~")) or ".." in parts or ":" in name or "\0" in name:
+        raise ValueError(f"{source}: the path {name!r:.60} leads out of the model's folder")
+    return folder / name
 
 
 def read_model_folder(folder: Path) -> ModelFolder:
@@ -278,6 +306,7 @@ def read_model_folder(folder: Path) -> ModelFolder:
         FileNotFoundError: a file that must be there is missing.
         ValueError: a file is damaged, or asks for what this package does not compute.
     """
+    folder = folder.absolute()  # the working folder may change later
     kinds = _module_paths(folder)
     if not kinds or kinds[0][0] != "Transformer":
         raise ValueError(f"{folder}: modules.json must begin with Transformer, got {kinds[:1]}")
@@ -315,13 +344,27 @@ def read_model_folder(folder: Path) -> ModelFolder:
             max_seq_length = _read_object(tokenizer_config).get("model_max_length")
     if max_seq_length is None:
         max_seq_length = limit
-    if not isinstance(max_seq_length, (int, float)) or max_seq_length < 1:
-        raise ValueError(f"{folder}: max_seq_length is {max_seq_length!r}, wanted a number >= 1")
+    if (
+        isinstance(max_seq_length, bool)
+        or not isinstance(max_seq_length, (int, float))
+        or not max_seq_length >= 1
+    ):
+        raise ValueError(
+            f"{folder}: max_seq_length is {max_seq_length!r:.60}, wanted a number >= 1"
+        )
 
     settings: dict[str, Any] = {}
-    if (folder / "config_sentence_transformers.json").is_file():
-        settings = _read_object(folder / "config_sentence_transformers.json")
+    settings_path = folder / "config_sentence_transformers.json"
+    if settings_path.is_file():
+        settings = _read_object(settings_path)
     prompts = settings.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(
+        text is None or isinstance(text, str) for text in prompts.values()
+    ):
+        raise ValueError(f"{settings_path}: prompts is {prompts!r:.60}, wanted names and strings")
+    truncate_dim = settings.get("truncate_dim")
+    if truncate_dim is not None and (type(truncate_dim) is not int or truncate_dim < 1):
+        raise ValueError(f"{settings_path}: truncate_dim is {truncate_dim!r:.60}, wanted >= 1")
     return ModelFolder(
         path=folder,
         transformer_path=transformer,
@@ -332,9 +375,9 @@ def read_model_folder(folder: Path) -> ModelFolder:
         max_seq_length=int(min(max_seq_length, limit)),
         do_lower_case=bool(sentence_config.get("do_lower_case", False)),
         prompts={str(k): v or "" for k, v in prompts.items()},
-        default_prompt_name=settings.get("default_prompt_name"),
-        similarity_fn_name=settings.get("similarity_fn_name"),
-        truncate_dim=settings.get("truncate_dim"),
+        default_prompt_name=_text(settings_path, settings, "default_prompt_name"),
+        similarity_fn_name=_text(settings_path, settings, "similarity_fn_name"),
+        truncate_dim=truncate_dim,
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
+
+from minifuse.whole_files import replacing
 
 __all__ = ["new_figure", "save_figure"]
 
@@ -27,7 +28,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def save_figure(figure: Any, path: str | Path) -> None:
-    """Write it aside and rename it.
+    """Write the figure; the file appears when it is whole.
 
     Raises:
         ValueError: another ending than .png, .svg or .pdf.
@@ -36,11 +37,5 @@ def save_figure(figure: Any, path: str | Path) -> None:
     path = Path(path)
     if path.suffix.lower() not in _ENDINGS:
         raise ValueError(f"{path}: wanted an ending of {', '.join(_ENDINGS)}")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent}: the folder does not exist")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        figure.savefig(partial, format=path.suffix[1:].lower(), dpi=150)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as file:
+        figure.savefig(file, format=path.suffix[1:].lower(), dpi=150)

@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 
 from minifuse import ops, sample_text
-from minifuse.files import ignore_other_engines, new_folder
 from minifuse.loading import (
     QUANTIZED_WEIGHTS,
     BertConfig,
@@ -34,6 +33,7 @@ from minifuse.native import FloatArray, core
 from minifuse.resolve import resolve_model
 from minifuse.safetensors import SafetensorsFile, write_safetensors
 from minifuse.tokenization import TextTokenizer
+from minifuse.whole_files import ignore_other_engines, new_folder
 
 __all__ = ["QuantizedMatrix", "load_quantized_encoder", "quantize", "quantized_matrices"]
 

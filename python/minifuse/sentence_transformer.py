@@ -21,10 +21,10 @@ from typing import Any, Literal, NamedTuple, NoReturn, overload
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers import Tokenizer
 
 from minifuse import similarity
 from minifuse.devices import CUDA_DTYPES, Device, new_tensor, resolve_device
-from minifuse.files import ignore_other_engines, new_folder
 from minifuse.hardware import DTYPES
 from minifuse.inputs import WINDOW_TEXTS, as_list, checked, one_ahead, windows
 from minifuse.loading import (
@@ -38,6 +38,7 @@ from minifuse.native import core
 from minifuse.quantization import load_quantized_encoder
 from minifuse.resolve import resolve_model
 from minifuse.tokenization import TextTokenizer, TokenBatch
+from minifuse.whole_files import ignore_other_engines, new_folder
 
 __all__ = ["Device", "EncodeInfo", "SentenceTransformer"]
 
@@ -76,9 +77,11 @@ class SentenceTransformer:
             ``sentence-transformers/<name>``.
         device: None or "cpu"; "cuda" or "cuda:N" where this build has the CUDA part.
         dtype: "float32"; "bfloat16": half the memory, cosine with float32 at least 0.9999; "int8":
-            the fastest, cosine with float32 at least 0.995 on every sentence and 0.999 on average,
-            on the CPU; "float16": on a CUDA device; "auto": the fastest one of these on this CPU,
-            bfloat16 on a device; None: "float32", or "int8" for a folder of `minifuse quantize`.
+            the fastest, on the CPU; cosine with float32 at least 0.995 on every sentence and 0.999
+            on average for English (its scales come from English sample text, so check with
+            `minifuse evaluate` on your own where the texts are others); "float16": on a CUDA
+            device; "auto": the fastest one of these on this CPU, bfloat16 on a device; None:
+            "float32", or "int8" for a folder of `minifuse quantize`.
         num_threads: at most this many threads for a call; None takes the least of CPU affinity,
             cgroup quota, OMP_NUM_THREADS and physical cores.
         prompts: name -> text put before every input; merged over the model's own.
@@ -181,14 +184,6 @@ class SentenceTransformer:
         self._similarity_fn_name = "cosine"
         self.similarity_fn_name = similarity_fn_name or self._folder.similarity_fn_name or "cosine"
         self.model_card_data = model_card_data
-        self._arguments = {
-            "num_threads": num_threads,
-            "device": str(self._device),
-            "prompts": prompts,
-            "default_prompt_name": default_prompt_name,
-            "similarity_fn_name": self.similarity_fn_name,
-            "truncate_dim": truncate_dim,
-        }
 
     def _check_dtype(self, dtype: str | None, model_kwargs: dict[str, Any] | None) -> str | None:
         options = dict(model_kwargs or {})
@@ -227,7 +222,7 @@ class SentenceTransformer:
         size, rows = self._tokenizer.vocab_size, self._folder.config.vocab_size
         if size > rows:
             raise ValueError(
-                f"{self._folder.path}: the tokenizer has {size} tokens but config.json says "
+                f"{self._folder.path}: the tokenizer has ids up to {size - 1} but config.json says "
                 f"vocab_size={rows}: they belong to different models"
             )
 
@@ -395,7 +390,41 @@ class SentenceTransformer:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_reload, (str(self._folder.path), self._arguments, self._max_seq_length))
+        # Weights are read again from the folder; all that can be changed after loading travels
+        # along.
+        state = {
+            "name": self._name,
+            "prompts": dict(self.prompts),
+            "default_prompt_name": self.default_prompt_name,
+            "truncate_dim": self.truncate_dim,
+            "similarity_fn_name": self._similarity_fn_name,
+            "max_seq_length": self._max_seq_length,
+            "include_prompt": self._folder.include_prompt,
+            "num_threads": self._num_threads,
+            "tokenizer": self._own_tokenizer(),
+            "model_card_data": self.model_card_data,
+        }
+        return (_reload, (str(self._folder.path), str(self._device), self._dtype, state))
+
+    def _own_tokenizer(self) -> str | None:
+        """The tokenizer in use, where it is not the folder's, or has been changed in place."""
+        text: str = self._tokenizer.backend.to_str()
+        saved = TextTokenizer.from_folder(self._folder.transformer_path).backend.to_str()
+        return None if text == saved else text
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Take over what __reduce__ kept."""
+        self._name = state["name"]
+        if state["tokenizer"] is not None:
+            self.tokenizer = Tokenizer.from_str(state["tokenizer"])
+        self.prompts = state["prompts"]
+        self.default_prompt_name = state["default_prompt_name"]
+        self.truncate_dim = state["truncate_dim"]
+        self._similarity_fn_name = state["similarity_fn_name"]
+        self._max_seq_length = state["max_seq_length"]
+        self._folder.include_prompt = state["include_prompt"]
+        self._num_threads = state["num_threads"]
+        self.model_card_data = state["model_card_data"]
 
     # ---- tokens -----------------------------------------------------------------------------
 
@@ -431,7 +460,7 @@ class SentenceTransformer:
     def _prompt_length(self, prompt: str) -> int:
         """Tokens of the prompt that stay out of the pooling: all but the closing one."""
         ids = self._tokenizer.encode([prompt], self._max_seq_length).ids
-        return len(ids) - self._tokenizer._suffix_length
+        return len(ids) - self._tokenizer.suffix_length
 
     def _resolve_prompt(self, prompt: str | None, prompt_name: str | None) -> str | None:
         if prompt is not None:
@@ -492,6 +521,7 @@ class SentenceTransformer:
         num_threads: int | None = None,
         truncation: Literal["cut", "error"] = "cut",
         return_info: bool = False,
+        ranges: Any = None,
         **kwargs: Any,
     ) -> Any:
         """Embed texts.
@@ -506,7 +536,10 @@ class SentenceTransformer:
             show_progress_bar: None shows one where this logger's level is INFO or DEBUG.
             output_value: "sentence_embedding"; "token_embeddings" (a list of [seqlen, H], one a
                 text); None (a list of dicts with all of it).
-            precision: "float32", "int8", "uint8", "binary" or "ubinary" embeddings.
+            precision: "float32", "int8", "uint8", "binary" or "ubinary" embeddings. "int8" and
+                "uint8" want ranges: without them each call makes its own from its texts, as
+                sentence-transformers does, and a warning says that codes of different calls cannot
+                be compared.
             convert_to_numpy: False gives a list of tensors.
             convert_to_tensor: one tensor, on the model's device, which its vectors never leave.
             device: None or the model's own.
@@ -516,6 +549,8 @@ class SentenceTransformer:
             num_threads: for this call; None takes the model's.
             truncation: "error" raises where a text would be cut, instead of cutting it.
             return_info: give (embeddings, EncodeInfo).
+            ranges: float [2, dim], minimum and maximum of each dimension, for precision "int8" and
+                "uint8": those of embeddings of typical texts. The same for a whole corpus.
             task, processing_kwargs: ``task`` is accepted and changes nothing.
 
         Returns:
@@ -525,6 +560,7 @@ class SentenceTransformer:
             TypeError: an input is not a string.
             ValueError: an argument that is unknown or out of range, a lone surrogate.
             ImportError: a tensor is asked and PyTorch is not installed.
+            FloatingPointError: in float16 a number is out of range.
             KeyboardInterrupt: within a second of Ctrl-C.
         """
         inputs = _either(inputs, sentences, "inputs", "sentences")
@@ -555,6 +591,8 @@ class SentenceTransformer:
             raise ValueError(f"truncation is {truncation!r}, wanted 'cut' or 'error'")
         if pool is not None or chunk_size is not None:
             raise ValueError("pool and chunk_size: minifuse uses threads; pass num_threads instead")
+        if ranges is not None and precision not in ("int8", "uint8"):
+            raise ValueError(f"ranges are given, but precision is {precision!r}, which has none")
         self._check_device(device)
         width = self.truncate_dim if truncate_dim is None else truncate_dim
         if width is not None and width < 1:
@@ -584,7 +622,13 @@ class SentenceTransformer:
             result = [_to_tensors(torch, one) if convert_to_tensor else one for one in result]
         else:
             if precision not in (None, "float32"):
-                result = similarity.quantize_embeddings(result, str(precision))
+                if ranges is None and precision in ("int8", "uint8"):
+                    logger.warning(
+                        "precision=%r without ranges: the codes of this call cannot be compared "
+                        "with those of another one; pass ranges=",
+                        precision,
+                    )
+                result = similarity.quantize_embeddings(result, str(precision), ranges)
             if convert_to_tensor and not job.stays_on_device:
                 result = torch.from_numpy(result).to(self._device)
             elif not convert_to_tensor and not convert_to_numpy:
@@ -623,6 +667,11 @@ class SentenceTransformer:
             raise ValueError(f"window is {window}, wanted > 0")
         if isinstance(inputs, str):
             raise TypeError("inputs is one string, wanted an iterable of strings")
+        if kwargs.get("precision") in ("int8", "uint8") and kwargs.get("ranges") is None:
+            raise ValueError(
+                f"precision={kwargs['precision']!r} makes ranges of its own for every window, "
+                "whose codes cannot be compared: pass ranges=, float [2, dim]"
+            )
         pending: list[str] = []
         for text in inputs:
             pending.append(text)
@@ -704,7 +753,7 @@ class SentenceTransformer:
     ) -> Any:
         """Tokens of a window -> float32 [batch, dim], or lists for the other output values."""
         if job.stays_on_device:
-            return self._encode_on_device(ids, cu_seqlens, job, pool_from)
+            return self._checked_range(self._encode_on_device(ids, cu_seqlens, job, pool_from))
         limits = {"batch_size": job.batch_size, "num_threads": job.num_threads}
         if job.output_value == "token_embeddings":
             rows = self._encoder.token_embeddings(ids, cu_seqlens, **limits)
@@ -716,6 +765,7 @@ class SentenceTransformer:
             pool_from=pool_from,
             **limits,
         )
+        pooled = self._checked_range(pooled)
         for module in self._folder.modules:
             pooled = module(pooled)
         if job.truncate_dim is not None and job.truncate_dim < pooled.shape[1]:
@@ -733,6 +783,18 @@ class SentenceTransformer:
                 for i, (begin, end) in enumerate(itertools.pairwise(cu_seqlens))
             ]
         return core.l2_normalize(pooled) if job.normalize else pooled
+
+    def _checked_range(self, vectors: Any) -> Any:
+        """The vectors, unless float16 was too narrow for a number on their way."""
+        if self._dtype != "float16":
+            return vectors
+        library: Any = np if isinstance(vectors, np.ndarray) else sys.modules["torch"]
+        if not bool(library.isfinite(vectors).all()):
+            raise FloatingPointError(
+                f"{self._name}: numbers exceed float16's range for some of these texts: "
+                "load the model with dtype='bfloat16' or 'float32'"
+            )
+        return vectors
 
     def _vectors_can_stay(self) -> bool:
         """Whether nothing but a device's own kernels and torch is needed to make vectors."""
@@ -798,7 +860,9 @@ class SentenceTransformer:
                 "do_lower_case": self._folder.do_lower_case,
             }
             _write_json(transformer / "sentence_bert_config.json", sentence)
-            self._tokenizer.backend.save(str(transformer / "tokenizer.json"))
+            # Not by tokenizers' own save: a full disk would be a plain Exception there.
+            text = self._tokenizer.backend.to_str(pretty=True)
+            (transformer / "tokenizer.json").write_text(text, encoding="utf-8")
             settings_path = copy / "config_sentence_transformers.json"
             settings: dict[str, Any] = {}
             if settings_path.is_file():
@@ -832,9 +896,11 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def _reload(path: str, arguments: dict[str, Any], max_seq_length: int) -> SentenceTransformer:
-    model = SentenceTransformer(path, **arguments)
-    model.max_seq_length = max_seq_length
+def _reload(path: str, device: str, dtype: str, state: dict[str, Any]) -> SentenceTransformer:
+    if not Path(path).is_dir():  # never a name: the hub may know another model by it
+        raise FileNotFoundError(f"{path}: the folder that the model was loaded from is gone")
+    model = SentenceTransformer(path, device=device, dtype=dtype)
+    model._restore(state)
     return model
 
 

@@ -187,7 +187,12 @@ def quantize_embeddings(
                 if len(source)
                 else np.zeros((2, x.shape[1]))
             )
-        ranges = np.asarray(ranges, np.float32)
+        ranges = np.asarray(_plain(ranges), np.float32)
+        if ranges.shape != (2, x.shape[1]) or not np.isfinite(ranges).all():
+            raise ValueError(
+                f"ranges has shape {ranges.shape}, wanted finite numbers [2, {x.shape[1]}]: "
+                "minimum and maximum of each dimension"
+            )
         starts = ranges[0]
         steps = (ranges[1] - starts) / 255
         steps = np.where(steps == 0, 1, steps)

@@ -10,10 +10,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from minifuse.files import ignore_other_engines, new_folder
 from minifuse.loading import read_model_folder
 from minifuse.native import core
 from minifuse.resolve import resolve_model
@@ -31,6 +32,7 @@ from minifuse.tokenization import TextTokenizer
 from minifuse.training.encoder import Draws, TrainableEncoder
 from minifuse.training.losses import cosent_loss, ranking_loss, same_text_groups
 from minifuse.training.pairs import TrainingPairs, batches
+from minifuse.whole_files import ignore_other_engines, new_folder, replacing
 
 __all__ = ["TrainingConfig", "TrainingResult", "finetune"]
 
@@ -190,6 +192,29 @@ def accumulate_gradients(
     return float(loss.detach())
 
 
+@contextmanager
+def _deferred_interrupt() -> Iterator[None]:
+    """Hold Ctrl-C back until the block has ended.
+
+    Python runs signal handlers on the main thread only; on any other there is nothing to hold back.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[Any] = []
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler):  # ignored, the system's default, or not Python's: no exception comes
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if held:
+        handler(*held[-1])
+
+
 def _learning_rate(config: TrainingConfig, step: int, total: int) -> float:
     warmup = math.ceil(config.warmup_ratio * total)
     if step < warmup:
@@ -249,7 +274,9 @@ class _Trainer:
         self.model = TrainableEncoder(self.folder)
         if config.dropout is not None:
             self.model.hidden_dropout = self.model.attention_dropout = config.dropout
-        self._tokenizer = TextTokenizer.from_folder(self.folder.transformer_path)
+        self._tokenizer = TextTokenizer.from_folder(
+            self.folder.transformer_path, self.folder.do_lower_case
+        )
         self._most = min(config.max_seq_length or 1 << 30, self.folder.max_seq_length)
         texts = [*pairs.anchors, *pairs.positives, *pairs.negatives]
         self._texts = _Texts(self._tokenizer, texts, self._most)
@@ -286,17 +313,17 @@ class _Trainer:
         self._resume()
         per_epoch = batches(len(self.pairs), config.batch_size, config.seed, 0)
         total = config.epochs * len(per_epoch)
-        if self.step == 0:
+        if self.step == 0 and not self.result.evaluations:
             self._score()
         start, first_step = time.perf_counter(), self.step
         try:
+            self._score_if_due()
             while self.step < total and not self._is_patience_over():
                 epoch, place = divmod(self.step, len(per_epoch))
                 chosen = batches(len(self.pairs), config.batch_size, config.seed, epoch)[place]
                 loss = self._train_step(chosen, total)
                 self.result.num_pairs += len(chosen)
-                if config.evaluate_every and self.step % config.evaluate_every == 0:
-                    self._score()
+                self._score_if_due()
                 if config.checkpoint_every and self.step % config.checkpoint_every == 0:
                     self._save_checkpoint()
                 if on_step:
@@ -350,9 +377,12 @@ class _Trainer:
                 f"learning rate than {config.learning_rate}"
                 + (f" (the last checkpoint is in {self._work})" if self._work.exists() else "")
             )
-        self.optimizer.step()
-        self.step += 1
-        self.result.losses.append(loss)
+        # The weights, the optimiser's state and the step's number change together or not at all: a
+        # checkpoint of half an update would not go on to the same bits.
+        with _deferred_interrupt():
+            self.optimizer.step()
+            self.step += 1
+            self.result.losses.append(loss)
         return loss
 
     def encode(self, texts: Sequence[str]) -> FloatArray:
@@ -371,10 +401,18 @@ class _Trainer:
         if self._evaluate is None:
             return
         score = float(self._evaluate(self.encode))
-        self.result.evaluations.append((self.step, score))
-        if score > self._best_score:
-            self._best_score, self.result.best_step = score, self.step
-            self._best = {k: v.clone() for k, v in self.model.state_dict().items()}
+        # The score and the weights that it is of are remembered together or not at all.
+        with _deferred_interrupt():
+            if score > self._best_score:
+                self._best = {k: v.clone() for k, v in self.model.state_dict().items()}
+                self._best_score, self.result.best_step = score, self.step
+            self.result.evaluations.append((self.step, score))
+
+    def _score_if_due(self) -> None:
+        """Evaluate where this step asks for it and an interrupted run has not done so."""
+        every, done = self.config.evaluate_every, self.result.evaluations
+        if every and self.step % every == 0 and (not done or done[-1][0] != self.step):
+            self._score()
 
     def _is_patience_over(self) -> bool:
         worse = [step for step, _ in self.result.evaluations if step > self.result.best_step]
@@ -382,24 +420,25 @@ class _Trainer:
 
     def _save_checkpoint(self) -> None:
         self._work.mkdir(exist_ok=True)
-        partial = self._work / f".{_CHECKPOINT}.{os.getpid()}.partial"
         state = {
             "identity": self._identity, "step": self.step, "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(), "losses": self.result.losses,
             "evaluations": self.result.evaluations, "best": self._best,
             "best_score": self._best_score, "best_step": self.result.best_step,
         }  # fmt: skip
-        try:
-            torch.save(state, partial)
-            os.replace(partial, self._work / _CHECKPOINT)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing(self._work / _CHECKPOINT) as file:
+            torch.save(state, file)
 
     def _resume(self) -> None:
         path = self._work / _CHECKPOINT
         if not path.exists():
             return
-        state = torch.load(path, weights_only=True)
+        try:
+            state = torch.load(path, weights_only=True)
+        except Exception as error:  # whatever PyTorch's reader runs into
+            raise ValueError(
+                f"{path}: the checkpoint is damaged ({error}): remove {self._work} to begin again"
+            ) from error
         for name, wanted in self._identity.items():
             if state["identity"][name] != wanted:
                 raise ValueError(
