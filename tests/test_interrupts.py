@@ -1,0 +1,248 @@
+"""Ctrl-C, signal handlers, forks, daemon threads and limits of the system leave calls that end."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from test_memory_safety import run
+
+# Interrupts at random moments while threads share chunks. Prints how many there were and the slowest.
+INTERRUPTED = """
+import os, random, signal, sys, threading, time
+import numpy as np
+from minifuse import SentenceTransformer
+signal.signal(signal.SIGINT, signal.default_int_handler)
+folder, dtype, count, threads = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+model = SentenceTransformer(folder, dtype=dtype, num_threads=threads)
+texts = ["word " * 254] * 2 + ["word " * 200]
+expected = model.encode(texts)
+start = time.perf_counter()
+model.encode(texts)
+usual = time.perf_counter() - start
+rng = random.Random(int(sys.argv[5]))
+sent = [0.0]
+armed = threading.Event()
+
+def interrupt():
+    while armed.wait():
+        armed.clear()
+        time.sleep(rng.uniform(0, 1.2 * usual))
+        sent[0] = time.perf_counter()
+        os.kill(os.getpid(), signal.SIGINT)
+
+threading.Thread(target=interrupt, daemon=True).start()
+slowest = stopped = 0
+for number in range(count):
+    try:
+        armed.set()
+        while True:
+            model.encode(texts)
+    except KeyboardInterrupt:
+        slowest = max(slowest, time.perf_counter() - sent[0])
+        stopped += 1
+    if number % 10 == 0:
+        assert np.array_equal(model.encode(texts), expected), number
+assert np.array_equal(model.encode(texts), expected)
+print(stopped, slowest)
+"""
+
+
+@pytest.mark.parametrize("num_threads", [2, 4])
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_ctrl_c_while_threads_share_chunks(minilm_folder, dtype, num_threads):
+    stopped, slowest = run(INTERRUPTED, minilm_folder, dtype, 60, num_threads, 1).split()
+    assert int(stopped) == 60
+    assert float(slowest) < 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_ctrl_c_at_500_random_moments(minilm_folder, dtype):
+    stopped, slowest = run(INTERRUPTED, minilm_folder, dtype, 500, 2, 7, timeout=900).split()
+    assert int(stopped) == 500
+    assert float(slowest) < 1.0
+
+
+def test_a_signal_handler_that_encodes(minilm_folder):
+    """It runs within the native call, which asks for signals every 50 ms."""
+    script = """
+import signal, sys
+import numpy as np
+from minifuse import SentenceTransformer
+model = SentenceTransformer(sys.argv[1], num_threads=2)
+texts = ["word " * 200] * 48
+expected = model.encode(texts)
+handled = []
+signal.signal(signal.SIGALRM, lambda *_: handled.append(model.encode(texts[:2])))
+signal.setitimer(signal.ITIMER_REAL, 0.1, 0.3)
+for _ in range(3):
+    assert np.array_equal(model.encode(texts), expected)
+signal.setitimer(signal.ITIMER_REAL, 0)
+assert len(handled) > 3
+assert all(np.array_equal(one, expected[:2]) for one in handled)
+"""
+    run(script, minilm_folder)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.05, 0.3])
+def test_daemon_threads_that_encode_while_the_interpreter_ends(tiny_folder, seconds):
+    script = """
+import sys, threading, time
+from minifuse import SentenceTransformer
+model = SentenceTransformer(sys.argv[1], num_threads=2)
+texts = ["the sky is blue " * 8] * 200
+def work():
+    while True:
+        model.encode(texts)
+for _ in range(3):
+    threading.Thread(target=work, daemon=True).start()
+time.sleep(float(sys.argv[2]))
+"""
+    for _ in range(4):
+        run(script, tiny_folder, seconds)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_forks_while_other_threads_encode(tiny_folder):
+    """A child finds no lock that a thread of its parent held, and no half-changed list."""
+    script = """
+import os, sys, threading, time
+import numpy as np
+from minifuse import SentenceTransformer
+model = SentenceTransformer(sys.argv[1], num_threads=2)
+texts = ["a dog", "the sky is blue", "jump over"]
+expected = model.encode(texts)
+stop = threading.Event()
+def work():
+    while not stop.is_set():
+        model.encode(texts)
+threads = [threading.Thread(target=work) for _ in range(3)]
+for thread in threads:
+    thread.start()
+children = []
+for _ in range(60):
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if np.array_equal(model.encode(texts), expected) else 1)
+    children.append(child)
+    time.sleep(0.002)
+deadline = time.monotonic() + 60
+for child in children:
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            assert status == 0, status
+            break
+        assert time.monotonic() < deadline, "a child hangs"
+        time.sleep(0.01)
+stop.set()
+for thread in threads:
+    thread.join()
+"""
+    run(script, tiny_folder)
+
+
+def test_an_absurd_number_of_threads(tiny_folder):
+    script = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from minifuse import SentenceTransformer
+model = SentenceTransformer(sys.argv[1], num_threads=1)
+texts = ["the sky is blue " * 8] * 2
+expected = model.encode(texts)
+start = time.perf_counter()
+assert np.array_equal(model.encode(texts, num_threads=1024), expected)
+seconds = time.perf_counter() - start
+threads = len(list(Path("/proc/self/task").iterdir())) if sys.platform == "linux" else 0
+print(seconds, threads)
+"""
+    seconds, threads = run(script, tiny_folder).split()
+    assert float(seconds) < 2.0
+    assert int(threads) <= max(8, os.cpu_count() or 1) + 16
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on the number of threads")
+def test_threads_that_cannot_be_started(tiny_folder):
+    """Fewer threads do the work; later calls have not lost their turn."""
+    script = """
+import ctypes, sys
+import numpy as np
+from minifuse import SentenceTransformer
+model = SentenceTransformer(sys.argv[1], num_threads=1)
+texts = ["the sky is blue " * 8] * 500
+expected = model.encode(texts)
+import resource
+resource.setrlimit(resource.RLIMIT_AS, (1 << 33, 1 << 33))
+# A stack larger than the address space that is left: pthread_create fails.
+libc = ctypes.CDLL(None)
+attributes = ctypes.create_string_buffer(64)
+libc.pthread_attr_init(attributes)
+libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(1 << 40))
+assert libc.pthread_setattr_default_np(attributes) == 0
+for _ in range(3):
+    assert np.array_equal(model.encode(texts, num_threads=4), expected)
+libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(1 << 20))
+assert libc.pthread_setattr_default_np(attributes) == 0
+for _ in range(3):
+    assert np.array_equal(model.encode(texts, num_threads=4), expected)
+"""
+    run(script, tiny_folder)
+
+
+def test_many_callers_that_ask_for_more_than_there_is(tiny):
+    texts = ["the sky is blue"] * 40
+    expected = tiny.encode(texts)
+    failures = []
+
+    def call(num_threads: int) -> None:
+        for _ in range(10):
+            if not np.array_equal(tiny.encode(texts, num_threads=num_threads), expected):
+                failures.append(num_threads)
+
+    callers = [threading.Thread(target=call, args=(n,)) for n in (1, 1, 2, 3, 8, 1024)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(60)
+        assert not caller.is_alive()
+    assert not failures
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_signal_handler_that_forks(minilm_folder):
+    """The child has none of the threads that share the work: it is told so, and can encode anew."""
+    script = """
+import os, signal, sys, time
+import numpy as np
+from minifuse import SentenceTransformer
+model = SentenceTransformer(sys.argv[1], num_threads=2)
+texts = ["word " * 250] * 3
+expected = model.encode(texts)
+parent, children = os.getpid(), []
+def handler(*_):
+    if os.getpid() == parent:
+        child = os.fork()
+        if child:
+            children.append(child)
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.1, 0.15)
+try:
+    while len(children) < 5 and os.getpid() == parent:
+        assert np.array_equal(model.encode(texts), expected)
+except RuntimeError as error:
+    assert os.getpid() != parent and "forked by a signal handler" in str(error)
+finally:
+    if os.getpid() != parent:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        os._exit(0 if np.array_equal(model.encode(texts), expected) else 1)
+signal.setitimer(signal.ITIMER_REAL, 0)
+for child in children:
+    assert os.waitpid(child, 0)[1] == 0
+"""
+    run(script, minilm_folder)
