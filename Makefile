@@ -9,7 +9,8 @@ MODEL ?= sentence-transformers/all-MiniLM-L6-v2
 WORKLOADS ?=
 SOURCES := $(shell find csrc python -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml README.md
 
-.PHONY: demo test test-slow bench lint format sanitize sanitize-threads mutants check wheel clean
+.PHONY: demo test test-slow test-isas bench lint format sanitize sanitize-threads sanitize-python \
+  sanitize-python-encodes mutants mutants-cpu fuzz soak check wheel clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -43,6 +44,11 @@ test: $(VENV)/.installed $(VENV)/.test-tools
 test-slow: $(VENV)/.installed $(VENV)/.test-tools
 	$(BIN)/python -m pytest -m "slow or not slow"
 
+# The whole suite under each instruction set that this machine has: no test may hold on one set alone.
+test-isas: $(VENV)/.installed $(VENV)/.test-tools
+	for isa in $$($(BIN)/python -c "from minifuse.native import core; print(*core.supported_isas())"); do \
+	  echo "MINIFUSE_ISA=$$isa" && MINIFUSE_ISA=$$isa $(BIN)/python -m pytest || exit 1; done
+
 bench: $(VENV)/.installed $(VENV)/.bench-tools
 	$(BIN)/minifuse bench --peers $(WORKLOADS) --model $(MODEL) --json benchmarks/results/encode.json \
 	  --plot docs/encode.png
@@ -63,26 +69,71 @@ format: $(VENV)/.lint-tools
 	$(BIN)/ruff format --quiet .
 	$(BIN)/clang-format -i $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 
-# The native tests under AddressSanitizer and UndefinedBehaviorSanitizer.
+# The native tests under AddressSanitizer and UndefinedBehaviorSanitizer, kernels included; the shapes of
+# real models take too long that way, sanitize-python has them.
 sanitize: $(VENV)/.test-tools
 	$(BIN)/cmake -S . -B build/sanitize -DMINIFUSE_BUILD_PYTHON=OFF -DMINIFUSE_BUILD_TESTS=ON \
 	  -DMINIFUSE_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=Sanitize
 	$(BIN)/cmake --build build/sanitize --parallel 2
-	$(BIN)/ctest --test-dir build/sanitize --output-on-failure
+	$(BIN)/ctest --test-dir build/sanitize --output-on-failure -E sizes
 
-# Data races in the thread pool and the schedules.
+# Data races in the thread pool, the schedules and search.
 sanitize-threads: $(VENV)/.test-tools
 	$(BIN)/cmake -S . -B build/tsan -DMINIFUSE_BUILD_PYTHON=OFF -DMINIFUSE_BUILD_TESTS=ON \
 	  -DMINIFUSE_SANITIZE=thread -DCMAKE_BUILD_TYPE=Sanitize
 	$(BIN)/cmake --build build/tsan --parallel 2
-	$(BIN)/ctest --test-dir build/tsan --output-on-failure -R 'schedule|encoder'
+	$(BIN)/ctest --test-dir build/tsan --output-on-failure -R 'schedule|encoder|search'
+
+# What users call, on a native module under AddressSanitizer and UndefinedBehaviorSanitizer, its kernels
+# on buffers that end at guard pages (`make sanitize` instruments the kernels, too):
+# TESTS names the tests, `make sanitize-python-encodes` encodes thousands of texts of every length.
+SANITIZED := build/sanitize-python
+SANITIZED_PYTHON = env LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+  ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+  PYTHONPATH=$(SANITIZED)/package MINIFUSE_SANITIZED=1 $(BIN)/python
+TESTS ?= tests/test_memory_safety.py tests/test_interrupts.py tests/test_ops.py tests/test_invariance.py \
+  tests/test_low_precision.py tests/test_index.py tests/test_index_file.py tests/test_loading.py \
+  tests/test_training_kernels.py
+ENCODES ?= --texts 10000
+
+$(SANITIZED)/.built: $(SOURCES) | $(VENV)/.test-tools
+	$(BIN)/cmake -S . -B $(SANITIZED) -DMINIFUSE_BUILD_TESTS=ON -DMINIFUSE_SANITIZE=address,undefined -DMINIFUSE_CUDA=OFF \
+	  -DMINIFUSE_GUARD_PAGES=ON \
+	  -DCMAKE_BUILD_TYPE=Sanitize -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
+	  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
+	$(BIN)/cmake --build $(SANITIZED) --parallel 2
+	rm -rf $(SANITIZED)/package && mkdir -p $(SANITIZED)/package
+	cp -r python/minifuse $(SANITIZED)/package/
+	cp $(SANITIZED)/_core*.so $(SANITIZED)/package/minifuse/
+	touch $@
+
+sanitize-python: $(SANITIZED)/.built $(VENV)/.installed
+	$(BIN)/ctest --test-dir $(SANITIZED) --output-on-failure -R 'sizes|encoder'
+	$(SANITIZED_PYTHON) -m pytest $(TESTS)
+
+sanitize-python-encodes: $(SANITIZED)/.built $(VENV)/.installed
+	$(SANITIZED_PYTHON) tools/encode_all_lengths.py $(ENCODES)
 
 # Faults planted in the CUDA kernels, each of which a test must see; CHANGED_SINCE=REF: only in files
 # that differ from that revision.
 mutants: $(VENV)/.installed $(VENV)/.test-tools
 	$(BIN)/python tools/mutate_cuda.py $(if $(CHANGED_SINCE),--changed-since $(CHANGED_SINCE))
 
-check: lint test sanitize
+# The same for the CPU's code and the Python package. ONLY=WORD: files or kinds of faults that hold it.
+mutants-cpu: $(VENV)/.installed $(VENV)/.test-tools
+	$(BIN)/python tools/mutate_cpu.py $(if $(ONLY),--only $(ONLY))
+
+# Each target of the fuzzer for MINUTES; TARGETS names some of them.
+MINUTES ?= 60
+TARGETS ?= safetensors configs tokenizer_json index tables shorten ops differential
+fuzz: $(VENV)/.installed $(VENV)/.test-tools
+	$(BIN)/python tools/extras.py fuzz | $(BIN)/python -m pip install --quiet -r /dev/stdin
+	for target in $(TARGETS); do $(BIN)/python tools/fuzz.py $$target --minutes $(MINUTES) || exit 1; done
+
+soak: $(VENV)/.installed $(VENV)/.test-tools
+	$(BIN)/python tools/soak.py --minutes $(MINUTES)
+
+check: lint test sanitize sanitize-threads sanitize-python
 
 wheel: $(BIN)/python
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -1,0 +1,302 @@
+"""Plant faults in the CPU code and in the Python package, one at a time, and see that a test fails.
+
+    python tools/mutate_cpu.py [--only WORD] [--jobs N]
+
+A fault is a replacement in one file of a copy of the tree. Faults in csrc are built (checked, with the
+native tests beside the Python module) and those in python copied; then the named tests run. A fault that
+no test sees within its time ends the run with status 1: a test that hangs has seen it, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+SECONDS = 240
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is done to a file, and the test that must see it: "native:NAME", or pytest's arguments."""
+
+    kind: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MEMORY = "tests/test_memory_safety.py"
+LOST = "tests/test_lost_data.py"
+STRANGERS = "tests/test_strangers_files.py"
+SHORT = "tests/test_shortening.py"
+CRASH = "tests/test_index_crash.py"
+INTERRUPTS = "tests/test_interrupts.py"
+
+ENCODER = "csrc/encoder/encoder.cpp"
+SCHEDULE = "csrc/encoder/schedule.cpp"
+WORKSPACE = "csrc/encoder/workspace.h"
+INDEX_FILE = "python/minifuse/index_file.py"
+SHORTENING = "python/minifuse/shortening.py"
+
+FAULTS = (
+    # ---- sizes ----
+    Fault("too small a buffer", WORKSPACE, "kernels.scratch_bytes(hidden_rows, F)",
+          "kernels.scratch_bytes(hidden_rows, H)", "native:test_sizes"),
+    Fault("too small a buffer", WORKSPACE, "std::min(tokens, most_rows) : tokens",
+          "std::min(tokens, blocks.ffn_rows / 2) : tokens", "native:test_sizes"),
+    Fault("too small a buffer", WORKSPACE, "members * linear_bytes >= need.members * need.linear_bytes",
+          "linear_bytes >= 0", "native:test_sizes"),
+    Fault("not monotone", "csrc/cpu/int8.inl.h", "return scratch_rows(M) * (row_stride(K)",
+          "return scratch_rows(rows_per_block(M, K, K)) * (row_stride(K)", "native:test_sizes"),
+    Fault("too small a buffer", "csrc/cpu/bfloat16_dot.inl.h", "return scratch_rows(M) * row_stride(K)",
+          "return scratch_rows(M) / 2 * row_stride(K)", "native:test_sizes"),
+    Fault("a block beyond the scratch memory", "csrc/cpu/linear.inl.h", "wanted > kMost ? kMost : wanted",
+          "wanted", "native:test_sizes"),
+    Fault("a division by no width", "csrc/cpu/linear.inl.h", "K + N == 0 ? kMost :", "",
+          "native:test_kernels"),
+    # ---- the encoder ----
+    Fault("a team that parts", ENCODER, "if (!encode_chunk(call, schedule.chunks[static_cast<size_t>(i)], "
+          "*shared_ws, team)) return;",
+          "if (call.is_stopped || !encode_chunk(call, schedule.chunks[static_cast<size_t>(i)], "
+          "*shared_ws, team)) return;", "native:test_encoder"),
+    Fault("a missing barrier", ENCODER, "timed_matrix([&] { linear_kernels_.linear(params); }); team.meet();",
+          "timed_matrix([&] { linear_kernels_.linear(params); });", "native:test_encoder"),
+    Fault("a missing barrier", ENCODER, "ticks->attention += ticks_now() - attention_start; team.meet();",
+          "ticks->attention += ticks_now() - attention_start;", "native:test_encoder"),
+    Fault("off by one", ENCODER, "norm.M = team.end(params.M) - begin;",
+          "norm.M = team.end(params.M) - begin - (begin > 0);", "native:test_encoder"),
+    Fault("positions of the chunk", ENCODER, "static_cast<int32_t>(row - begin);", "static_cast<int32_t>(row);",
+          "native:test_encoder"),
+    Fault("heads of the next sentence", ENCODER, "std::min(A - head, item_end - item)", "A - head",
+          "native:test_encoder"),
+    Fault("a refusal that is gone", ENCODER, 'check(weights_.is_finished(), "the encoder\'s weights are not '
+          'complete: call finish_weights()");', "", "native:test_encoder"),
+    Fault("a refusal that is gone", "csrc/encoder/batch.cpp", "batch.ids[i] < config.vocab_size",
+          "batch.ids[i] <= config.vocab_size", "native:test_encoder"),
+    Fault("a refusal that is gone", "csrc/encoder/batch.cpp", "check(seqlen >= 0,", "check(seqlen >= -9,",
+          "native:test_encoder"),
+    Fault("scratch memory of another member", WORKSPACE,
+          "return linear_scratch.data() + member * sizes.linear_bytes;", "return linear_scratch.data();",
+          "native:test_encoder"),
+    Fault("a weight in another's place", "csrc/encoder/weights.cpp",
+          'if (name == "intermediate.dense.weight") return &layer.ffn1;',
+          'if (name == "intermediate.dense.weight") return &layer.ffn2;', "native:test_encoder"),
+    Fault("sums of the wrong group", "csrc/encoder/weights.cpp",
+          "std::accumulate(row + k, row + end, 0)", "std::accumulate(row, row + end, 0)",
+          "tests/test_low_precision.py -k int8"),
+    # ---- threads ----
+    Fault("waits for itself", SCHEDULE, "if (is_inside) {", "if (false) {", "native:test_encoder"),
+    Fault("a turn that is never given back", SCHEDULE, "in_use_ -= 1 + static_cast<int>(borrowed.size());",
+          "in_use_ -= static_cast<int>(borrowed.size());", "native:test_schedule"),
+    Fault("a place in the line that stays", SCHEDULE, "std::erase(pool.waiting_, ticket);", "",
+          "native:test_schedule"),
+    Fault("a barrier that lets through", SCHEDULE,
+          "generation_.load(std::memory_order_acquire) == generation; ++spins",
+          "generation_.load(std::memory_order_acquire) != generation; ++spins", "native:test_encoder"),
+    Fault("threads without bound", SCHEDULE, "const int most = std::max(8, affinity_count());",
+          "const int most = 4096;", f"{INTERRUPTS} -k absurd"),
+    Fault("an error that ends the process", SCHEDULE, "} catch (const std::exception&) {  // no more",
+          "} catch (const std::bad_alloc&) {  // no more", "tests/test_fault_injection.py -k thread"),
+    Fault("chunks too large", SCHEDULE, "cu_seqlens[last + 1] - cu_seqlens[first] <= chunk_tokens)",
+          "cu_seqlens[last + 1] - cu_seqlens[first] <= 2 * chunk_tokens)", "native:test_schedule"),
+    # ---- bindings ----
+    Fault("unwinding that aborts", "csrc/bindings/bindings.h", "for (;;) pause();", "throw;",
+          f"{INTERRUPTS} -k daemon"),
+    Fault("a refusal that is gone", "csrc/bindings/search.cpp", "space.type != WeightType::kInt8 || stride % 4 == 0",
+          "true", f"{MEMORY} -k stride"),
+    Fault("work without bound", "csrc/bindings/row_ops.cpp",
+          "weight.shape(0) <= kMostFeatures && weight.shape(1) <= kMostFeatures", "true", f"{MEMORY} -k huge"),
+    Fault("memory that stays", "csrc/bindings/share.h", "<= kMostKeptBytes)", ">= 0)", f"{MEMORY} -k given_back"),
+    Fault("memory without bound", "csrc/search/search.cpp",
+          "std::clamp<int64_t>(kMostFindingsBytes / bytes_per_query, 1, kMostQueries)", "kMostQueries",
+          f"{MEMORY} -k grow"),
+    # ---- kernels, against NumPy ----
+    Fault("no epsilon", "csrc/cpu/layernorm.inl.h", "scalar_sqrt(var + eps)", "scalar_sqrt(var)",
+          "tests/test_ops.py -k layer_norm"),
+    Fault("scores without a scale", "csrc/cpu/attention.inl.h",
+          "mul(acc[i.value][j.value], scale)", "acc[i.value][j.value]", "tests/test_ops.py -k attention"),
+    Fault("keys past the last", "csrc/cpu/attention.inl.h",
+          "keep_first(vec_exp(sub(load(row + whole), h)), tail, 0.0f)", "vec_exp(sub(load(row + whole), h))",
+          "tests/test_ops.py -k attention"),
+    Fault("a zero point that is off", "csrc/cpu/int8.inl.h", "{scale, -(scale * zero_point)}",
+          "{scale, -(scale * (zero_point + 1))}", "tests/test_low_precision.py -k int8"),
+    Fault("a bias left out", "csrc/cpu/linear.inl.h", "{ return add(acc[i.value][j.value], b); }",
+          "{ return acc[i.value][j.value]; }", "tests/test_ops.py -k linear"),
+    Fault("ties by the higher id", "csrc/search/top_k.h", "id < other.id", "id > other.id",
+          "tests/test_index.py -k ties"),
+    # ---- the index file ----
+    Fault("a head before its parts", INDEX_FILE,
+          "_write_all(file, bytes(end - file.tell()))\n        os.fsync(file.fileno())",
+          "_write_all(file, bytes(end - file.tell()))", CRASH),
+    Fault("an append that is never synced", INDEX_FILE,
+          "_write_all(file, head + bytes(_SECTOR - len(head)))\n    os.fsync(file.fileno())",
+          "_write_all(file, head + bytes(_SECTOR - len(head)))", CRASH),
+    Fault("damage taken for an end", INDEX_FILE, "if later is not None:", "if False:", f"{LOST} -k zeroed"),
+    Fault("a chain that is not looked at", INDEX_FILE, "if tail.version > 1 and (head.first, head.previous)",
+          "if False and (head.first, head.previous)", f"{LOST} -k chain"),
+    Fault("heads of any file", INDEX_FILE, "magic = _SEGMENT_MAGIC + tail.salt",
+          "magic = _SEGMENT_MAGIC", f"{LOST} -k 'unfinished or repair'"),
+    Fault("a lock on a file that is gone", INDEX_FILE,
+          "if not os.path.samestat(os.fstat(file.fileno()), path.stat()):", "if False:",
+          f"{LOST} -k locking"),
+    Fault("a map that has shrunk", INDEX_FILE, "if self._map.size() < len(self._map):", "if False:",
+          f"{LOST} -k shrinks"),
+    Fault("overwrites what another wrote", "python/minifuse/index.py",
+          "elif path.exists() and self._path == path.resolve():", "elif False:", f"{LOST} -k replaced"),
+    Fault("appends twice", "python/minifuse/index.py", "self._num_saved += 1", "pass",
+          "tests/test_index_file.py"),
+    # ---- texts ----
+    Fault("a word cut too short", SHORTENING, "kept = self._longest_word + 1", "kept = self._longest_word - 1",
+          SHORT),
+    Fault("a cut within a word", SHORTENING, "return self._squeezed(head[: place + 1], classes[: place + 1])",
+          "return self._squeezed(head[: place + 2], classes[: place + 2])", SHORT),
+    Fault("added tokens counted for certain", SHORTENING, "if self._added_are_sure:", "if True:", SHORT),
+    Fault("a new added token", SHORTENING, "if any(one in joined for one in self._added):", "if False:", SHORT),
+    Fault("white space by Python's rule", SHORTENING, 'if words == ["x", "x"]:',
+          'if words == ["x", "x"] or character.isspace():', SHORT),
+    Fault("a row cut short", "python/minifuse/files.py", "if extra is not None:", "if False:", f"{LOST} -k fields"),
+    Fault("a quotation that swallows", "python/minifuse/files.py", "csv.DictReader(file, strict=True)",
+          "csv.DictReader(file)", f"{LOST} -k quotation"),
+    # ---- files, models, strangers ----
+    Fault("a link that is followed", "python/minifuse/whole_files.py", "os.O_RDWR | os.O_CREAT | os.O_EXCL",
+          "os.O_RDWR | os.O_CREAT | os.O_TRUNC", f"{LOST} -k partial"),
+    Fault("a name that is not synced", "python/minifuse/whole_files.py",
+          "os.replace(partial, path)\n        else:", "os.replace(partial, path); return\n        else:",
+          f"{LOST} -k synced"),
+    Fault("another dtype after a copy", "python/minifuse/sentence_transformer.py",
+          "SentenceTransformer(path, device=device, dtype=dtype)", "SentenceTransformer(path, device=device)",
+          f"{LOST} -k copied"),
+    Fault("a path out of the folder", "python/minifuse/loading.py", 'or ".." in parts', "",
+          f"{STRANGERS} -k within"),
+    Fault("an id that fills the memory", "python/minifuse/tokenization.py", "0 <= value < _MOST_TOKENS",
+          "True", f"{STRANGERS} -k impossible"),
+    Fault("bytes beyond the file", "python/minifuse/safetensors.py", "if not begin <= end <= data_size:",
+          "if not begin <= end:", "tests/test_loading.py -k safetensors"),
+    Fault("pip of the current folder", "python/minifuse/resolve.py", "cwd=scratch,", "cwd=None,",
+          f"{STRANGERS} -k pip"),
+    Fault("a file that nobody checked", "python/minifuse/resolve.py", "!= _MINILM_WHEEL_SHA256:", "== 'x':",
+          f"{STRANGERS} -k package"),
+    Fault("escapes that reach the terminal", "python/minifuse/terminal.py", "\\x7f-\\x9f", "",
+          f"{STRANGERS} -k print"),
+    Fault("half an update", "python/minifuse/training/trainer.py",
+          "signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))", "pass",
+          f"{LOST} -k update"),
+)  # fmt: skip
+
+
+def planted(fault: Fault) -> str:
+    """The file's text with the fault in it."""
+    text = (ROOT / fault.file).read_text(encoding="utf-8")
+    # Wherever the formatter breaks a line.
+    pattern = re.compile(r"\s+".join(re.escape(word) for word in fault.old.split()))
+    found = len(pattern.findall(text))
+    if found != 1:
+        sys.exit(f"{fault.file}: {fault.old!r} stands there {found} times, wanted once")
+    return pattern.sub(lambda match: fault.new, text)
+
+
+class Tree:
+    """A copy of the sources, built once and again for each fault."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for part in ("csrc", "tests", "python"):
+            shutil.copytree(
+                ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__")
+            )
+        for name in ("CMakeLists.txt", "pyproject.toml", "README.md"):
+            shutil.copy(ROOT / name, folder / name)
+        (folder / "tools").symlink_to(ROOT / "tools")
+        pybind11 = subprocess.run(
+            [sys.executable, "-m", "pybind11", "--cmakedir"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        self.run("cmake", "-S", ".", "-B", "build", "-DCMAKE_BUILD_TYPE=Release",
+                 "-DMINIFUSE_BUILD_TESTS=ON", "-DMINIFUSE_CHECKED=ON", "-DMINIFUSE_CUDA=OFF",
+                 f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11}")  # fmt: skip
+        self.build()
+
+    def run(self, *command: str) -> None:
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            sys.exit(f"{' '.join(command)}: {done.stdout[-3000:]}{done.stderr[-3000:]}")
+
+    def build(self) -> None:
+        self.run("cmake", "--build", "build", "--parallel", "2")
+        for module in (self.folder / "build").glob("_core*.so"):
+            shutil.copy(module, self.folder / "python" / "minifuse" / module.name)
+
+    def sees(self, tests: str) -> bool:
+        """Whether the tests fail."""
+        kind, _, name = tests.partition(":")
+        if kind == "native":
+            command = [str(self.folder / "build" / name)]
+        else:
+            command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+            command += [word.strip("'") for word in re.findall(r"'[^']*'|\S+", tests)]
+        environment = os.environ | {
+            "PYTHONPATH": str(self.folder / "python"),
+            "MINIFUSE_DATA": os.environ.get("MINIFUSE_DATA", str(ROOT.parent / "shared" / "data")),
+        }
+        try:
+            done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True,
+                                  text=True, timeout=SECONDS, check=False)  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return True
+        if kind != "native" and done.returncode not in (0, 1):
+            sys.exit(f"{tests}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+        return done.returncode != 0
+
+    def catches(self, fault: Fault) -> bool:
+        """Plant, build, test and mend."""
+        path = self.folder / fault.file
+        path.write_text(planted(fault), encoding="utf-8")
+        try:
+            if fault.file.startswith("csrc"):
+                self.build()
+            return self.sees(fault.tests)
+        finally:
+            shutil.copyfile(ROOT / fault.file, path)
+
+
+def main() -> int:
+    """Plant all, print a line each, and say how many went unseen."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", default="", help="faults whose file or kind holds this")
+    parser.add_argument("--check", action="store_true", help="only that each can be planted")
+    arguments = parser.parse_args()
+    faults = [f for f in FAULTS if arguments.only in f.file or arguments.only in f.kind]
+    for fault in faults:
+        planted(fault)
+    if arguments.check:
+        print(f"{len(faults)} faults can be planted")
+        return 0
+    unseen, was_native = 0, False
+    with tempfile.TemporaryDirectory() as name:
+        tree = Tree(Path(name))
+        for fault in faults:
+            if was_native and not fault.file.startswith("csrc"):
+                tree.build()  # the module without the last fault
+            was_native = fault.file.startswith("csrc")
+            caught = tree.catches(fault)
+            unseen += not caught
+            first = fault.old.strip().splitlines()[0]
+            print(f"{'caught' if caught else 'NOT SEEN':9} {fault.file}: {fault.kind}: {first[:70]}",
+                  flush=True)  # fmt: skip
+    print(f"{len(faults) - unseen} of {len(faults)} planted faults were caught")
+    return 1 if unseen else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

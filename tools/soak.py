@@ -1,0 +1,241 @@
+"""Everything at once for as long as asked: threads, forks, signals, Ctrl-C, mixed lengths and
+dtypes, adds, searches and saves, every result compared with a reference, and memory watched.
+
+    python tools/soak.py --minutes 30 [--model NAME]
+
+Resident memory is read after the first tenth of the time and at the end; more than 1 % of growth, a
+wrong bit, a hang of a minute or an unexpected error ends the run with status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import os
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+from minifuse import Index, SentenceTransformer, ops
+from minifuse.native import core
+
+WORDS = [
+    "the",
+    "sky",
+    "is",
+    "blue",
+    "a",
+    "dog",
+    "jumps",
+    "over",
+    "lazy",
+    "中文",
+    "naïve",
+    "\u200b",
+    "1,000",
+    "[MASK]",
+    "ok",
+]
+
+
+def resident_mib() -> float:
+    """Resident memory of this process, without pages of mapped files."""
+    if Path("/proc/self/status").exists():
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) / 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+class Soak:
+    """The work of all threads, and what they have found."""
+
+    def __init__(self, model: str, folder: Path, seed: int) -> None:
+        rng = random.Random(seed)
+        # Natural lengths, some longer than the model takes.
+        self.texts = [
+            " ".join(rng.choices(WORDS, k=min(600, int(rng.lognormvariate(2.8, 1.0)) + 1)))
+            for _ in range(300)
+        ]
+        self.models = {
+            dtype: SentenceTransformer(model, dtype=dtype, num_threads=2)
+            for dtype in ("float32", "bfloat16", "int8")
+        }
+        self.expected = {
+            dtype: np.stack([one.encode(text) for text in self.texts])
+            for dtype, one in self.models.items()
+        }
+        self.folder = folder
+        self.failures: list[str] = []
+        self.counts = dict.fromkeys(("encode", "index", "ops", "fork", "handler", "interrupt"), 0)
+        self.stop = threading.Event()
+        self.beats: dict[str, float] = {}
+
+    def check(self, condition: bool, text: str) -> None:
+        if not condition:
+            self.failures.append(text)
+            self.stop.set()
+
+    def loop(self, name: str, work, seed: int) -> None:
+        rng = random.Random(seed)
+        while not self.stop.is_set():
+            try:
+                work(rng)
+            except Exception as error:  # whatever it is, it was not expected
+                self.check(False, f"{name}: {type(error).__name__}: {error}")
+            self.beats[name] = time.monotonic()
+
+    def encode(self, rng: random.Random) -> None:
+        """A batch of texts of any lengths, in any dtype, on any number of threads."""
+        dtype = rng.choice(list(self.models))
+        places = rng.sample(range(len(self.texts)), rng.choice((1, 1, 2, 3, 8, 40)))
+        vectors = self.models[dtype].encode(
+            [self.texts[i] for i in places], num_threads=rng.choice((1, 2, 3, 4)),
+            batch_size=rng.choice((1, 4, 32)),
+        )  # fmt: skip
+        self.check(np.array_equal(vectors, self.expected[dtype][places]), f"{dtype}: {places}")
+        self.counts["encode"] += 1
+
+    def index(self, rng: random.Random) -> None:
+        """An index of its own: filled by two threads, saved, loaded, appended to, searched."""
+        path = self.folder / f"{threading.get_ident()}.index"
+        path.unlink(missing_ok=True)
+        dtype = rng.choice(("float32", "bfloat16", "int8"))
+        rows = self.expected["float32"]
+        index = Index(rows.shape[1], dtype=dtype, rescore=dtype == "int8")
+        index.add(rows[:100], self.texts[:100])
+        index.save(path)
+        index = Index.load(path, mmap=rng.random() < 0.5)
+        index.add(rows[100:200], self.texts[100:200])
+        _, ids = index.search(rows[:20], 1)
+        self.check(bool((ids[:, 0] >= 0).all()), "no neighbour")
+        best = int(index.search(rows[7], 1)[1][0])
+        self.check(np.array_equal(rows[best], rows[7]) or best == 7, f"{dtype}: 7's is {best}")
+        index.save(path)
+        self.check(len(Index.load(path, verify=True)) == 200, "an append is lost")
+        self.check(index.text(150) == self.texts[150], "a text is lost")
+        self.counts["index"] += 1
+
+    def ops(self, rng: random.Random) -> None:
+        """Attention and linear layers of any size: their memory is given back."""
+        n = rng.choice((1, 7, 64, 300))
+        q = np.ones((1, 2, n, 32), np.float32)
+        self.check(bool(np.allclose(ops.attention(q, q, q), 1)), "attention")
+        x = np.ones((n, 96), np.float32)
+        self.check(bool(np.allclose(ops.linear(x, x), 96)), "linear")
+        self.counts["ops"] += 1
+
+    def fork(self, rng: random.Random) -> None:
+        """A child that encodes, while the parent's other threads hold any lock."""
+        child = os.fork()
+        if child == 0:
+            vector = self.models["int8"].encode(self.texts[3])
+            os._exit(0 if np.array_equal(vector, self.expected["int8"][3]) else 1)
+        deadline = time.monotonic() + 60
+        while True:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                break
+            if time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                self.check(False, "a child hangs")
+                return
+            time.sleep(0.01)
+        self.check(status == 0, f"a child ended with {status}")
+        self.counts["fork"] += 1
+        time.sleep(0.2)
+
+    def handler(self, *_: object) -> None:
+        """What SIGALRM does on the main thread, in the middle of whatever it computes."""
+        vector = self.models["int8"].encode(self.texts[5])
+        self.check(np.array_equal(vector, self.expected["int8"][5]), "in a handler")
+        self.counts["handler"] += 1
+
+    def main_thread(self, rng: random.Random) -> None:
+        """Encodes that Ctrl-C stops at a random moment."""
+        timer = threading.Timer(rng.uniform(0, 0.15), os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        try:
+            for _ in range(50):
+                self.encode(rng)
+            timer.join()
+            time.sleep(0.01)
+        except KeyboardInterrupt:
+            self.counts["interrupt"] += 1
+        finally:
+            while timer.is_alive():
+                try:
+                    timer.join()
+                except KeyboardInterrupt:
+                    self.counts["interrupt"] += 1
+
+    def watch(self) -> None:
+        """Say where everybody is when a thread has not moved for a minute."""
+        while not self.stop.wait(5):
+            for name, beat in list(self.beats.items()):
+                if time.monotonic() - beat > 60:
+                    faulthandler.dump_traceback()
+                    print(f"{name} hangs: {self.counts}", flush=True)
+                    os._exit(1)
+
+
+def main() -> int:
+    """Run it and report."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--model", default="all-MiniLM-L6-v2")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with tempfile.TemporaryDirectory() as scratch:
+        soak = Soak(arguments.model, Path(scratch), arguments.seed)
+        signal.signal(signal.SIGALRM, soak.handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.5, 0.35)
+        jobs = [("encode 1", soak.encode), ("encode 2", soak.encode), ("index 1", soak.index),
+                ("index 2", soak.index), ("ops", soak.ops), ("fork", soak.fork)]  # fmt: skip
+        threads = [
+            threading.Thread(target=soak.loop, args=(name, work, seed), daemon=True)
+            for seed, (name, work) in enumerate(jobs)
+        ]
+        threads.append(threading.Thread(target=soak.watch, daemon=True))
+        for thread in threads:
+            thread.start()
+        start, before, report = time.monotonic(), 0.0, time.monotonic() + 60
+        rng = random.Random(arguments.seed)
+        while (elapsed := time.monotonic() - start) < 60 * arguments.minutes and not soak.failures:
+            try:
+                soak.main_thread(rng)
+                time.sleep(0.001)
+            except KeyboardInterrupt:  # it came when the encode had just ended
+                soak.counts["interrupt"] += 1
+            soak.beats["main"] = time.monotonic()
+            if not before and elapsed > 6 * arguments.minutes:
+                before = resident_mib()
+            if time.monotonic() > report:
+                report += 60
+                print(
+                    f"{elapsed / 60:5.1f} min  {resident_mib():7.1f} MiB  {soak.counts}", flush=True
+                )
+        soak.stop.set()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for thread in threads:
+            thread.join(90)
+        after = resident_mib()
+    growth = after / before - 1 if before else 0.0
+    print(f"{soak.counts}; {before:.1f} -> {after:.1f} MiB ({growth:+.2%}), {core.isa()}")
+    for failure in soak.failures:
+        print(f"FAILED {failure}")
+    return 1 if soak.failures or growth > 0.01 else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
