@@ -84,7 +84,7 @@ sanitize-threads: $(VENV)/.test-tools
 	$(BIN)/cmake --build build/tsan --parallel 2
 	$(BIN)/ctest --test-dir build/tsan --output-on-failure -R 'schedule|encoder|search'
 
-# What users call, on a native module under AddressSanitizer and UndefinedBehaviorSanitizer, its kernels
+# The functions that users call, on a native module under AddressSanitizer and UndefinedBehaviorSanitizer, its kernels
 # on buffers that end at guard pages (`make sanitize` instruments the kernels, too):
 # TESTS names the tests, `make sanitize-python-encodes` encodes thousands of texts of every length.
 SANITIZED := build/sanitize-python

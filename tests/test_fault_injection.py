@@ -89,7 +89,7 @@ def append():
     except BaseException:
         count = len(Index.load(path, verify=True))
         assert count in (before, before + 3), count
-        # What failed is tried again by the same index, and once only what was missing is added.
+        # The same index tries again what failed, and only what was missing is added.
         try:
             index.save(path)
         except Exception as error:

@@ -80,8 +80,8 @@ class ReleaseGil {
 // The thread on which Python handles signals; in the child of a fork, the one that forked.
 unsigned long main_thread_ident();
 
-// What a module does when it is imported, with the GIL: everything that is made once and would
-// otherwise be made by the first call, which a fork could interrupt.
+// Called when a module is imported, with the GIL. Makes everything that is made once: the first call
+// that needs it could otherwise be interrupted by a fork.
 void prepare_process();
 
 // Asks Python about pending signals (Ctrl-C) at most every 50 ms; true where one wants to raise.

@@ -1,4 +1,4 @@
-// What is spelled in Python, and batches that both encoders are given.
+// Names that are spelled in Python, batches that both encoders are given, and Python's main thread.
 
 #include <pthread.h>
 

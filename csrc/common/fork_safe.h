@@ -1,4 +1,4 @@
-// What must hold in the child of a fork, whichever thread forks and whatever the others do.
+// Keeps the child of a fork able to compute, whichever thread forks and whatever the others do.
 //
 // One mutex of the process serves the short lists that outlive a call (idle workspaces, the thread
 // pool's pointer): pthread_atfork takes it around the fork, so that the child finds it free and the

@@ -83,7 +83,7 @@ class Weights {
   const std::map<std::string, std::vector<int64_t>>& expected() const { return expected_; }
   // Those that have not come.
   std::vector<std::string> missing() const;
-  // Whether finish() has been called: only then may an encoder read them.
+  // Returns whether finish() has been called: only then may an encoder read them.
   bool is_finished() const { return is_finished_; }
 
   Buffer word_embeddings;      // [vocab_size, H]

@@ -24,7 +24,7 @@ struct WorkspaceSizes {
   int64_t linear_bytes;  // scratch memory of one member
   int64_t members;
 
-  // Whether memory of these sizes serves a need of the other sizes. Strides are the model's.
+  // Returns whether memory of these sizes serves the other sizes. Strides are the model's.
   bool covers(const WorkspaceSizes& need) const {
     return tokens >= need.tokens && hidden_rows >= need.hidden_rows &&
            members * attention_floats >= need.members * need.attention_floats &&
@@ -37,8 +37,8 @@ inline int64_t ffn_block_rows(int64_t M, const BlockSizes& blocks, const LinearK
   return block_of(M, round_up(blocks.ffn_rows, kernels.tile_rows), kernels.tile_rows);
 }
 
-// What a chunk of at most `tokens` tokens needs, whose longest sentence has max_seqlen of them, when
-// `members` threads share it.
+// Returns the sizes for a chunk of at most `tokens` tokens whose longest sentence has max_seqlen of
+// them, when `members` threads share it.
 inline WorkspaceSizes workspace_sizes(const Config& config, const LinearKernels& kernels,
                                       const BlockSizes& blocks, int64_t tokens, int64_t max_seqlen,
                                       int64_t members) {

@@ -68,7 +68,7 @@ PARTS = ("vectors", "scale", "originals", "text_offsets", "text_bytes")
 _HEADS = {1: struct.Struct("<8sQ5QI"), 2: struct.Struct("<8s8sQQ5QII")}
 _HEAD_BYTES = {1: 128, 2: _SECTOR}
 _STEP = {1: _ALIGNMENT, 2: _SECTOR}  # heads lie at multiples of it
-# Of the newest segment as many bytes are compared with their checksum when an index is opened.
+# The newest segment is compared with its checksum when an index is opened, up to this size.
 _CHECKED_AT_OPEN_BYTES = 64 << 20
 
 

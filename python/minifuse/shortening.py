@@ -25,7 +25,7 @@ _UNASKED, _SPACE, _ALONE, _WORD, _REMOVED, _UNKNOWN = b"\0 iwru"
 
 # A token for certain: a character that is a word by itself, or a word with one letter that stays.
 _SURE_TOKEN = re.compile(rb"i|w[wru]*")
-# What may be left out: the rest of an endless word, and removed characters in a row.
+# Runs that may be shortened: the rest of an endless word, and removed characters in a row.
 # Each begins where its run begins, so that a run is looked at once.
 _LONG_WORD = re.compile(rb"(?<![wr])[wr]{512,}")
 _LONG_REMOVED = re.compile(rb"(?<!r)r{512,}")
@@ -54,7 +54,7 @@ class TextShortener:
         self._backend = backend
         self._added = [one["content"] for one in added if one["content"]]
         self._reach = max(map(len, self._added), default=0)
-        # Whether every place where an added token stands in a text is one token: none lies within
+        # True where every place at which an added token stands in a text is one token: none lies in
         # another or begins in one, and none needs a word's end around it.
         self._added_are_sure = (
             self._is_active
@@ -150,7 +150,7 @@ class TextShortener:
             kept = self._longest_word + 1
             text, classes = self._without(text, classes, _LONG_WORD, _WORD, kept)
         text = self._without(text, classes, _LONG_REMOVED, _REMOVED, 1)[0]
-        # What was left out may have brought the parts of an added token together.
+        # Shortening may have brought the parts of an added token together.
         return text if all(text.count(one) == whole.count(one) for one in self._added) else whole
 
     def _without(

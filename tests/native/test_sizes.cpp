@@ -30,7 +30,7 @@ int64_t linear_need(const LinearKernels& kernels, int64_t M, int64_t N, int64_t 
   return kernels.scratch_bytes(rows, K);
 }
 
-// What a chunk of M tokens writes, in the order of Encoder::layer.
+// Checks what a chunk of M tokens writes, in the order of Encoder::layer.
 void check_need(const Config& config, const LinearKernels& kernels, const BlockSizes& blocks,
                 int64_t M, const WorkspaceSizes& allocated, bool is_alone) {
   const int64_t H = config.hidden_size, F = config.intermediate_size;
