@@ -237,7 +237,7 @@ del k
 print(resident() - before)
 """
     if sys.platform != "linux":
-        pytest.skip("reads /proc")
+        pytest.skip("resident memory is read from /proc, which only Linux has")
     assert float(run(script)) < 8  # MiB
 
 

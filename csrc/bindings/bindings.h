@@ -1,4 +1,4 @@
-// What the binding files share. pybind11 is seen in this folder only.
+// Types and helpers that the binding files share. pybind11 is seen in this folder only.
 #pragma once
 
 #include <pybind11/numpy.h>

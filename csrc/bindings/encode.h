@@ -1,4 +1,4 @@
-// What the two encoders' bindings share: arrays in, vectors out. `run` is given the batch and where
+// Code that the two encoders' bindings share: arrays in, vectors out. `run` is given the batch and where
 // its outputs go, and is expected to release the GIL.
 #pragma once
 

@@ -1,4 +1,4 @@
-// What the machine is: instruction sets, threads, the measured arithmetic ceiling.
+// Describes the machine: instruction sets, threads, the measured arithmetic ceiling.
 
 #include <algorithm>
 #include <atomic>

@@ -1,4 +1,4 @@
-// What fine-tuning computes natively: attention with dropout and its gradient, dropout, and the
+// The native part of fine-tuning: attention with dropout and its gradient, dropout, and the
 // contrastive loss. Arrays are float32, C-contiguous; python/minifuse/training/ wraps them as
 // functions of PyTorch's autograd.
 

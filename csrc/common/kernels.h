@@ -7,7 +7,7 @@
 
 namespace minifuse {
 
-// What one type of weights is multiplied with.
+// The kernels that multiply by one type of weights.
 struct LinearKernels {
   const char* isa;  // the instruction set that runs
   WeightType weight_type;
@@ -66,7 +66,7 @@ struct Kernels {
   void (*activate)(const float* x, float* y, int64_t n, Activation activation);
 };
 
-// What is better at integers than the table it stands beside, with the same bits.
+// Integer kernels that replace those of the base table, with the same bits.
 struct Int8Kernels {
   LinearKernels linear;
   void (*search)(const SearchParams& params);
