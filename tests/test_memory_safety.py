@@ -241,6 +241,42 @@ print(resident() - before)
     assert float(run(script)) < 8  # MiB
 
 
+def test_callers_that_wait_for_their_turn_hold_no_memory(tmp_path):
+    # One sentence of 250 tokens is shared by two threads, in a workspace of 4 MiB. Sixteen callers
+    # take turns, so that a few workspaces serve them all; every one that waited once held its own.
+    folder = write_tiny_model(
+        tmp_path / "model",
+        hidden_size=384,
+        num_attention_heads=12,
+        intermediate_size=1536,
+        max_position_embeddings=512,
+    )
+    script = """
+import sys, threading
+from pathlib import Path
+from minifuse import SentenceTransformer
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+model = SentenceTransformer(sys.argv[1], num_threads=2)
+model.max_seq_length = 250
+text = "a dog " * 300
+model.encode(text)
+before = resident()
+barrier = threading.Barrier(16)
+def work():
+    for _ in range(3):
+        barrier.wait()
+        model.encode(text)
+threads = [threading.Thread(target=work) for _ in range(16)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(resident() - before)
+"""
+    if sys.platform != "linux":
+        pytest.skip("resident memory is read from /proc, which only Linux has")
+    assert float(run(script, folder)) < 24  # MiB
+
+
 def test_views_without_strides_have_any_length():
     script = """
 import numpy as np

@@ -3,8 +3,9 @@ dtypes, adds, searches and saves, every result compared with a reference, and me
 
     python tools/soak.py --minutes 30 [--model NAME]
 
-Resident memory is read after the first tenth of the time and at the end; more than 1 % of growth, a
-wrong bit, a hang of a minute or an unexpected error ends the run with status 1.
+Resident memory is read each second; its median over the last tenth of the time is compared with
+that over the second tenth, when every thread has warmed up. More than 1 % of growth, a wrong bit, a
+hang of a minute or an unexpected error ends the run with status 1.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import faulthandler
 import os
 import random
 import signal
+import statistics
 import sys
 import tempfile
 import threading
@@ -78,6 +80,7 @@ class Soak:
         self.counts = dict.fromkeys(("encode", "index", "ops", "fork", "handler", "interrupt"), 0)
         self.stop = threading.Event()
         self.beats: dict[str, float] = {}
+        self.memory: list[float] = []  # MiB, second by second
 
     def check(self, condition: bool, text: str) -> None:
         if not condition:
@@ -179,8 +182,9 @@ class Soak:
                     self.counts["interrupt"] += 1
 
     def watch(self) -> None:
-        """Say where everybody is when a thread has not moved for a minute."""
-        while not self.stop.wait(5):
+        """Record the memory; say where everybody is when a thread has not moved for a minute."""
+        while not self.stop.wait(1):
+            self.memory.append(resident_mib())
             for name, beat in list(self.beats.items()):
                 if time.monotonic() - beat > 60:
                     faulthandler.dump_traceback()
@@ -209,7 +213,7 @@ def main() -> int:
         threads.append(threading.Thread(target=soak.watch, daemon=True))
         for thread in threads:
             thread.start()
-        start, before, report = time.monotonic(), 0.0, time.monotonic() + 60
+        start, report = time.monotonic(), time.monotonic() + 60
         rng = random.Random(arguments.seed)
         while (elapsed := time.monotonic() - start) < 60 * arguments.minutes and not soak.failures:
             try:
@@ -218,8 +222,6 @@ def main() -> int:
             except KeyboardInterrupt:  # it came when the encode had just ended
                 soak.counts["interrupt"] += 1
             soak.beats["main"] = time.monotonic()
-            if not before and elapsed > 6 * arguments.minutes:
-                before = resident_mib()
             if time.monotonic() > report:
                 report += 60
                 print(
@@ -229,8 +231,10 @@ def main() -> int:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for thread in threads:
             thread.join(90)
-        after = resident_mib()
-    growth = after / before - 1 if before else 0.0
+    tenth = max(1, len(soak.memory) // 10)
+    before = statistics.median(soak.memory[tenth : 2 * tenth] or soak.memory)
+    after = statistics.median(soak.memory[-tenth:])
+    growth = after / before - 1
     print(f"{soak.counts}; {before:.1f} -> {after:.1f} MiB ({growth:+.2%}), {core.isa()}")
     for failure in soak.failures:
         print(f"FAILED {failure}")

@@ -303,35 +303,32 @@ bool Encoder::encode(const Batch& batch, const Outputs& outputs, int64_t max_sen
   Call call{batch, outputs, should_stop};
   call.next_chunk = num_shared;
   SpinBarrier barrier;
+  ThreadPool::Turn turn(ThreadPool::get(), num_threads, should_stop);
+  if (!turn.has_come()) return false;
   std::unique_ptr<Workspace> shared_ws;
   if (num_shared > 0) {
-    shared_ws = borrow_workspace(shared_tokens, max_seqlen, num_threads);
+    shared_ws = borrow_workspace(shared_tokens, max_seqlen, turn.num_members());
     shared_ws->is_timed = outputs.ticks != nullptr;
   }
-  const bool ran = ThreadPool::get().run(
-      num_threads,
-      [&](int member, int size) {
-        const Team team{member, size, member == 0, &barrier};
-        for (int64_t i = 0; i < num_shared; ++i)
-          if (!encode_chunk(call, schedule.chunks[static_cast<size_t>(i)], *shared_ws, team))
-            return;
-        if (num_shared == num_chunks) return;
+  turn.run([&](int member, int size) {
+    const Team team{member, size, member == 0, &barrier};
+    for (int64_t i = 0; i < num_shared; ++i)
+      if (!encode_chunk(call, schedule.chunks[static_cast<size_t>(i)], *shared_ws, team)) return;
+    if (num_shared == num_chunks) return;
 
-        std::unique_ptr<Workspace> ws = borrow_workspace(tokens_alone, max_seqlen, 1);
-        ws->is_timed = outputs.ticks != nullptr;
-        const Team alone{0, 1, member == 0, nullptr};
-        for (int64_t i = call.next_chunk++; i < num_chunks && !call.is_stopped;
-             i = call.next_chunk++)
-          encode_chunk(call, schedule.chunks[static_cast<size_t>(i)], *ws, alone);
-        add_ticks(outputs, *ws);
-        return_workspace(std::move(ws));
-      },
-      should_stop);
+    std::unique_ptr<Workspace> ws = borrow_workspace(tokens_alone, max_seqlen, 1);
+    ws->is_timed = outputs.ticks != nullptr;
+    const Team alone{0, 1, member == 0, nullptr};
+    for (int64_t i = call.next_chunk++; i < num_chunks && !call.is_stopped; i = call.next_chunk++)
+      encode_chunk(call, schedule.chunks[static_cast<size_t>(i)], *ws, alone);
+    add_ticks(outputs, *ws);
+    return_workspace(std::move(ws));
+  });
   if (shared_ws) {
     add_ticks(outputs, *shared_ws);
     return_workspace(std::move(shared_ws));
   }
-  return ran && !call.is_stopped;
+  return !call.is_stopped;
 }
 
 CostModel Encoder::cost_model() const {

@@ -356,46 +356,63 @@ ThreadPool::Worker* ThreadPool::borrow_worker() noexcept {
   return worker;
 }
 
-bool ThreadPool::run(int num_threads, const Task& task, const std::function<bool()>& should_stop) {
-  const uint64_t process = fork_generation();
-  if (inside_process == process) {
-    task(0, 1);
-    return true;
-  }
-  struct Inside {
-    explicit Inside(uint64_t process) { inside_process = process; }
-    ~Inside() { inside_process = 0; }
-  } const inside(process);
+ThreadPool::Turn::Inside::Inside()
+    : process(fork_generation()), is_nested(inside_process == process) {
+  inside_process = process;
+}
 
+ThreadPool::Turn::Inside::~Inside() {
+  if (!is_nested) inside_process = 0;
+}
+
+ThreadPool::Turn::Turn(ThreadPool& pool, int num_threads, const std::function<bool()>& should_stop)
+    : pool_(pool) {
+  if (inside_.is_nested) {
+    has_come_ = true;
+    return;
+  }
   num_threads = std::clamp(num_threads, 1, most_threads());
-  std::vector<Worker*> borrowed;
-  borrowed.reserve(static_cast<size_t>(num_threads));
-  {
-    std::unique_lock<std::mutex> lock(mutex_);
-    const int limit = std::max(budget_, num_threads);
-    if (!wait_for_turn(lock, limit, should_stop)) return false;
-    const int extra = std::min(num_threads, limit - in_use_) - 1;
-    while (static_cast<int>(borrowed.size()) < extra) {
-      Worker* worker = borrow_worker();
-      if (worker == nullptr) break;
-      borrowed.push_back(worker);
-    }
-    in_use_ += 1 + static_cast<int>(borrowed.size());
+  borrowed_.reserve(static_cast<size_t>(num_threads));
+  std::unique_lock<std::mutex> lock(pool_.mutex_);
+  const int limit = std::max(pool_.budget_, num_threads);
+  if (!pool_.wait_for_turn(lock, limit, should_stop)) return;
+  has_come_ = true;
+  const int extra = std::min(num_threads, limit - pool_.in_use_) - 1;
+  while (static_cast<int>(borrowed_.size()) < extra) {
+    Worker* worker = pool_.borrow_worker();
+    if (worker == nullptr) break;
+    borrowed_.push_back(worker);
   }
+  pool_.in_use_ += num_members();
+}
 
-  Job job{&task, static_cast<int>(borrowed.size()) + 1, static_cast<int>(borrowed.size()), {}, {}};
-  for (size_t i = 0; i < borrowed.size(); ++i) {
-    borrowed[i]->job = &job;
-    borrowed[i]->member = static_cast<int>(i) + 1;
-    if (borrowed[i]->sleeps.load(std::memory_order_acquire))
-      keep_off_this_cpu(borrowed[i]->thread, borrowed[i]->kept_off);
+ThreadPool::Turn::~Turn() {
+  // In the child of a fork within a turn, the pool and its mutex are the parent's.
+  if (!has_come_ || inside_.is_nested || fork_generation() != inside_.process) return;
+  {
+    const std::lock_guard<std::mutex> lock(pool_.mutex_);
+    pool_.in_use_ -= num_members();
+    // There is room: they were here.
+    pool_.idle_.insert(pool_.idle_.end(), borrowed_.begin(), borrowed_.end());
+  }
+  pool_.turn_.notify_all();
+}
+
+void ThreadPool::Turn::run(const Task& task) {
+  Job job{&task, num_members(), num_members() - 1, {}, {}};
+  for (size_t i = 0; i < borrowed_.size(); ++i) {
+    Worker& worker = *borrowed_[i];
+    worker.job = &job;
+    worker.member = static_cast<int>(i) + 1;
+    if (worker.sleeps.load(std::memory_order_acquire))
+      keep_off_this_cpu(worker.thread, worker.kept_off);
     // Sequentially consistent: notify_one looks whether anybody waits, and must not look before
     // the worker can see the job.
-    borrowed[i]->state.store(Worker::kHasJob, std::memory_order_seq_cst);
-    borrowed[i]->state.notify_one();
+    worker.state.store(Worker::kHasJob, std::memory_order_seq_cst);
+    worker.state.notify_one();
   }
   job.run_member(0);
-  if (fork_generation() != process)
+  if (fork_generation() != inside_.process)
     throw std::runtime_error(
         "this process was forked by a signal handler while its parent computed, and the other "
         "threads of that computation are the parent's: end the child in the handler (os._exit), or "
@@ -408,14 +425,13 @@ bool ThreadPool::run(int num_threads, const Task& task, const std::function<bool
       if (remaining != 0) job.remaining.wait(remaining, std::memory_order_acquire);
     }
   }
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    in_use_ -= 1 + static_cast<int>(borrowed.size());
-    idle_.insert(idle_.end(), borrowed.begin(), borrowed.end());  // there is room: they were here
-  }
-  turn_.notify_all();
   if (job.error) std::rethrow_exception(job.error);
-  return true;
+}
+
+bool ThreadPool::run(int num_threads, const Task& task, const std::function<bool()>& should_stop) {
+  Turn turn(*this, num_threads, should_stop);
+  if (turn.has_come()) turn.run(task);
+  return turn.has_come();
 }
 
 void ThreadPool::shutdown() {

@@ -102,12 +102,10 @@ class ThreadPool {
   // on any machine.
   static int most_threads();
 
-  // Runs task on the calling thread (member 0) and on up to num_threads - 1 workers and returns
-  // when all are done; rethrows the first exception. Fewer members run where a thread cannot be
-  // started (a limit on processes), and one where the calling thread is inside a run() already: a
-  // signal's handler that computes while its thread computes must not wait for itself.
-  // should_stop is asked while waiting for a turn; if it says true, returns false without having
-  // run.
+  class Turn;
+
+  // Waits for a turn and runs task in it; false where should_stop said true meanwhile, and nothing
+  // ran.
   bool run(int num_threads, const Task& task, const std::function<bool()>& should_stop = {});
 
   // Joins every worker. A later run() starts new ones.
@@ -133,6 +131,40 @@ class ThreadPool {
   const int budget_ = default_num_threads();
   std::vector<std::unique_ptr<Worker>> workers_;
   std::vector<Worker*> idle_;
+};
+
+// A caller's time with its workers, from when it may begin until the end of the scope. Memory that
+// the work needs is best taken within it: callers that still wait for theirs then hold none.
+class ThreadPool::Turn {
+ public:
+  // Waits until up to num_threads threads, the calling one among them, may compute. Fewer do where a
+  // thread cannot be started (a limit on processes), and one where the calling thread is within a
+  // turn already: a signal's handler that computes while its thread computes must not wait for
+  // itself. should_stop is asked while waiting.
+  Turn(ThreadPool& pool, int num_threads, const std::function<bool()>& should_stop);
+  Turn(const Turn&) = delete;
+  ~Turn();
+
+  // False where should_stop said true.
+  bool has_come() const { return has_come_; }
+  int num_members() const { return 1 + static_cast<int>(borrowed_.size()); }
+  // Runs task on the calling thread (member 0) and the workers, and returns when all are done;
+  // rethrows the first exception.
+  void run(const Task& task);
+
+ private:
+  // Marks the calling thread as computing.
+  struct Inside {
+    const uint64_t process;  // its fork_generation
+    const bool is_nested;
+    Inside();
+    ~Inside();
+  };
+
+  ThreadPool& pool_;
+  const Inside inside_;
+  bool has_come_ = false;
+  std::vector<Worker*> borrowed_;
 };
 
 }  // namespace minifuse

@@ -91,7 +91,10 @@ int link(const char* from, const char* to) {
   return real(from, to);
 }
 void* mmap(void* address, size_t size, int protection, int flags, int file, off_t offset) {
-  if (file >= 0 && fails(kMap)) return errno = ENOMEM, MAP_FAILED;
+  // Pages without a file are the memory of large buffers (common/buffer.h); Python's are smaller.
+  const bool is_buffer = file < 0 && size >= size_t{2} << 20;
+  if ((file >= 0 && fails(kMap)) || (is_buffer && fails(kMemory)))
+    return errno = ENOMEM, MAP_FAILED;
   static const auto real = next<void* (*)(void*, size_t, int, int, int, off_t)>("mmap");
   return real(address, size, protection, flags, file, offset);
 }

@@ -1,0 +1,142 @@
+"""Texts are read whole or refused, and outputs appear whole, beside nobody else's, or not at all."""
+
+from __future__ import annotations
+
+import csv
+import os
+import stat
+
+import numpy as np
+import pytest
+
+from minifuse.cli import main
+from minifuse.files import open_writer, read_header, read_rows, read_texts
+from minifuse.whole_files import replacing
+
+# ---- texts in ------------------------------------------------------------------------------------
+
+
+def test_a_row_with_more_fields_than_the_header(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("id,text\n1,hello\n2,hello, world\n")
+    texts = read_texts(str(path), "text")
+    assert next(texts) == "hello"
+    with pytest.raises(ValueError, match=r"x\.csv, line 3: 3 columns, the header has 2"):
+        next(texts)
+    path.with_suffix(".tsv").write_text("id\ttext\n1\ta\tb\n")
+    with pytest.raises(ValueError, match="line 2: 3 columns"):
+        list(read_rows(path.with_suffix(".tsv"), ["text"]))
+
+
+def test_a_quotation_without_an_end(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text('id,text\n1,a\n2,"b\n3,c\n4,d\n')
+    with pytest.raises(ValueError, match=r"x\.csv, line 3: .*quotation mark"):
+        list(read_texts(str(path), "text"))
+    path.write_text('id,text\n1,"two\nlines"\n2,b\n')
+    assert list(read_texts(str(path), "text")) == ["two\nlines", "b"]
+    path.write_text('"id,text\n')
+    with pytest.raises(ValueError, match="not a table"):
+        read_header(path)
+
+
+def test_any_text_written_by_csv_comes_back(tmp_path):
+    path = tmp_path / "x.csv"
+    texts = ["", "plain", 'with "quotes"', "a,b", "line\nbreak", "\ttab", "é 中", '"']
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["id", "text"])
+        rows.writerows(enumerate(texts))
+    assert list(read_texts(str(path), "text")) == texts
+
+
+# ---- files out -----------------------------------------------------------------------------------
+
+
+def test_an_output_never_overwrites_its_input(tmp_path, capsys, tiny_folder):
+    notes = tmp_path / "notes.html"
+    notes.write_text("a dog\nthe sky\n" * 20)
+    before = notes.read_bytes()
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(notes)
+    model = ["--model", str(tiny_folder)]
+    for arguments in (
+        ["explore", str(notes), *model],
+        ["explore", str(notes), "-o", str(notes), *model],
+        ["encode", str(notes), "-o", str(link), *model],
+        ["index", "build", str(notes), "-o", str(notes), *model],
+    ):
+        assert main(arguments) == 2
+        assert "overwrite" in capsys.readouterr().err
+        assert notes.read_bytes() == before
+
+
+def test_a_partial_file_has_a_name_of_its_own(tmp_path):
+    path = tmp_path / "x.bin"
+    with replacing(path) as one, replacing(path) as other:
+        assert len([p for p in tmp_path.iterdir() if p.name.endswith(".partial")]) == 2
+        one.write(b"one")
+        other.write(b"other")
+    assert path.read_bytes() == b"one"  # the outer block ended last
+    assert [p.name for p in tmp_path.iterdir()] == ["x.bin"]
+
+
+def test_a_partial_file_follows_no_link(tmp_path, monkeypatch):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    tokens = iter(["same", "other"])
+    monkeypatch.setattr("minifuse.whole_files.secrets.token_hex", lambda _: next(tokens))
+    for name in ("same", str(os.getpid())):
+        (tmp_path / f".x.npy.{name}.partial").symlink_to(victim)
+    with open_writer(tmp_path / "x.npy") as writer:
+        writer.write(["a"], np.ones((1, 2), np.float32))
+    assert victim.read_text() == "precious"
+    assert np.load(tmp_path / "x.npy").shape == (1, 2)
+
+
+def test_a_new_file_has_the_usual_permissions(tmp_path):
+    mask = os.umask(0o027)
+    try:
+        with replacing(tmp_path / "x") as file:
+            file.write(b"x")
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o640
+
+
+def test_file_and_folder_are_synced_before_and_after_the_rename(tmp_path, monkeypatch):
+    events = []
+    fsync, replace = os.fsync, os.replace
+
+    def spy_fsync(descriptor):
+        kind = "folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file"
+        events.append(kind)
+        fsync(descriptor)
+
+    def spy_replace(*names):
+        events.append("rename")
+        replace(*names)
+
+    monkeypatch.setattr(os, "fsync", spy_fsync)
+    monkeypatch.setattr(os, "replace", spy_replace)
+    with open_writer(tmp_path / "x.jsonl") as writer:
+        writer.write(["a"], np.ones((1, 2), np.float32))
+    assert events == ["file", "rename", "folder"]
+
+
+def test_outputs_keep_links_modes_and_devices(tmp_path):
+    real, link = tmp_path / "real.npy", tmp_path / "link.npy"
+    real.write_bytes(b"old")
+    real.chmod(0o600)
+    link.symlink_to(real)
+    with open_writer(link) as writer:
+        writer.write(["a"], np.ones((1, 2), np.float32))
+    assert link.is_symlink()
+    assert np.load(real).shape == (1, 2)
+    assert stat.S_IMODE(real.stat().st_mode) == 0o600
+    os.mkfifo(tmp_path / "pipe")
+    for special in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(ValueError, match="no ordinary file"), replacing(special):
+            pass
+    with replacing(tmp_path / ("漢" * 80)) as file:
+        file.write(b"x")
