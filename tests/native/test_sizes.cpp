@@ -115,6 +115,20 @@ void test_encodes(const InstructionSet& isa, WeightType type, int64_t H, int64_t
   }
 }
 
+// A workspace in which one thread computed a long sentence, and then a short one that four threads
+// share: each needs less than the one did, and all together more.
+void test_reuse(const InstructionSet& isa, WeightType type, int64_t H) {
+  const auto encoder = random_encoder(isa, type, shape(H, 4 * H, 1));
+  for (const int length : {20, 40, 60, 80, 100, 120}) {
+    const auto fresh = random_encoder(isa, type, shape(H, 4 * H, 1));
+    encode(*fresh, random_sentences({512}, 1).batch(), 32, 1);
+    const Sentences sentence = random_sentences({length}, 2);
+    EXPECT(same_bits(encode(*fresh, sentence.batch(), 32, 4),
+                     encode(*encoder, sentence.batch(), 32, 1)),
+           "%s type %d H=%d: %d tokens by four threads", isa.name, int(type), int(H), length);
+  }
+}
+
 }  // namespace
 
 int main(int argc, char**) {
@@ -133,6 +147,7 @@ int main(int argc, char**) {
       for (const int64_t H : {384, 512, 768, 1024}) {
         if (!is_long && type == WeightType::kFloat32 && H != 384) continue;  // uses no scratch
         test_encodes(*isa, type, H, int64_t{2} << 20, is_long ? 40 : 3);
+        if (H == 384) test_reuse(*isa, type, H);
         if (H == 384) test_encodes(*isa, type, H, int64_t{512} << 10, is_long ? 40 : 3);
       }
     std::printf("%s: real shapes keep their bits\n", isa->name);
