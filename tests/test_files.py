@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import os
 import stat
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -48,6 +50,39 @@ def test_any_text_written_by_csv_comes_back(tmp_path):
         rows.writerow(["id", "text"])
         rows.writerows(enumerate(texts))
     assert list(read_texts(str(path), "text")) == texts
+
+
+def test_a_column_that_stands_there_twice(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("text,text\na,b\n")
+    with pytest.raises(ValueError, match="column 'text' stands there twice"):
+        list(read_texts(str(path), "text"))
+
+
+def test_only_a_line_feed_ends_a_line(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_bytes("a\rb\x0b\u2028c\r\n\nd".encode())
+    assert list(read_texts(str(path))) == ["a\rb\x0b\u2028c", "", "d"]
+    read = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from minifuse.files import read_texts; print(list(read_texts('-')))",
+        ],
+        input=path.read_bytes(),
+        env=os.environ | {"PYTHONUTF8": "1"},
+        capture_output=True,
+        check=True,
+    )
+    assert read.stdout.decode().strip() == repr(["a\rb\x0b\u2028c", "", "d"])
+
+
+@pytest.mark.parametrize(("name", "content"), [("x.txt", "a"), ("x.csv", "text\na"),
+                                               ("x.jsonl", '{"text": "a"}')])  # fmt: skip
+def test_a_byte_order_mark_is_no_text(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8-sig")
+    assert list(read_texts(str(path), "text")) == ["a"]
 
 
 # ---- files out -----------------------------------------------------------------------------------

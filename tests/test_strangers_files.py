@@ -301,6 +301,12 @@ def test_printable():
     assert not set(printable(MARKS)) & set(MARKS)
     assert not set(printable_json(MARKS)) & set(MARKS)
     assert printable("naïve 中 😀 שלום") == "naïve 中 😀 שלום"
+    assert printable("👩\u200d🚀 क्\u200dष") == "👩\u200d🚀 क्\u200dष"  # joiners
+    hidden = "a\u200b\u00ad\ufeff" + "".join(chr(0xE0000 + ord(c)) for c in "do it")
+    assert printable(hidden[:4]) == r"a\u200b\xad\ufeff"
+    assert printable(hidden[4:6]) == r"\U000e0064\U000e006f"
+    assert printable_json(hidden).isascii()
+    assert json.loads(printable_json(hidden)) == hidden
     assert json.loads(printable_json({"t": EVIL})) == {"t": EVIL}
     assert not re.search("[\x00-\x1f\x7f-\x9f\u2028-\u202e\ud800]", printable_json([EVIL]))
 

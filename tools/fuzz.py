@@ -438,6 +438,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--max-len", type=int, default=8192)
+    parser.add_argument("--timeout", type=int, default=30, help="seconds that one input may take")
     arguments = parser.parse_args()
     if arguments.list or arguments.target is None:
         print("\n".join(TARGETS))
@@ -451,7 +452,7 @@ def main() -> None:
     target: Target = getattr(fuzz, arguments.target)
     options = [
         sys.argv[0], str(corpus), f"-max_total_time={int(60 * arguments.minutes)}",
-        f"-seed={arguments.seed}", f"-max_len={arguments.max_len}", "-timeout=30",
+        f"-seed={arguments.seed}", f"-max_len={arguments.max_len}", f"-timeout={arguments.timeout}",
         "-rss_limit_mb=4096", f"-artifact_prefix={ROOT / 'build' / 'fuzz'}/{arguments.target}-",
         "-print_final_stats=1",
     ]  # fmt: skip

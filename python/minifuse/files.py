@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,9 @@ FloatArray = npt.NDArray[np.float32]
 def read_texts(path: str, column: str | None = None) -> Iterator[str]:
     """Texts of a file: lines, .jsonl, .csv or .tsv by its ending; "-" is the standard input.
 
+    Lines end with a line feed, or a carriage return and a line feed; other characters that some
+    programs take for a line's end stay in the text.
+
     Args:
         path: the file.
         column: the key or column that holds the text; needed for .jsonl, .csv and .tsv.
@@ -43,7 +47,9 @@ def read_texts(path: str, column: str | None = None) -> Iterator[str]:
         ValueError: a line that is not what the ending says (it is named), or a missing column.
     """
     if path == "-":
-        yield from (line.rstrip("\r\n") for line in sys.stdin)
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(newline="\n")
+        yield from map(_without_end, sys.stdin)
         return
     suffix = Path(path).suffix.lower()
     if suffix in (".jsonl", ".csv", ".tsv") and column is None:
@@ -55,12 +61,17 @@ def read_texts(path: str, column: str | None = None) -> Iterator[str]:
             yield text
     else:
         with _utf8(path) as file:
-            yield from (line.rstrip("\n") for line in file)
+            yield from map(_without_end, file)
+
+
+def _without_end(line: str) -> str:
+    return line.removesuffix("\n").removesuffix("\r")
 
 
 @contextlib.contextmanager
-def _utf8(path: str | Path, newline: str | None = None) -> Iterator[TextIO]:
-    with open(path, encoding="utf-8", newline=newline) as file:
+def _utf8(path: str | Path, newline: str = "\n") -> Iterator[TextIO]:
+    # The byte order mark that spreadsheets put first is no part of a text or of a column's name.
+    with open(path, encoding="utf-8-sig", newline=newline) as file:
         try:
             yield file
         except UnicodeDecodeError as error:
@@ -136,10 +147,9 @@ def read_rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, l
         try:
             header = list(rows.fieldnames or [])
             for column in columns:
-                if column not in header:
-                    raise ValueError(
-                        f"{path}: column {column!r} is missing; the header has {header}"
-                    )
+                if header.count(column) != 1:
+                    given = "stands there twice" if column in header else "is missing"
+                    raise ValueError(f"{path}: column {column!r} {given}; the header has {header}")
             number = rows.line_num + 1
             for row in rows:
                 extra = row.get(None)  # where DictReader puts them

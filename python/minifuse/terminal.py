@@ -14,14 +14,19 @@ from typing import Any
 __all__ = ["printable", "printable_json"]
 
 # C0 and C1 controls with DEL; the marks that reorder text; line and paragraph separators; lone
-# surrogates, which no terminal can take.
+# surrogates, which no terminal can take; characters that show nothing, in which text can hide: soft
+# hyphens, zero-width spaces, invisible operators and tags. Joiners stay: emoji and several scripts
+# need them.
 _CONTROLS = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+    "\xad\u180e\u200b\u2060-\u2064\ufeff\U000e0000-\U000e007f]"
 )
 
 
 def _escaped(match: re.Match[str]) -> str:
     code = ord(match[0])
+    if code > 0xFFFF:
+        return f"\\U{code:08x}"
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
@@ -40,6 +45,6 @@ def printable(text: str, keep: str = "") -> str:
 def printable_json(value: Any) -> str:
     """Return value as one line of JSON that any parser reads back and no terminal obeys."""
     text = json.dumps(value, ensure_ascii=False)
-    # json.dumps escapes C0 controls itself; others may stand in strings only, where \u is an
-    # escape.
-    return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    # json.dumps escapes C0 controls itself; others may stand in strings only, where an escape, or
+    # two of them beyond U+FFFF, is the same character.
+    return _CONTROLS.sub(lambda match: json.dumps(match[0])[1:-1], text)
