@@ -79,7 +79,7 @@ FAULTS = (
           "norm.M = team.end(params.M) - begin - (begin > 0);", "native:test_encoder"),
     Fault("positions of the chunk", ENCODER, "static_cast<int32_t>(row - begin);", "static_cast<int32_t>(row);",
           "native:test_encoder"),
-    Fault("heads of the next sentence", ENCODER, "std::min(A - head, item_end - item)", "A - head",
+    Fault("heads of the next sentence", ENCODER, "std::min(A - head, item_end - item)", "item_end - item",
           "native:test_encoder"),
     Fault("a refusal that is gone", ENCODER, 'check(weights_.is_finished(), "the encoder\'s weights are not '
           'complete: call finish_weights()");', "", "native:test_encoder"),
@@ -89,7 +89,7 @@ FAULTS = (
           "native:test_encoder"),
     Fault("scratch memory of another member", WORKSPACE,
           "return linear_scratch.data() + member * sizes.linear_bytes;", "return linear_scratch.data();",
-          "native:test_encoder"),
+          "native:test_sizes"),
     Fault("a weight in another's place", "csrc/encoder/weights.cpp",
           'if (name == "intermediate.dense.weight") return &layer.ffn1;',
           'if (name == "intermediate.dense.weight") return &layer.ffn2;', "native:test_encoder"),
