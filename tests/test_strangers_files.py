@@ -106,6 +106,14 @@ def test_modules_stay_within_the_folder(folder, path):
     refused(folder, "modules.json", "path")
 
 
+@pytest.mark.parametrize("path", ["a" * 300, "ä" * 150, "a/" * 600, "\ud800"])
+def test_a_module_whose_name_no_file_can_have(folder, path):
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[-1]["path"] = path
+    (folder / "modules.json").write_text(json.dumps(modules))
+    refused(folder, "modules.json", "path")
+
+
 def test_an_empty_name_is_no_folder(tiny_folder, monkeypatch):
     monkeypatch.chdir(tiny_folder)
     with pytest.raises(ValueError, match="model_name_or_path is empty"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -296,6 +297,12 @@ def _within(folder: Path, name: str, source: Path) -> Path:
     parts = name.replace("\\", "/").split("/")
     if name.startswith(("/", "~")) or ".." in parts or ":" in name or "\0" in name:
         raise ValueError(f"{source}: the path {name!r:.60} leads out of the model's folder")
+    try:
+        longest = max(map(len, os.fsencode("/".join(parts)).split(b"/")))
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{source}: the path {name!r:.60} cannot be a file's name") from error
+    if longest > 255 or len(name) > 1000:  # more than file systems take
+        raise ValueError(f"{source}: the path {name!r:.60} is too long for a file's name")
     return folder / name
 
 
