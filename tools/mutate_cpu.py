@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-SECONDS = 240
+SECONDS = 120  # ten times what the slowest test takes; one that hangs is ended
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,8 @@ class Tree:
                                   text=True, timeout=SECONDS, check=False)  # fmt: skip
         except subprocess.TimeoutExpired:
             return True
-        if kind != "native" and done.returncode not in (0, 1):
+        # Of pytest: 0, all passed; 1, some failed; below 0, a signal ended it. Others: nothing ran.
+        if kind != "native" and done.returncode > 1:
             sys.exit(f"{tests}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
         return done.returncode != 0
 
