@@ -101,6 +101,10 @@ def head_offsets(path):
     ]
 
 
+def first_head(path):
+    return path.read_bytes()[head_offsets(path)[0] :][:_SECTOR]
+
+
 def test_a_zeroed_head_is_damage_and_is_never_cut_off(saved):
     whole = bytearray(saved.read_bytes())
     heads = head_offsets(saved)
@@ -122,7 +126,10 @@ def test_a_zeroed_head_is_damage_and_is_never_cut_off(saved):
 def test_an_unfinished_append_is_no_damage(saved):
     """Zeros where the head would be, any bytes behind them, heads of other files among these."""
     whole = saved.read_bytes()
-    foreign = whole[head_offsets(saved)[0] :][:_SECTOR].replace(whole[4106:4110], b"\1\2\3\4")
+    other = Index(16)
+    other.add(np.ones((1, 16)))
+    other.save(saved.with_name("other.index"))
+    foreign = first_head(saved.with_name("other.index"))
     saved.write_bytes(whole + bytes(_SECTOR) + foreign + b"\xff" * 5000)
     index = Index.load(saved, verify=True)
     assert len(index) == 150
