@@ -127,7 +127,7 @@ mutants: $(VENV)/.installed $(VENV)/.test-tools
 
 # The same for the CPU's code and the Python package. ONLY=WORD: files or kinds of faults that hold it.
 mutants-cpu: $(VENV)/.installed $(VENV)/.test-tools
-	$(BIN)/python tools/mutate_cpu.py $(if $(ONLY),--only $(ONLY))
+	$(BIN)/python tools/mutate_cpu.py $(if $(ONLY),--only "$(ONLY)")
 
 # Each target of the fuzzer for MINUTES; TARGETS names some of them.
 MINUTES ?= 60

@@ -24,6 +24,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
+from planting import report  # noqa: E402
+
 from cuda_library import EMULATOR, INTERFACE, compile_objects  # noqa: E402
 
 # A change here may matter to every kernel.
@@ -459,19 +461,12 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
     faults = chosen(arguments.changed_since)
-    unseen = 0
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(arguments.jobs) as pool:
         objects = Path(name)
         if faults:
             compile_objects(ROOT, (*INTERFACE, *EMULATOR[1:]), objects)
         results = pool.map(lambda fault: is_caught(fault, objects), faults)
-        for fault, caught in zip(faults, results, strict=True):
-            unseen += not caught
-            first = fault.old.strip().splitlines()[0]
-            print(f"{'caught' if caught else 'NOT SEEN':9} {fault.file}: {fault.kind}: {first}",
-                  flush=True)  # fmt: skip
-    print(f"{len(faults) - unseen} of {len(faults)} planted faults were caught")
-    return 1 if unseen else 0
+        return report(zip(faults, results, strict=True))
 
 
 if __name__ == "__main__":

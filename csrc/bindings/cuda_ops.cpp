@@ -28,7 +28,7 @@ struct View {
 using Fields = std::tuple<uintptr_t, int64_t, int64_t, int64_t>;
 using OptionalFields = std::optional<Fields>;
 
-// What the kernels of one call may touch, under its name.
+// Lends the arrays of one call to its kernels, under their names, and takes them back.
 class Loan {
  public:
   explicit Loan(cuda::Runtime& runtime) : runtime_(runtime) {}
@@ -37,7 +37,7 @@ class Loan {
   }
   Loan(const Loan&) = delete;
 
-  // Of elements of `size` bytes; `alignment` bytes divide the address.
+  // Lends an array to read, whose elements have `size` bytes; `alignment` divides its address.
   const void* in(const char* name, const View& view, int64_t size, int64_t alignment = 16) {
     return lend(name, view, size, alignment, true);
   }

@@ -72,7 +72,8 @@ struct Int8Kernels {
   void (*search)(const SearchParams& params);
 };
 
-// What multiplies bfloat16 in pairs, both operands rounded to it. Bits are those of one machine.
+// Kernels that multiply bfloat16 in pairs, both operands rounded to it. Their bits differ from those
+// of the other sets.
 struct Bfloat16Kernels {
   LinearKernels linear;
   void (*attention)(const AttentionParams& params);

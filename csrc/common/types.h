@@ -13,7 +13,7 @@ enum class Activation : int32_t { kNone, kGelu, kGeluNew, kRelu };
 
 enum class Pooling : int32_t { kMean, kCls, kMax, kMeanSqrtLen, kWeightedMean, kLastToken };
 
-// Where the time goes, in ticks of the processor's counter: filled only where somebody asks.
+// The time that each stage takes, in ticks of the processor's counter: counted where somebody asks.
 struct StageTicks {
   uint64_t embedding, matrices, quantization, activation, attention, layer_norm, pooling;
 };
@@ -89,7 +89,7 @@ struct AttentionTrainingParams {
   AttentionParams forward;  // scratch: attention_training_floats(seqlen, head_dim)
   float dropout;  // the share of weights that is dropped, 0 <= dropout < 1
   uint64_t seed, first_number;  // of the draw (dropout.inl.h)
-  // Of the gradient only; dq, dk and dv lie as q, k and v do, dout as out.
+  // These serve the gradient only; dq, dk and dv lie as q, k and v do, dout as out.
   const float* dout = nullptr;
   float *dq = nullptr, *dk = nullptr, *dv = nullptr;
 };

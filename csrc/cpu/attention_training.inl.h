@@ -11,7 +11,7 @@
 // (head seqlen + i) seqlen + j from `first_number` on). All matrices of a head stay in L2: three of
 // seqlen x seqlen floats.
 
-// Where the matrices [seqlen, seqlen] and panels of a head lie in the scratch memory.
+// Places of a head's matrices [seqlen, seqlen] and panels in the scratch memory.
 struct TrainingScratch {
   float *key_panels, *value_panels, *weights, *kept, *gradient, *transposed, *packed;
   int64_t ld;

@@ -1,4 +1,4 @@
-// What an instruction set adds that multiplies bfloat16 in pairs, and what it stands on. The
+// The kernels that an instruction set adds which multiplies bfloat16 in pairs, with their base. The
 // vec_*.h and dot_*_bf16.h headers come before it.
 
 #include "cpu/linear_kernels.inl.h"

@@ -14,11 +14,12 @@ struct InstructionSet {
   const char* requires_text;  // the features it is compiled with
   bool (*is_supported)();
   const Kernels* kernels;
-  // Better than those in kernels; null: none are.
+  // These replace kernels of the base; null: the set has none.
   const Int8Kernels* int8 = nullptr;
   const Bfloat16Kernels* bfloat16 = nullptr;
 
-  // What it multiplies weights of this type with: named after what it needs, which may be less.
+  // The kernels for weights of this type. They are named after the instructions that they need, which
+  // may be fewer than the set has.
   const LinearKernels& linear(WeightType type) const;
   // The attention of a model with weights of this type.
   void (*attention(WeightType type) const)(const AttentionParams& params);
