@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import pickle
+import random
+import signal
 import sys
 import threading
 
@@ -282,6 +285,36 @@ def test_threads_that_add_and_search_at_once():
             assert index.reconstruct([i])[0, 0] == int(name.split()[0]) * 1000 + int(
                 name.split()[1]
             )
+
+
+def test_a_signal_handler_that_adds_and_saves(tmp_path):
+    # A handler runs in the middle of whatever the main thread does, and holds its locks.
+    index, own, path = Index(4), [], tmp_path / "some.index"
+
+    def add(value):
+        own.append((index.add(np.full((1, 4), value), [str(value)])[0], value))
+
+    def handler(*_):
+        with contextlib.suppress(RuntimeError):  # what is refused is not lost in silence
+            add(-1 - len(own))
+            index.save(path)
+
+    before = signal.signal(signal.SIGALRM, handler)
+    delays = random.Random(1)
+    try:
+        for i in range(1, 600):
+            if i % 3 == 0:  # one signal at a time: a handler that a signal interrupts would nest
+                signal.setitimer(signal.ITIMER_REAL, delays.uniform(1e-6, 1e-4))
+            add(i)
+            if i % 6 == 0:
+                index.save(path)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    index.save(path)
+    assert sorted(i for i, _ in own) == list(range(len(index)))
+    for held in (index, Index.load(path, verify=True)):
+        assert [held.text(i) for i, _ in own] == [str(value) for _, value in own]
 
 
 def test_a_copy_of_an_index_is_whole_and_apart(saved):

@@ -7,10 +7,11 @@ scores, ids = index.search(model.encode(["a question"]), k=10)
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ _instances: weakref.WeakSet[Index] = weakref.WeakSet()
 def _renew_locks() -> None:
     """In the child of a fork no other thread is left that would give a lock back."""
     for index in list(_instances):
-        index._lock = threading.RLock()
+        index._lock, index._is_changing = threading.RLock(), False
 
 
 if hasattr(os, "register_at_fork"):
@@ -106,6 +107,7 @@ class Index:
         self._rescore = rescore
         self._threads = num_threads
         self._lock = threading.RLock()  # of everything below
+        self._is_changing = False
         _instances.add(self)
         self._segments: list[Segment] = []
         self._mapped: MappedFile | None = None  # behind some of the segments
@@ -167,7 +169,7 @@ class Index:
         # A copy in another process has its own memory and no file: two writers would disagree.
         with self._lock:
             state = self.__dict__ | {"_segments": [_copied(s) for s in self._present()]}
-        for name in ("_lock", "_mapped", "_path", "_file", "_tail", "_num_saved"):
+        for name in ("_lock", "_is_changing", "_mapped", "_path", "_file", "_tail", "_num_saved"):
             del state[name]
         return state
 
@@ -196,6 +198,7 @@ class Index:
             ValueError: another dimension; a NaN, an infinity or, with cosine, a vector of zeros
                 (the row is named); texts of another number, or given for some vectors only.
             TypeError: not numbers; a text that is no string.
+            RuntimeError: called by a signal handler while the same thread adds or saves.
         """
         rows = self._checked("vectors", vectors)
         if texts is not None:
@@ -205,7 +208,7 @@ class Index:
                 if not isinstance(text, str):
                     raise TypeError(f"texts[{i}] is a {type(text).__name__}, wanted a string")
         segment = self._stored(rows, texts) if len(rows) else None
-        with self._lock:
+        with self._changing():
             first = len(self)
             if segment is None:
                 return range(first, first)
@@ -355,11 +358,12 @@ class Index:
             ValueError: another writer has appended to the file or replaced it since, or it is
                 damaged.
             OSError: the disk is full: the file is as it was.
+            RuntimeError: called by a signal handler while the same thread adds or saves.
         """
         path = Path(path)
         if not path.parent.is_dir():
             raise FileNotFoundError(f"{path.parent}: the folder does not exist")
-        with self._lock:
+        with self._changing():
             self._present()
             if self._is_own(path):
                 with open_locked(path) as file:
@@ -519,6 +523,21 @@ class Index:
             if self._mapped is not None:
                 self._mapped.check()
             return self._segments
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Other threads wait here; a signal handler of the same thread cannot, and is refused."""
+        with self._lock:
+            if self._is_changing:
+                raise RuntimeError(
+                    "the index is in the middle of an add or a save of this thread, which a signal "
+                    "handler interrupted: note the signal in the handler and add or save afterwards"
+                )
+            self._is_changing = True
+            try:
+                yield
+            finally:
+                self._is_changing = False
 
     def _layout(self) -> Layout:
         dtype = {"float32": "<f4", "bfloat16": "<u2", "int8": "u1"}[self._dtype]
