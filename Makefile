@@ -113,7 +113,7 @@ sanitize-python: $(SANITIZED)/.built $(VENV)/.installed
 	$(BIN)/ctest --test-dir $(SANITIZED) --output-on-failure -R 'sizes|encoder'
 	$(SANITIZED_PYTHON) -m pytest $(TESTS)
 
-# What once ended the process or read what is not its own.
+# The tests of faults that once ended the process or read memory of others.
 sanitize-python-short: $(SANITIZED)/.built $(VENV)/.installed
 	$(SANITIZED_PYTHON) -m pytest tests/test_memory_safety.py tests/test_index_file.py
 

@@ -96,7 +96,7 @@ def cuda_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def is_emulated() -> bool:
-    """Whether cuda_library runs on the emulator."""
+    """Return whether cuda_library runs on the emulator."""
     return "MINIFUSE_CUDA_LIBRARY" not in os.environ
 
 

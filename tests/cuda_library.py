@@ -60,7 +60,7 @@ def float32_bound(K: int) -> float:
 
 
 class Fault(RuntimeError):
-    """What the emulator found wrong with a kernel, or the table with a shape."""
+    """Error that the emulator found in a kernel, or the table in a shape."""
 
 
 class LinearParams(Structure):
@@ -212,7 +212,7 @@ class Ops:
         return 4 if self.element == "float32" else 2
 
     def count(self, instruction: str) -> int:
-        """How often warps ran it in the last call, on the emulator."""
+        """Return how often warps ran it in the last call, on the emulator."""
         self._dll.cuda_instruction_count.restype = c_int64
         return int(self._dll.cuda_instruction_count(instruction.encode()))
 
@@ -353,7 +353,7 @@ class DeviceEncoder:
             raise_fault(self._dll)
 
     def count(self, name: str) -> int:
-        """How often it happened since this encoder was made, on the emulator."""
+        """Return how often it happened since this encoder was made, on the emulator."""
         self._dll.cuda_instruction_count.restype = c_int64
         return int(self._dll.cuda_instruction_count(name.encode()))
 

@@ -1,4 +1,4 @@
-"""What nvcc makes of the kernels: spills and warnings are errors of the build, and the script for a
+"""The build of the kernels by nvcc: spills and warnings are errors, and the script for a
 machine with a GPU goes as far as a machine without one can.
 """
 

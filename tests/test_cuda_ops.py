@@ -163,7 +163,7 @@ def test_pooling(tensor):
 
 
 def test_nothing_is_copied_that_lies_well(tensor, monkeypatch):
-    """What reaches the kernel is the tensors' own memory; a misaligned tensor is copied."""
+    """The kernel reads the tensors' own memory; a misaligned tensor is copied."""
     seen = []
     monkeypatch.setattr(cuda_ops._Call, "rows", _recording(cuda_ops._Call.rows, seen))
     wide = tensor(8, 128)

@@ -1,4 +1,4 @@
-"""What a disk may hold after a crash, in SQLite's manner: the writes and syncs of a series of saves are
+"""Crashes of the index file, modelled in SQLite's manner: the writes and syncs of a series of saves are
 recorded and replayed. Whatever the disk has done of those that no sync covers (any prefix, any subset of
 sectors, sizes before or after data), what a save had reported is there, and nothing else is invented.
 """

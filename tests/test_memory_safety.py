@@ -184,7 +184,7 @@ def test_an_encoder_without_weights_refuses(dtype):
 
 
 def test_arrays_that_another_thread_changes(tiny):
-    """What is checked is what is read: a copy."""
+    """The array that is checked and the array that is read are one copy."""
     encoder = tiny._encoder
     ids, cu_seqlens = np.full(40, 7, np.int32), np.array([0, 20, 40], np.int32)
     expected = encoder.encode(

@@ -1,4 +1,4 @@
-"""What is installed: light to import, no PyTorch, typed, stubs that match."""
+"""The installed package is light to import, needs no PyTorch, is typed and has stubs that match."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def test_rounding_follows_the_equations(rng, k):
 
 
 def test_rounding_lets_errors_cancel(rng):
-    """Of inputs that go together, on text of the same kind that the moments never saw."""
+    """The error is lower on correlated inputs, on text that the moments never saw."""
     mixing = rng.standard_normal((24, 300))
 
     def rows():
@@ -162,7 +162,7 @@ def test_statistics_of_the_sample_text(wide, monkeypatch):
 
 
 def test_the_same_codes_on_every_instruction_set(isa, wide):
-    """What is known of the inputs comes from float32's kernels, which agree in every bit."""
+    """The statistics of the inputs come from float32's kernels, which agree in every bit."""
     model = SentenceTransformer(wide)
     matrices = dict(quantization.quantized_matrices(model._folder, model._tokenizer, 1))
     core.select_isa("scalar")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# What each instruction set's file may show: its one table.
+# Symbols that each instruction set's file may export: its one table.
 TABLES = {
     "scalar": "kKernels",
     "avx2": "kKernels",
@@ -70,7 +70,7 @@ def test_one_symbol_is_exported_and_none_is_weak(objects, isa):
             defined.append(name)
     table = TABLES[isa]
     assert defined == [f"_ZN8minifuse{len(isa) + 4}isa_{isa}{len(table)}{table}E"]
-    # What the compiler may call by itself, and the scalar form's exact multiply-add.
+    # The compiler may call these by itself; fmaf is the scalar form's exact multiply-add.
     assert set(undefined) <= {"memcpy", "memset", "memmove", "fmaf", "_GLOBAL_OFFSET_TABLE_"}
 
 

@@ -1,4 +1,4 @@
-"""What fine-tuning computes natively, against PyTorch's autograd in float64 and finite differences."""
+"""Native kernels of fine-tuning, against PyTorch's autograd in float64 and finite differences."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ INSTANCE = re.compile(
     r"(\d+) bytes spill stores.*?Used (\d+) registers",
     re.S,
 )
-# What the number of an instance stands for.
+# Meaning of the number of an instance.
 UNITS = {"attention": "heads of {0}", "linear_residual_layer_norm": "up to {1} columns",
          "ffn_residual_layer_norm": "up to {1} columns",
          "hopper_linear_residual_layer_norm": "up to {2} columns",

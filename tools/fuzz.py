@@ -358,7 +358,7 @@ class Fuzz:
         return [bytes(64), bytes(range(256))]
 
 
-# What these call is native, and its coverage is not recorded: an input seeds a generator of cases.
+# These targets call native code, whose coverage is not recorded: an input seeds a generator.
 _AT_RANDOM = ("ops", "differential")
 
 # Values where others are wanted.

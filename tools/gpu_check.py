@@ -102,7 +102,7 @@ class Check:
         return found
 
     def packages(self) -> None:
-        """What the tests import, from the folder of wheels if one is given."""
+        """Install the packages that the tests import, from the folder of wheels if one is given."""
         if self.arguments.wheels:
             self._command(sys.executable, "-m", "pip", "install", "--quiet", "--no-index",
                           "--find-links", str(self.arguments.wheels), "pybind11",
@@ -242,7 +242,7 @@ class Check:
         return ("sm_80", "sm_90a") if self._architecture() == "sm_90a" else ("sm_80",)
 
     def _for_each_isa(self, measure: Callable[[bool], Any]) -> dict[str, Any]:
-        """What measure(is_first) finds with the kernels of each instruction set of the device."""
+        """Return the results of measure(is_first) for each instruction set of the device."""
         found = {}
         try:
             for place, isa in enumerate(self._isas()):

@@ -27,7 +27,7 @@ SECONDS = 120  # ten times what the slowest test takes; one that hangs is ended
 
 @dataclass(frozen=True)
 class Fault:
-    """What is done to a file, and the test that must see it: "native:NAME", or pytest's arguments."""
+    """A change of a file, and the test that must see it: "native:NAME", or pytest's arguments."""
 
     kind: str
     file: str
@@ -242,7 +242,7 @@ class Tree:
             shutil.copy(module, self.folder / "python" / "minifuse" / module.name)
 
     def sees(self, tests: str) -> bool:
-        """Whether the tests fail."""
+        """Return whether the tests fail."""
         kind, _, name = tests.partition(":")
         if kind == "native":
             command = [str(self.folder / "build" / name)]
@@ -258,7 +258,7 @@ class Tree:
                                   text=True, timeout=SECONDS, check=False)  # fmt: skip
         except subprocess.TimeoutExpired:
             return True
-        # Of pytest: 0, all passed; 1, some failed; below 0, a signal ended it. Others: nothing ran.
+        # pytest's status: 0, all passed; 1, some failed; below 0, a signal; others: nothing ran.
         if kind != "native" and done.returncode > 1:
             sys.exit(f"{tests}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
         return done.returncode != 0

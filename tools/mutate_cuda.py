@@ -420,7 +420,7 @@ def plant(fault: Fault, folder: Path) -> None:
 
 
 def is_caught(fault: Fault, objects: Path) -> bool:
-    """Whether a test fails with the fault planted; objects: of the files without kernels."""
+    """Return whether a test fails with the fault planted; objects: of the files without kernels."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         plant(fault, folder)

@@ -11,11 +11,11 @@ class Planted(Protocol):
 
     @property
     def kind(self) -> str:
-        """What goes wrong, in words."""
+        """Description of the fault."""
 
     @property
     def file(self) -> str:
-        """Where it is planted."""
+        """File in which it is planted."""
 
     @property
     def old(self) -> str:

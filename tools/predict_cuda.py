@@ -21,7 +21,7 @@ H, F, HEADS, HEAD_DIM, SEQLEN, SIZE = 384, 1536, 12, 32, 32, 2
 
 @dataclass(frozen=True)
 class Device:
-    """What bounds a kernel; `mma`: the share of the peak that mma.sync is taken to reach."""
+    """Rates of a device; `mma`: the share of the peak that mma.sync is assumed to reach."""
 
     name: str
     sms: int
@@ -132,7 +132,7 @@ def hopper_kernels(tokens: int) -> list[Kernel]:
     chunks = F // 32
     reads = chunks * 2 * 32 * (H // 16 * (64 + 32) + 2 * H)
     writes = 128 * H * SIZE + 2 * F * H * SIZE
-    # Of the two warpgroups' GELU, some 13 operations an element, products hide one.
+    # GELU costs some 13 operations an element; products hide that of one of two warpgroups.
     gelu = 13.0 * 64 * F
     ffn = Kernel("ffn_residual_layer_norm, sm_90a", f"128 x {H}, F by 32", blocks,
                  (128 * 768 + 2 * 2 * 32 * 768) / 1024, 4.0 * 128 * H * F, reads + writes,

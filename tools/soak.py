@@ -158,7 +158,7 @@ class Soak:
         time.sleep(0.2)
 
     def handler(self, *_: object) -> None:
-        """What SIGALRM does on the main thread, in the middle of whatever it computes."""
+        """Handle SIGALRM: encode on the main thread, in the middle of whatever it computes."""
         vector = self.models["int8"].encode(self.texts[5])
         self.check(np.array_equal(vector, self.expected["int8"][5]), "in a handler")
         self.counts["handler"] += 1

@@ -1,4 +1,4 @@
-// How an operation on arrays is shared out to threads.
+// Divides an operation on arrays among threads.
 #pragma once
 
 #include <algorithm>

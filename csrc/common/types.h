@@ -25,7 +25,7 @@ static inline uint64_t ticks_now() {
 #endif
 }
 
-// How the numbers of a weight are stored and multiplied.
+// Types in which the numbers of a weight are stored and multiplied.
 enum class WeightType : int32_t {
   kFloat32,
   kBfloat16,  // widened to float32 on the way into the registers, exactly

@@ -1,4 +1,4 @@
-// Which instruction set runs: the best one that the CPU has and the operating system enables, or
+// Chooses the instruction set: the best one that the CPU has and the operating system enables, or
 // the one that MINIFUSE_ISA names. An unknown or unsupported name throws, with the list.
 #pragma once
 

@@ -48,14 +48,14 @@ struct Int8 {
     return input_scale ? mul(v, load_upto(input_scale + k, K - k)) : v;
   }
 
-  // How values become codes: code = value inverse + zero_point.
+  // Conversion of values to codes: code = value inverse + zero_point.
   struct Range {
     float inverse, zero_point;
     Scale scale;
   };
 
-  // Of one group of a row. A NaN or an infinity anywhere makes the scale NaN and so the whole row
-  // of y, as it would in float32.
+  // Returns the range of one group of a row. A NaN or an infinity anywhere makes the scale NaN and
+  // so the whole row of y, as it would in float32.
   static Range range_of(const float* x, const float* input_scale, int64_t K) {
     f32x16 low = zero(), high = zero(), poison = zero();
     for (int64_t k = 0; k < K; k += 16) {
@@ -138,7 +138,7 @@ struct Int8 {
     const int64_t column = panel * kPanelColumns, padded_columns = round_up(p.N, kPanelColumns);
     alignas(64) static constexpr float kNoBias[kPanelColumns] = {};
     float* y = p.y + first * p.ldy + column;
-    // What a group's sums are added to: the bias in each row, then what the groups before it gave.
+    // A group's sums are added to the bias in each row, then to the sums of the groups before it.
     const float* before = p.bias ? p.bias + column : kNoBias;
     int64_t before_stride = 0;
     for (int64_t g = 0; g < rows.groups; ++g) {

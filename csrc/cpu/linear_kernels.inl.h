@@ -1,4 +1,4 @@
-// What every linear layer stands on, whatever its weights' format. The vec_*.h header comes before
+// Definitions shared by the linear kernels of every weight format. The vec_*.h header comes before
 // it.
 
 #define MINIFUSE_INLINE __attribute__((always_inline))

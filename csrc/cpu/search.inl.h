@@ -1,4 +1,4 @@
-// What a search does with its scores, whatever the vectors' type: each tile of them is compared with
+// Selection of the best scores, for every type of vectors: each tile of scores is compared with
 // the queries' thresholds while it is in registers, and only what exceeds them is offered, a few
 // hundred scores of a million. No matrix of scores exists.
 

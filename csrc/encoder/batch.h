@@ -1,4 +1,4 @@
-// What an encoder is given and asked for, on whichever device.
+// Input and output of an encoder, the same on every device.
 #pragma once
 
 #include <vector>
@@ -16,7 +16,7 @@ struct Batch {
   int64_t total_tokens;
 };
 
-// What a call wants back; null pointers are not computed.
+// Destinations of the results of a call; what has a null pointer is not computed.
 struct Outputs {
   float* pooled = nullptr;  // [batch, poolings.size() * H]
   bool is_on_device = false;  // where pooled is, of a CUDA encoder

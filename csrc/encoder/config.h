@@ -1,4 +1,4 @@
-// What the model is, in Hugging Face's names. validate() refuses nonsense by name.
+// Sizes and settings of the model, by Hugging Face's names. validate() refuses nonsense by name.
 #pragma once
 
 #include <cmath>
@@ -20,7 +20,7 @@ struct Config {
   Activation activation = Activation::kGelu;
 
   int64_t head_dim() const { return hidden_size / num_attention_heads; }
-  // Of qkv, out, ffn1 and ffn2 together.
+  // Returns the number of input columns of qkv, out, ffn1 and ffn2 together.
   int64_t inputs_per_layer() const { return 3 * hidden_size + intermediate_size; }
 
   void validate() const {

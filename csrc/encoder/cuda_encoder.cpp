@@ -67,7 +67,7 @@ struct CudaEncoder::Pass {
   size_t ids_at = 0, positions_at = 0, offsets_at = 0, tiles_at = 0;
   Chunk chunk{0, 0};  // under way; empty: none
 
-  // What a graph depends on, besides the pass.
+  // Arguments that a graph depends on, besides the pass.
   using Shape = std::tuple<int, int, int, int64_t, bool, bool, std::vector<Pooling>>;
   std::map<Shape, cuda::Graph> graphs;
 
@@ -332,7 +332,7 @@ std::vector<CudaEncoder::Chunk> CudaEncoder::chunks_of(const Batch& batch, int64
   return chunks;
 }
 
-// Of a pass of so many tokens, those whose feed-forward's intermediate goes through memory.
+// Returns how many rows store the intermediate of the feed-forward in global memory.
 int64_t CudaEncoder::rows_of_hidden(int64_t tokens) const {
   if (config_.hidden_size > kernels_.max_ffn_hidden) return tokens;
   return config_.hidden_size <= kernels_.max_split_hidden ? std::min(tokens, kSplitTokens) : 0;

@@ -10,7 +10,8 @@
 
 namespace minifuse {
 
-// How Weights packs matrices for the device: a panel is a row of "float32", "bfloat16" or "float16".
+// Kernels with which Weights packs for the device: a panel is one row of "float32", "bfloat16" or
+// "float16".
 LinearKernels row_major_kernels(const std::string& element);
 
 struct CudaWeights {

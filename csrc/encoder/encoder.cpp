@@ -120,7 +120,7 @@ void Encoder::layer(const LayerWeights& w, const int32_t* cu_seqlens, const Chun
     team.meet();
   };
 
-  // What goes into a matrix, from row `first` of the chunk on.
+  // Passes inputs of a matrix, from row `first` of the chunk on, to the caller.
   const auto show = [&](const float* rows, int64_t ldx, int64_t first, int64_t num_rows, int64_t K,
                         int64_t column) {
     if (!matrix_inputs || team.member != 0) return;

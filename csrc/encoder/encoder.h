@@ -26,12 +26,12 @@ class Encoder {
 
   Weights& weights() { return weights_; }
   const Config& config() const { return config_; }
-  // What a chunk of sentences costs.
+  // Returns the cost model of this encoder and its weights.
   CostModel cost_model() const;
   // The plan of a call, and every other that was considered where they are asked for.
   Schedule plan(const Batch& batch, int64_t max_sentences, int num_threads,
                 std::vector<Schedule>* considered = nullptr) const;
-  // What its matrices are multiplied with.
+  // Returns the kernels that multiply its matrices.
   const LinearKernels& linear_kernels() const { return linear_kernels_; }
 
   // Throws std::invalid_argument where the batch is not well formed or the weights are not complete.

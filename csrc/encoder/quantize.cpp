@@ -22,7 +22,7 @@ inline float nearest_code(float x) {
   return std::min(std::max(round_to_integer(x), -kMost), kMost);
 }
 
-// Where a pair of one sign exceeds kMaxPairCode in sum, either is taken back by half of the excess.
+// Reduces both values of a pair by half of what their sum exceeds kMaxPairCode by.
 inline void limit_pair(float& a, float& b) {
   constexpr float kMost = kMaxPairCode;
   const float sum = a + b;

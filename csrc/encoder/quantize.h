@@ -16,12 +16,12 @@ void to_bfloat16(const float* x, int64_t n, uint16_t* bits);
 void smoothing_scales(const float* weight, int64_t ldw, int64_t N, int64_t K,
                       const float* max_input, float* input_scale);
 
-// Of a weight's code, and of two neighbours' (k even, k + 1) sum: 255 times it fits 16 bits, so
-// that vpmaddubsw never saturates (dot_avx2.h).
+// Limits of a weight's code, and of the sum of two neighbours (k even, k + 1): 255 times the sum
+// fits 16 bits, so that vpmaddubsw never saturates (dot_avx2.h).
 constexpr int kMaxWeightCode = 127, kMaxPairCode = 128;
 
-// How the error of one code is made up for by the codes after it (GPTQ, Frantar et al. 2023). What
-// matters is the error of y = x w: with r = w - scale codes and H the second moments of x, it is
+// Later codes compensate for the error of earlier ones (GPTQ, Frantar et al. 2023). The error to
+// minimise is that of y = x w: with r = w - scale codes and H the second moments of x, it is
 // r^T H r = |L^T r|^2 in squared mean, H = L L^T. The codes of a group are found from its last to
 // its first, each one making its entry of L^T r as small as it can: with the errors r[j], j > k,
 // known, code k stands for
@@ -42,7 +42,7 @@ void quantize_rows(const float* weight, int64_t ldw, int64_t num_rows, int64_t K
                    const float* input_scale, const float* feedback, int8_t* codes, float* scale,
                    int64_t ldscale);
 
-// Whether every code keeps to the two limits above, as those of quantize_rows do.
+// Returns whether every code is within the two limits above, as those of quantize_rows are.
 bool are_weight_codes(const int8_t* codes, int64_t num_rows, int64_t K);
 
 }  // namespace minifuse

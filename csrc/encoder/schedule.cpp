@@ -202,7 +202,7 @@ Schedule plan_schedule(const int32_t* cu_seqlens, int64_t batch, int64_t max_sen
       Schedule one{
           tokens, static_cast<int64_t>(chunks.size()), static_cast<int64_t>(num_shared), cost, {}};
       if (considered) considered->push_back(one);
-      // Of plans as good as each other the plainer one, which comes first.
+      // Between equally good plans the simpler one wins, which comes first.
       if (!best.chunks.empty() && cost >= 0.99 * best.cost) continue;
       for (const CostedChunk& costed : chunks) one.chunks.push_back(costed.chunk);
       best = std::move(one);

@@ -17,7 +17,7 @@ namespace minifuse {
 // 1.
 int default_num_threads();
 
-// How many rows share a pass, so that their activations and the weights beside them fit L2.
+// Rows of a pass, so many that their activations and the weights beside them fit L2.
 struct BlockSizes {
   int64_t chunk_tokens;  // tokens that go through all layers together
   int64_t ffn_rows;  // rows that go through W1, GELU and W2 together
@@ -26,7 +26,7 @@ struct BlockSizes {
 // Pure: by the size of a core's L2 cache in bytes, 0 where it is not known.
 BlockSizes block_sizes(int64_t l2_bytes);
 
-// Of the first core; 0 where the system does not say.
+// Returns the size of the first core's L2 cache; 0 where the system does not say.
 int64_t l2_cache_bytes();
 
 // A range of sentences [first, last) that one thread (or one team) takes through all layers.
@@ -34,7 +34,7 @@ struct Chunk {
   int64_t first, last;
 };
 
-// What a chunk costs, in the time of one thread's floating-point operations.
+// Estimates the time of a chunk, in floating-point operations of one thread.
 struct CostModel {
   double per_token;  // of the matrices
   double per_pair;  // a query and a key of one sentence

@@ -39,7 +39,7 @@ struct LayerName {
   int64_t layer = 0;
   std::string rest;
 
-  // Of a name that is expected, or of any other that has no layer.
+  // Splits a name into its layer and the rest; names outside the layers have no layer.
   static LayerName parse(const std::string& name) {
     if (!name.starts_with(kLayers)) return {};
     const size_t dot = name.find('.', kLayers.size());

@@ -95,7 +95,7 @@ struct Workspace {
   std::byte* linear_scratch_of(int member) {
     return linear_scratch.data() + member * sizes.linear_bytes;
   }
-  // How many bytes really lie there, for the checks of kernels.
+  // Returns the bytes that the buffer has from there on, for the checks of kernels.
   int64_t linear_scratch_bytes_of(int member) const {
     return std::min(sizes.linear_bytes, linear_scratch.size() - member * sizes.linear_bytes);
   }

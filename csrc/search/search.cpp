@@ -84,7 +84,7 @@ struct Queries {
   }
 };
 
-// What one thread has found.
+// Results of one thread.
 struct Findings {
   std::vector<TopK> best;  // [num_queries]
   Buffer thresholds;       // [padded], infinity past num_queries

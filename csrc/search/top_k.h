@@ -22,7 +22,7 @@ class TopK {
  public:
   explicit TopK(int64_t k) : k_(static_cast<size_t>(k)) {}
 
-  // What a score must exceed to matter, where ids come in ascending order.
+  // Returns the score that a hit must exceed to be kept, where ids come in ascending order.
   float threshold() const {
     return hits_.size() < k_ ? -std::numeric_limits<float>::infinity() : hits_.front().score;
   }

@@ -70,7 +70,7 @@ double contrastive_loss(const InstructionSet& isa, const ContrastiveParams& p, i
     return p.group_a && i != j && p.group_a[i] == p.group_b[j];
   };
   const Kernels& kernels = *isa.kernels;
-  // Of each row of scores: its largest, one over its sum of exponentials, and p_ii - 1 from the
+  // For each row of scores: its largest, one over its sum of exponentials, and p_ii - 1 from the
   // terms beside it, since the difference would keep no digit where p_ii is nearly 1.
   std::vector<float> largest(static_cast<size_t>(p.n)), inverse(largest.size());
   std::vector<float> right_term(largest.size());

@@ -40,7 +40,7 @@ _REFEREE = "sentence-transformers, float32"
 
 
 def machine() -> dict[str, Any]:
-    """What a figure is worth nothing without."""
+    """Return the machine and the versions of libraries, recorded with every result."""
     packages = ("torch", "sentence-transformers", "onnxruntime", "openvino", "ctranslate2")
     versions = {"minifuse": version("minifuse"), "python": platform.python_version()}
     for name in packages:
@@ -196,7 +196,7 @@ _STAGES = {
 def bench_profile(
     model: SentenceTransformer, texts: Sequence[str], num_threads: int, rounds: int = 5
 ) -> list[dict[str, Any]]:
-    """Where a whole encode spends its time: medians over rounds.
+    """Profile a whole encode: the time of each part, medians over rounds.
 
     Tokenising, sorting and the encoder are timed apart; what encode takes beyond them is Python's.
     The encoder's stages are counted by its threads in ticks of the processor's counter.
@@ -239,7 +239,7 @@ def schedules(
     batch_size: int = 32,
     dtype: str = "float32",
 ) -> list[dict[str, Any]]:
-    """How a batch of sentences with these token counts could be dealt out to the threads.
+    """List the ways to divide sentences with these token counts among the threads.
 
     Args:
         model_name: its configuration decides what a token, a pair of tokens and fetching the

@@ -16,7 +16,7 @@ __all__ = ["add_bench_arguments", "run_bench"]
 
 
 def add_bench_arguments(sub: argparse.ArgumentParser) -> None:
-    """What ``minifuse bench`` takes beside the model and the threads."""
+    """Add the options of ``minifuse bench``, except those of the model and the threads."""
     sub.add_argument("files", nargs="*", help="NAME=FILE or FILE[:LINES] workloads; none: our own")
     sub.add_argument(
         "--peers", action="store_true", help="in float32, bfloat16 and int8; float32 only without"
@@ -137,7 +137,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
 
 
 def _tell_absent_and_write(arguments: argparse.Namespace, result: dict[str, Any]) -> int:
-    """What did not run and why, and every figure where it was asked for."""
+    """Print what did not run and why, and write the figures to the files that were asked for."""
     from minifuse import bench
 
     for name, reason in result["absent"].items():

@@ -42,7 +42,7 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Difference:
-    """Of one measure: both values, a - b with its interval, and the p-value."""
+    """Comparison by one measure: both values, a - b with its interval, and the p-value."""
 
     measure: str
     a: float
@@ -52,7 +52,7 @@ class Difference:
 
     @property
     def is_real(self) -> bool:
-        """Whether chance is no good explanation."""
+        """True if chance does not explain the difference."""
         return self.interval.excludes_zero and self.p_value < 1 - self.interval.level
 
 
@@ -173,7 +173,7 @@ def compare_groups(
     model: Any, pairs: LabelledPairs, names: tuple[str, str] = ("label 1", "label 0"),
     level: float = 0.95, num_resamples: int = 9999, seed: int = 0,
 ) -> Comparison:  # fmt: skip
-    """Whether one model's cosines of pairs that mean the same lie above those of pairs that do not.
+    """Test whether a model's cosines of paraphrases lie above those of other pairs.
 
     Returns:
         The difference of the mean cosines; its p-value is the permutation test's.

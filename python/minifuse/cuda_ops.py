@@ -166,7 +166,7 @@ def mean_pool_varlen(x: Any, cu_seqlens: Any) -> Any:
 
 
 class _Call:
-    """Where the first tensor of a call is, of what type, and the other tensors made to fit it.
+    """Device and type of a call's first tensor; converts the other tensors to them.
 
     It keeps copies that it made until the kernel has been put onto the stream; from then on torch
     lets nobody else use their memory before the kernel is done.

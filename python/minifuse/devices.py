@@ -1,4 +1,4 @@
-"""Where a model computes: the CPU, or a CUDA device by the module _cuda, loaded when asked for."""
+"""Devices: a model runs on the CPU, or on CUDA through the module _cuda, imported on first use."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 __all__ = ["CUDA_DTYPES", "Device", "cuda_devices", "cuda_module", "new_tensor", "resolve_device"]
 
-# What weights and activations can be on a device.
+# Types of weights and activations on a CUDA device.
 CUDA_DTYPES = ("float32", "bfloat16", "float16")
 
 

@@ -133,7 +133,7 @@ class ZentorchEngine(SentenceTransformersEngine):
 
 
 class _PaddedEngine(Engine):
-    """What engines on padded batches share: tokens, sorting, pooling."""
+    """Base of the engines on padded batches: tokenising, sorting, pooling."""
 
     def __init__(self, model: Path) -> None:
         self._tokenizer = TextTokenizer.from_folder(model)
@@ -285,7 +285,7 @@ class OnnxRuntimeEngine(_BatchEngine):
             str(fused),
             str(folder / "int8.onnx"),
             weight_type=kind,
-            # What its shape inference does not know, the fused operators' outputs, is float.
+            # Its shape inference does not know the fused operators' outputs, which are float.
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
         )
 

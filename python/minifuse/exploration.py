@@ -1,4 +1,4 @@
-"""What is in a heap of texts: clusters by meaning, named, and a map of them.
+"""Explore a collection of texts: find clusters of similar meaning, name them, and draw a map.
 
 Embeddings of length 1 are clustered by k-means, which on the unit sphere follows the cosine; the
 number of clusters is the one with the best silhouette. Names are the words that set a cluster apart
@@ -170,7 +170,7 @@ def _names(texts: Sequence[str], labels: npt.NDArray[np.int64], num_clusters: in
 
 
 def _log_odds(inside: int, num_inside: int, outside: int, num_outside: int) -> float:
-    """How many deviations a word is more common in num_inside texts than in the others."""
+    """Return by how many deviations a word is more common in num_inside texts than elsewhere."""
     prior = 2.0 * (inside + outside) / (num_inside + num_outside)
     a, b = inside + prior, outside + prior
     odds = np.log(a / (num_inside + 2 - a + 1e-9)) - np.log(b / (num_outside + 2 - b + 1e-9))

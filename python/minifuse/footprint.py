@@ -1,4 +1,4 @@
-"""What an engine costs besides time per text: seconds to its first vector, and peak memory.
+"""Measure the start of an engine: seconds to its first vector, and peak memory.
 
 Each engine starts in a process of its own (python -m minifuse.footprint, one JSON object in, one
 out), since neither can be measured in a process where others have run.

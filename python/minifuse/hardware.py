@@ -1,4 +1,4 @@
-"""What this machine is and what it can do at most."""
+"""Describe this machine and measure its peak rates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from minifuse.native import core
 
 __all__ = ["DTYPES", "describe", "peak", "tile_rate"]
 
-# What weights can be stored and multiplied as.
+# Types in which weights can be stored and multiplied.
 DTYPES = ("float32", "bfloat16", "int8")
 
 
@@ -69,7 +69,7 @@ def peak(
 def tile_rate(
     num_threads: int | None = None, seconds: float = 0.5, dtype: str = "float32"
 ) -> float:
-    """What the micro-kernel reaches on operands in L1: the ceiling of code, beside the machine's.
+    """Measure the micro-kernel on operands in L1: the limit of the code, below the machine's.
 
     One register tile of a linear layer is computed over and over, so nothing waits for L2 or
     memory. Where it stays below ``peak``, other work on the same core takes its share of decoding

@@ -44,7 +44,7 @@ _METRICS = ("cosine", "dot")
 # Appends of up to this many vectors are joined in memory, so that a million of them one by one make
 # a few pieces to search and not a million.
 _JOINED_VECTORS = 1 << 16
-# What a model is recognised by: its vector of this text (Index.bind).
+# A model is recognised by its vector of this text (Index.bind).
 _PROBE = "The quick brown fox jumps over the lazy dog."
 
 
@@ -118,7 +118,7 @@ class Index:
         self._has_texts: bool | None = None
         self._model: dict[str, Any] | None = None
 
-    # What it is.
+    # Properties.
 
     @property
     def dim(self) -> int:
@@ -127,7 +127,7 @@ class Index:
 
     @property
     def dtype(self) -> str:
-        """How vectors are stored: "float32", "bfloat16" or "int8"."""
+        """Type of the stored vectors: "float32", "bfloat16" or "int8"."""
         return self._dtype
 
     @property
@@ -137,17 +137,17 @@ class Index:
 
     @property
     def rescores(self) -> bool:
-        """Whether the float32 vectors are kept beside the codes."""
+        """True if the float32 vectors are kept beside the codes."""
         return self._rescore
 
     @property
     def is_mapped(self) -> bool:
-        """Whether vectors lie in a mapped file, and not in this process's own memory."""
+        """True if vectors lie in a memory-mapped file and not in the memory of this process."""
         return self._mapped is not None
 
     @property
     def has_texts(self) -> bool:
-        """Whether the vectors came with their texts."""
+        """True if the vectors came with their texts."""
         return bool(self._has_texts)
 
     @property

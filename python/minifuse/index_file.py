@@ -73,7 +73,7 @@ _CHECKED_AT_OPEN_BYTES = 64 << 20
 
 
 class Tail(NamedTuple):
-    """Where the next segment goes, and what its head must say.
+    """End of the file: the place of the next segment, and what its head must say.
 
     Attributes:
         version: of the file's format.
@@ -107,7 +107,7 @@ class Segment:
 
     @property
     def count(self) -> int:
-        """How many vectors."""
+        """Number of vectors."""
         return len(self.vectors)
 
     def text(self, i: int) -> str:
@@ -142,7 +142,7 @@ class MappedFile:
 
 @dataclass
 class Content:
-    """What a file holds.
+    """Contents of a file.
 
     Attributes:
         about: the header's JSON without the salt.
@@ -549,7 +549,7 @@ def open_locked(path: Path) -> Iterator[BinaryIO]:
 
 @dataclass
 class Recovered:
-    """What is whole of a file.
+    """Undamaged parts of a file.
 
     Attributes:
         content: the segments that are, in their order.

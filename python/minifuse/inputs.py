@@ -1,4 +1,4 @@
-"""What people pass as texts: any iterable as a list, each element checked, cut into windows."""
+"""Check texts: take any iterable, check each element, and cut the whole into windows."""
 
 from __future__ import annotations
 

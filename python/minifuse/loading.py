@@ -68,7 +68,7 @@ _SENTENCE_CONFIGS = (
 
 @dataclass(frozen=True)
 class BertConfig:
-    """What the encoder is, in Hugging Face's names."""
+    """Sizes and settings of the encoder, by Hugging Face's names."""
 
     vocab_size: int
     max_position_embeddings: int
@@ -127,7 +127,7 @@ class ModelFolder:
 
     @property
     def is_quantized(self) -> bool:
-        """Whether it holds int8 matrices, and no others."""
+        """True if the folder holds int8 matrices and no others."""
         return (self.transformer_path / QUANTIZED_WEIGHTS).is_file() and not (
             self.transformer_path / "model.safetensors"
         ).is_file()

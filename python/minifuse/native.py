@@ -31,18 +31,18 @@ FloatArray = npt.NDArray[np.float32]
 
 
 def is_tensor(value: object) -> bool:
-    """Whether value is a torch.Tensor, without importing torch."""
+    """Return whether value is a torch.Tensor, without importing torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
 
 
 def is_cuda_tensor(value: object) -> bool:
-    """Whether value is a torch.Tensor on a CUDA device."""
+    """Return whether value is a torch.Tensor on a CUDA device."""
     return is_tensor(value) and bool(value.device.type == "cuda")  # type: ignore[attr-defined]
 
 
 def softmax_scale(scale: float | None, head_dim: int) -> float:
-    """What scores are multiplied by: 1 / sqrt(head_dim) if None.
+    """Return the factor of the attention scores: 1 / sqrt(head_dim) if scale is None.
 
     Raises:
         ValueError: not finite.

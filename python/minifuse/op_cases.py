@@ -24,7 +24,7 @@ _HIDDEN, _INNER, _HEADS = 384, 1536, 12
 
 @dataclass(frozen=True)
 class Placement:
-    """What arrays become for ours and for PyTorch: on a device, tensors for both."""
+    """Converts arrays for our operation and for PyTorch's: on a device, both take tensors."""
 
     ours: Callable[[Any], Any]
     theirs: Callable[[Any], Any]

@@ -41,7 +41,7 @@ class Check:
 
     @property
     def holds(self) -> bool:
-        """Whether the value is within the bound; NaN is not."""
+        """True if the value is within the bound; NaN is not."""
         return self.bound is None or self.value <= self.bound
 
 

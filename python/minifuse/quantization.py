@@ -37,7 +37,7 @@ from minifuse.whole_files import ignore_other_engines, new_folder
 
 __all__ = ["QuantizedMatrix", "load_quantized_encoder", "quantize", "quantized_matrices"]
 
-# Of sample text as many tokens at once as have this many inputs in all: 16 MiB.
+# The sample text is processed in batches with this many inputs of matrices: 16 MiB.
 _MAX_INPUT_FLOATS = 1 << 22
 
 _FORMAT = {"format": "minifuse-int8", "version": "1"}
@@ -70,7 +70,7 @@ def _matrices_of_a_layer(config: BertConfig) -> Iterator[tuple[str, list[str], i
 
 
 class _InputStatistics:
-    """What is known of a matrix's inputs x.
+    """Statistics of a matrix's inputs x.
 
     Attributes:
         max_input: float32 [in_features], the largest magnitude of each.
@@ -99,7 +99,7 @@ class _InputStatistics:
 def _input_statistics(
     folder: ModelFolder, tokenizer: TextTokenizer, num_threads: int
 ) -> dict[str, _InputStatistics]:
-    """Of every matrix of the encoder, by its name, on the sample text."""
+    """Measure the inputs of every matrix of the encoder on the sample text; keys are its names."""
     texts = [*sample_text.SENTENCES, *sample_text.paragraphs(4)]
     batch = tokenizer.encode(texts, folder.max_seq_length)
     ids, cu_seqlens = batch.ids, batch.cu_seqlens()
@@ -151,7 +151,7 @@ def quantized_matrices(
 
 
 def _saved_matrices(path: Path, config: BertConfig) -> Iterator[tuple[str, QuantizedMatrix]]:
-    """What quantize() wrote, matrix by matrix."""
+    """Yield the matrices that quantize() wrote, one by one."""
     with SafetensorsFile(path) as file:
         if file.metadata.get("format") != _FORMAT["format"]:
             raise ValueError(f"{path}: not written by 'minifuse quantize'")

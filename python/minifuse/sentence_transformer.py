@@ -52,7 +52,7 @@ OutputValue = Literal["sentence_embedding", "token_embeddings"]
 
 
 class EncodeInfo(NamedTuple):
-    """What encode(..., return_info=True) adds.
+    """Additional result of encode(..., return_info=True).
 
     Attributes:
         num_tokens: int64 [batch], tokens embedded, special tokens included.
@@ -245,17 +245,17 @@ class SentenceTransformer:
 
     @property
     def device(self) -> Device:
-        """Where it computes."""
+        """Device that the model runs on: "cpu" or "cuda:N"."""
         return self._device
 
     @property
     def name(self) -> str:
-        """What it was loaded by: a name, or the path of a folder."""
+        """Name or path that the model was loaded from."""
         return self._name
 
     @property
     def is_quantized(self) -> bool:
-        """Whether its folder is one of `minifuse quantize`: in int8, and nothing else."""
+        """True if the folder was written by `minifuse quantize`: it has int8 weights only."""
         return self._folder.is_quantized
 
     @property
@@ -349,7 +349,7 @@ class SentenceTransformer:
     truncate_sentence_embeddings = truncate_embeddings
 
     def set_pooling_include_prompt(self, include_prompt: bool) -> None:
-        """Whether the tokens of a prompt take part in the pooling."""
+        """Set whether the tokens of a prompt take part in the pooling."""
         self._folder.include_prompt = bool(include_prompt)
 
     def _check_device(self, device: Any) -> None:
@@ -797,7 +797,7 @@ class SentenceTransformer:
         return vectors
 
     def _vectors_can_stay(self) -> bool:
-        """Whether nothing but a device's own kernels and torch is needed to make vectors."""
+        """Return whether the device's kernels and torch suffice to compute the vectors."""
         modules = self._folder.modules
         return self._device != "cpu" and all(isinstance(m, NormalizeModule) for m in modules)
 
@@ -880,7 +880,7 @@ class SentenceTransformer:
 
 
 class _Job(NamedTuple):
-    """What a call of encode asks, in the form its parts want it."""
+    """Arguments of a call of encode, checked and converted."""
 
     prompt: str
     batch_size: int

@@ -104,7 +104,7 @@ class TextShortener:
         return None
 
     def signature(self) -> tuple[Any, ...]:
-        """What a caller may change of the tokenizer in place, as far as it matters here."""
+        """Return what matters here of the tokenizer and may be changed in place by its owner."""
         backend = self._backend
         size = backend.get_vocab_size(with_added_tokens=True)
         return size, str(backend.normalizer), str(backend.pre_tokenizer)

@@ -1,4 +1,4 @@
-"""Whether a difference is real: tests and intervals for cosines and for the scores of models.
+"""Test whether a difference is real: tests and intervals for cosines and for scores of models.
 
 Samples are one-dimensional: cosine similarities of two groups of pairs, or a score a query. Every
 resampling takes a seed, so that a result can be had again. scipy carries the tests.
@@ -50,13 +50,13 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether zero lies outside."""
+        """True if zero lies outside the interval."""
         return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True)
 class Concentration:
-    """How the distances between random points gather around their mean as dimensions grow."""
+    """Distances between random points, which gather around their mean as dimensions grow."""
 
     dim: int
     mean_distance: float
@@ -115,7 +115,7 @@ def welch_t_test(a: Any, b: Any, paired: bool = False) -> TestResult:
 def permutation_test(
     a: Any, b: Any, paired: bool = False, num_resamples: int = 9999, seed: int = 0
 ) -> TestResult:
-    """How often a random relabelling of the values gives means as far apart, on either side.
+    """Return how often a random relabelling of the values gives means as far apart, on either side.
 
     Args:
         a, b: samples; paired: a[i] and b[i] belong together, and only they are exchanged.
@@ -259,7 +259,7 @@ def paired_difference(
 def concentration(
     dims: Sequence[int] = (2, 8, 32, 128, 384, 768), num_points: int = 500, seed: int = 0
 ) -> list[Concentration]:
-    """How distances and cosines of random directions narrow as dimensions grow.
+    """Measure how distances and cosines of random directions narrow as dimensions grow.
 
     Points are drawn evenly from the unit sphere: the cosine of two has mean 0 and deviation
     1 / sqrt(dim), and their distance gathers around sqrt(2) (Beyer et al. 1999).

@@ -242,7 +242,7 @@ def _num_cpus() -> int:
 
 
 def _is_of_tokenizers(error: BaseException) -> bool:
-    """Whether the tokenizers package raised it: a plain Exception, or a panic of its Rust code."""
+    """Return whether the tokenizers package raised it: Exception, or a panic of its Rust code."""
     return type(error) is Exception or type(error).__name__ == "PanicException"
 
 

@@ -1,4 +1,4 @@
-"""What sentence-transformers keeps in its util, by the same names.
+"""The functions of sentence_transformers.util, by the same names.
 
 Inputs are arrays, tensors or lists of them, [n, d] or [d]. Arrays in, array out; where an input is
 a torch tensor the result is one.

@@ -17,7 +17,7 @@ namespace minifuse::test {
 
 inline int64_t num_emulated = 0;
 
-// Where XSAVE's standard format keeps a state component (Intel SDM volume 1, 13.4).
+// Offset of a state component in XSAVE's standard format (Intel SDM volume 1, 13.4).
 inline int offset_of_component(unsigned index) {
   unsigned a, offset = 0, c, d;
   __get_cpuid_count(0xD, index, &a, &offset, &c, &d);

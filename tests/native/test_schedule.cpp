@@ -101,7 +101,7 @@ void test_plan() {
   }
 }
 
-// How long the threads take beyond an even division of what one takes alone; sharing itself costs
+// Time of the threads relative to an even division of the time of one; sharing itself costs
 // 18 % (kSharedEfficiency).
 double idle_share(const std::vector<int>& seqlens, int num_threads) {
   const Schedule schedule = plan(seqlens, 32, 96, num_threads);

@@ -1,4 +1,4 @@
-"""How good a model's vectors are: against human scores, at finding documents, at labels."""
+"""Measure a model's vectors: against human scores, at finding documents, and on labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well vectors tell labels apart: classification, clustering, and pairs that mean the same.
+"""Measure how well vectors separate labels: classification, clustering and paraphrase pairs.
 
 All by scikit-learn, as sentence-transformers and MTEB count: logistic regression's accuracy and
 macro F1, the V-measure of k-means, average precision and the best F1 of the cosine.
@@ -49,7 +49,7 @@ class LabelledPairs:
 
 @dataclass(frozen=True)
 class ClassificationScores:
-    """Of logistic regression on the embeddings, each in [0, 1]."""
+    """Scores of a logistic regression on the embeddings, each in [0, 1]."""
 
     accuracy: float
     macro_f1: float
@@ -60,7 +60,7 @@ class ClassificationScores:
 
 @dataclass(frozen=True)
 class ClusteringScores:
-    """Of k-means with as many clusters as labels, each in [0, 1]."""
+    """Scores of k-means with as many clusters as labels, each in [0, 1]."""
 
     v_measure: float
     homogeneity: float
@@ -71,7 +71,7 @@ class ClusteringScores:
 
 @dataclass(frozen=True)
 class PairClassificationScores:
-    """Of the cosine as the sign that a pair means the same, each in [0, 1] but for the thresholds.
+    """Scores of the cosine as a classifier of paraphrases, each in [0, 1] except the thresholds.
 
     A pair counts as the same where its cosine is at least the threshold; each threshold is the one
     that is best for its measure.
@@ -205,7 +205,7 @@ def evaluate_pair_classification(
     labels: Sequence[int],
     **encode_arguments: Any,
 ) -> PairClassificationScores:
-    """How well the cosine of a pair says whether both sides mean the same.
+    """Measure how well the cosine of a pair predicts whether both sides mean the same.
 
     Args:
         model: anything with sentence-transformers' encode.

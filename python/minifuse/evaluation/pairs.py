@@ -1,4 +1,4 @@
-"""How well cosines agree with human scores: Spearman, Pearson, Kendall's tau-b (by scipy)."""
+"""Measure how cosines agree with human scores: Spearman, Pearson, Kendall's tau-b (by scipy)."""
 
 from __future__ import annotations
 

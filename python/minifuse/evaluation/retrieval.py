@@ -1,4 +1,4 @@
-"""How well queries find their documents: nDCG, recall and reciprocal rank over a BEIR folder.
+"""Measure how well queries find their documents: nDCG, recall and reciprocal rank on a BEIR folder.
 
 With rel(i) the grade of the document at rank i, from 1 (Järvelin and Kekäläinen 2002, as trec_eval
 counts it):
@@ -131,7 +131,7 @@ def evaluate_retrieval(model: Any, task: RetrievalTask, **encode_arguments: Any)
 def retrieval_rows(
     model: Any, task: RetrievalTask, **encode_arguments: Any
 ) -> dict[str, list[float]]:
-    """What ``evaluate_retrieval`` averages: each measure of RetrievalScores, a value a query.
+    """Return every measure of RetrievalScores for each query; ``evaluate_retrieval`` averages them.
 
     Arguments and errors are the same.
     """

@@ -1,4 +1,4 @@
-"""Which evaluation a file or folder is for, by what it holds."""
+"""Choose the evaluation for a file or folder by its contents."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Draws:
         self._base = _mixed(_mixed(seed) ^ step)
 
     def seed(self, layer: int, site: int) -> int:
-        """Of a site (0 embeddings, 1 attention, 2 after Wo, 3 after W2) in a layer."""
+        """Return the seed of a layer's site: 0 embeddings, 1 attention, 2 after Wo, 3 after W2."""
         return _mixed(self._base ^ _mixed(layer * 4 + site))
 
 

@@ -1,4 +1,4 @@
-"""How good a model is at the pairs it learns for, while it learns, and a plot of that."""
+"""Score a model on held-out pairs during training, and plot the scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is minimised: the multiple negatives ranking loss, and CoSENT for scored pairs.
+"""Losses: multiple negatives ranking for pairs, and CoSENT for scored pairs.
 
     MNRL    l_i = log sum_j exp(cos(a_i, b_j) / temperature) - cos(a_i, b_i) / temperature
     CoSENT  log(1 + sum over score_i < score_j of exp((cos_i - cos_j) / temperature))

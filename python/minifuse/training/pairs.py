@@ -1,4 +1,4 @@
-"""What a model learns from: pairs of texts that belong together, or that people have scored."""
+"""Training data: pairs of texts that belong together, or pairs that people have scored."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class TrainingPairs:
         return len(self.anchors)
 
     def digest(self) -> str:
-        """What tells these pairs from others."""
+        """Return a hash of the pairs, which identifies them."""
         digest = hashlib.sha256()
         for values in (self.anchors, self.positives, self.negatives, map(str, self.scores)):
             for value in values:

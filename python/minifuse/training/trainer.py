@@ -42,7 +42,7 @@ _CHECKPOINT = "checkpoint.pt"
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to train; the defaults are sentence-transformers' where it has them.
+    """Settings of a training; the defaults are sentence-transformers' where it has them.
 
     Attributes:
         epochs: passes over the pairs.
@@ -105,7 +105,7 @@ class TrainingConfig:
 
 @dataclass
 class TrainingResult:
-    """What a training gave.
+    """Result of a training.
 
     Attributes:
         path: the folder.
