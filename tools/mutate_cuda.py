@@ -43,7 +43,7 @@ SHARED = (
 
 @dataclass(frozen=True)
 class Fault:
-    """What is done to a file of csrc/cuda, and the tests that must see it."""
+    """A change of a file of csrc/cuda, and the tests that must see it."""
 
     kind: str
     file: str

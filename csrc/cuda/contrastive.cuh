@@ -9,7 +9,7 @@
 
 namespace minifuse::cuda {
 
-// Of float32, whose fragments are split into two parts, half as many rows: more would spill.
+// Half as many rows for float32, whose fragments are split into two parts: more would spill.
 template <typename T>
 using ContrastiveShape = TileShape<2, 2, (sizeof(T) == 4 ? 1 : 2), 8>;
 // Maximum and sum of a row by warp column, and the score of its positive.

@@ -1,6 +1,6 @@
-// What a CUDA kernel takes and the table of them, one for each element type: as common/kernels.h for
-// the CPU. Plain C++: the encoder calls the kernels through it without being compiled by nvcc.
-// Pointers are the device's; T is the table's element type, everything else float32. Rows begin at
+// Parameters of the CUDA kernels, and a table of the kernels for each element type, like
+// common/kernels.h for the CPU. Plain C++: the encoder calls the kernels through it without being
+// compiled by nvcc. Pointers are the device's; T is the table's element type, everything else float32. Rows begin at
 // multiples of 16 bytes, and K is a multiple of 64 bytes.
 #pragma once
 
@@ -130,7 +130,7 @@ struct ContrastiveParams {
   float scale;
 };
 
-// Where and in which order kernels run: a CUDA stream, or the emulator's device.
+// A CUDA stream, or a device of the emulator: kernels on one stream run in order.
 using Stream = void*;
 
 struct Kernels {

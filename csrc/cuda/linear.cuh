@@ -35,7 +35,7 @@ MINIFUSE_DEVICE void activate_tile(const float (&acc)[Shape::kM][Shape::kN][4],
 template <typename Shape, typename T>
 MINIFUSE_DEVICE void store_linear(const float (&acc)[Shape::kM][Shape::kN][4],
                                   const LinearParams& p, int first_row, int first_column) {
-  // Of the tile, so that 32 bits reach all of it.
+  // Pointer to the tile, so that 32 bits reach all of it.
   T* y = static_cast<T*>(p.y) + first_row * p.ldy + first_column;
   const int num_rows = p.M - first_row, stride = static_cast<int>(p.ldy);
   activate_tile<Shape, T>(acc, p, first_column, [&](int row, int column, const Pair<T>& pair) {

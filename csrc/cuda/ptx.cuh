@@ -17,7 +17,7 @@ struct Half {
   uint16_t bits;
 };
 
-// What one thread moves at a time.
+// Elements that one thread loads or stores at a time.
 template <typename T, int kCount>
 struct alignas(sizeof(T) * kCount) Vector {
   T values[kCount];
@@ -145,7 +145,7 @@ MINIFUSE_DEVICE void mma_tf32(float (&d)[4], const uint32_t (&a)[4], uint32_t b0
 // c ^ (r / 2 % 4) (PTX ISA, "Strides" of wgmma: 128-byte and 64-byte swizzle). copy_box() writes boxes
 // so, multiply_warpgroup_*() read them so.
 
-// Which matrix boxes are cut from, made by the host (hopper/tensor_map.cuh).
+// Description of the matrix that boxes are copied from, made by the host (hopper/tensor_map.cuh).
 using TensorMap = CUtensorMap;
 
 // A barrier in shared memory whose phases end when `count` threads have arrived and all bytes that
@@ -183,7 +183,7 @@ MINIFUSE_DEVICE void copy_box(void* shared, const TensorMap& map, int column, in
       : "memory");
 }
 
-// Where a box of shared memory begins, K-major with the swizzle above (PTX ISA, "Matrix Descriptor
+// Descriptor of a box in shared memory, K-major with the swizzle above (PTX ISA, "Matrix Descriptor
 // Format"): the address, the bytes from atom to atom and the kind of swizzle. Adding kBoxStep goes on
 // by 16 elements of K.
 using BoxAddress = uint64_t;
@@ -206,8 +206,8 @@ MINIFUSE_DEVICE void warpgroup_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
-// What a product reads or writes is touched only above or below this: the compiler knows nothing of
-// products that are under way.
+// Keeps the compiler from moving accesses to the operands of a product across this point: it does
+// not know of asynchronous products.
 template <int kTiles>
 MINIFUSE_DEVICE void hold(float (&d)[kTiles][4]) {
 #pragma unroll

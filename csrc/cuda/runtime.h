@@ -1,5 +1,5 @@
-// What the encoder needs of a device besides kernels: memory, copies, streams. Two implement it, the
-// device's (device_runtime.cu) and the emulator's (emulator/runtime.h).
+// Interface of a device, besides its kernels: memory, copies, streams. The device implements it
+// (device_runtime.cu), and so does the emulator (emulator/runtime.h).
 #pragma once
 
 #include <cstddef>
@@ -28,7 +28,7 @@ class Runtime {
   // Zeroed; null where there is no room. The name serves reports of errors.
   virtual void* allocate(size_t size_bytes, const std::string& name) = 0;
   virtual void release(void* memory) noexcept = 0;
-  // Of the host, that copies need not go through another buffer for.
+  // Pinned memory of the host: copies from and to it need no other buffer.
   virtual void* allocate_pinned(size_t size_bytes) = 0;
   virtual void release_pinned(void* memory) noexcept = 0;
 
@@ -40,8 +40,8 @@ class Runtime {
   virtual void copy(void* to, const void* from, size_t size_bytes, Stream stream) = 0;
   // Waits until all that was put onto the stream is done; errors of kernels surface here.
   virtual void synchronize(Stream stream) = 0;
-  // What is put onto the stream from begin_capture() on is not done but kept, to be launched as one
-  // as often as wished.
+  // After begin_capture() the work that is put onto the stream is recorded instead of done; the
+  // graph can be launched any number of times.
   virtual void begin_capture(Stream stream) = 0;
   virtual Graph end_capture(Stream stream) = 0;
   virtual void launch(Graph graph, Stream stream) = 0;
@@ -62,7 +62,7 @@ class Runtime {
   virtual void take_back(const void* memory) noexcept = 0;
 };
 
-// What MINIFUSE_CUDA_ISA asks for, "sm_80" or "sm_90a"; the device's best where it is not set.
+// Returns the value of MINIFUSE_CUDA_ISA, "sm_80" or "sm_90a"; the device's best if it is not set.
 inline std::string wanted_isa(const char* best) {
   const char* value = std::getenv("MINIFUSE_CUDA_ISA");
   const std::string isa = value && *value ? value : best;

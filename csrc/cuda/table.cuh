@@ -19,7 +19,7 @@ inline int64_t blocks_of(int64_t total, int64_t size) { return (total + size - 1
 template <typename T>
 struct Launcher {
   static constexpr int kChunk = kChunkBytes / static_cast<int>(sizeof(T));
-  // Of float32 the accumulators of 512 columns would spill: its fragments are split into two parts.
+  // In float32 the accumulators of 512 columns would spill: fragments are split into two parts.
   static constexpr int kMaxFfnHidden = sizeof(T) == 4 ? 384 : 512;
   // In 16 bits LayerNorm sums the rows alike behind one matrix and behind the fused two.
   static constexpr int kMaxSplitHidden = sizeof(T) == 2 ? kMaxFfnHidden : 0;

@@ -23,8 +23,8 @@ struct Rows {
   int num_rows;
 };
 
-// How the warps of a block share its tile: kWarpRows x kWarpColumns warps, each with kM tiles of 16
-// rows and kN tiles of 8 columns (kN even: B comes in pairs). Four stages hide a fetch from L2; two
+// Division of a tile among the warps of a block: kWarpRows x kWarpColumns warps, each with kM tiles
+// of 16 rows and kN tiles of 8 columns (kN even: B comes in pairs). Four stages hide a fetch from L2; two
 // are left to tiles so wide that four would not fit the shared memory of sm_80.
 template <int kWarpRowsValue, int kWarpColumnsValue, int kMValue, int kNValue, int kStagesValue = 4>
 struct TileShape {

@@ -15,7 +15,7 @@
 
 namespace minifuse::cuda::emulator {
 
-// What a real device would have done silently, or died of.
+// An error of a kernel: a real device would have gone on in silence, or crashed.
 struct Fault : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -127,7 +127,7 @@ void arrive_expecting(const void* arrival, int num_bytes);
 void wait_for_arrival(const void* arrival, int parity);
 void copy_box(void* shared, const TensorMap& map, int column, int row, const void* arrival);
 
-// Where the rows of a box begin, bytes from the beginning of shared memory.
+// Position of the rows of a box, in bytes from the beginning of shared memory.
 struct BoxPlace {
   size_t offset;
   int row_bytes;

@@ -177,7 +177,7 @@ struct Execution {
       f(region.shadows[i], i * kGranule);
   }
 
-  // Whether an earlier access of another thread has nothing between it and now.
+  // Returns whether no barrier separates an earlier access of another thread from now.
   bool races(const Shadow::Access& earlier, bool is_warps) {
     if (earlier.thread == Shadow::kNobody || earlier.block_epoch != block_epoch_of(earlier))
       return false;

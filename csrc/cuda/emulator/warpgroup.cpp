@@ -1,4 +1,4 @@
-// What sm_90a adds to the emulator: barriers that bytes arrive at, boxes copied into swizzled shared
+// The emulator's part for sm_90a: barriers that bytes arrive at, boxes copied into swizzled shared
 // memory, and the products of a warpgroup. All are done as late as they may be, so that what does not
 // wait for them comes out wrong.
 
@@ -59,7 +59,7 @@ void arrive_expecting(const void* at, int num_bytes) {
   arrival.bytes_missing += num_bytes;
 }
 
-// Whether the phase of this parity has ended, or may now.
+// Returns whether the phase of this parity has ended, or may end now.
 bool Execution::can_end(const void* at, int parity) const {
   const Arrival& arrival = arrivals.at(at);
   if (arrival.phase % 2 != parity) return true;

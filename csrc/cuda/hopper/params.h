@@ -1,4 +1,4 @@
-// What a kernel of sm_90a takes: the op's parameters and the maps of its matrices, for TMA.
+// Parameters of a kernel of sm_90a: the op's own, and the maps of its matrices for TMA.
 #pragma once
 
 #include "cuda/kernels.h"

@@ -18,7 +18,7 @@ inline constexpr int kHopperMaxHidden = 384;  // of what LayerNorm follows
 template <typename T, const Kernels& (*base)()>
 struct HopperLauncher {
   static ptx::TensorMap map_of_x(const void* x, int64_t ldx, int M, int K) {
-    // Of a single row the stride means nothing, and may be one that a map cannot have.
+    // The stride of a single row means nothing, and may be one that a map cannot have.
     return make_tensor_map(T{}, x, M, K, M == 1 ? K : ldx, 128);
   }
   template <typename Shape>
@@ -83,7 +83,7 @@ Kernels hopper_table_of() {
   using Launches = HopperLauncher<T, base>;
   Kernels table = base();
   table.isa = "sm_90a";
-  // Of a wider one W1 would be multiplied by wgmma here and by mma.sync in the fused kernel.
+  // For a wider one W1 would be multiplied by wgmma here and by mma.sync in the fused kernel.
   table.max_split_hidden = kHopperMaxHidden;
   table.linear = Launches::linear;
   table.linear_residual_layer_norm = Launches::linear_residual_layer_norm;

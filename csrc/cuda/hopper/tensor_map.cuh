@@ -37,7 +37,8 @@ inline auto tensor_map_encoder() {
 }
 #endif
 
-// Of data [num_rows, num_columns], rows `stride` elements apart; box_rows <= 256, box_columns 64 or 32.
+// Returns the map of data [num_rows, num_columns], rows `stride` elements apart; box_rows <= 256,
+// box_columns 64 or 32.
 template <typename T>
 ptx::TensorMap make_tensor_map(T type, const void* data, int num_rows, int num_columns,
                                int64_t stride, int box_rows, int box_columns = kBoxColumns) {
