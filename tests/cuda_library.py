@@ -29,14 +29,16 @@ __all__ = ["ELEMENTS", "EMULATOR", "INTERFACE", "ROOT", "UNIT_ROUNDOFF", "Device
            "compile_objects", "float32_bound", "rounded"]  # fmt: skip
 
 ROOT = Path(__file__).parent.parent
-INTERFACE = ("tests/native/cuda_interface.cpp", "csrc/encoder/batch.cpp",
-             "csrc/encoder/cuda_encoder.cpp", "csrc/encoder/cuda_weights.cpp",
-             "csrc/encoder/quantize.cpp", "csrc/encoder/weights.cpp")  # fmt: skip
+INTERFACE = ("tests/native/cuda_interface.cpp", "csrc/model/batch.cpp",
+             "csrc/model/cuda_encoder.cpp", "csrc/model/cuda_weights.cpp",
+             "csrc/linear/packed_linear.cpp", "csrc/linear/quantize.cpp",
+             "csrc/model/weights.cpp")  # fmt: skip
 MODULE = ("csrc/bindings/cuda.cpp", "csrc/bindings/cuda_ops.cpp", "csrc/bindings/names.cpp",
           "csrc/cuda/emulator/device.cpp", "csrc/cuda/emulator/runtime.cpp",
           "csrc/cuda/emulator/warpgroup.cpp",
-          "csrc/encoder/batch.cpp", "csrc/encoder/cuda_encoder.cpp",
-          "csrc/encoder/cuda_weights.cpp", "csrc/encoder/quantize.cpp", "csrc/encoder/weights.cpp")  # fmt: skip
+          "csrc/model/batch.cpp", "csrc/model/cuda_encoder.cpp",
+          "csrc/model/cuda_weights.cpp", "csrc/model/weights.cpp",
+          "csrc/linear/packed_linear.cpp", "csrc/linear/quantize.cpp")  # fmt: skip
 EMULATOR = ("tests/native/cuda_emulated.cpp", "csrc/cuda/emulator/device.cpp",
             "csrc/cuda/emulator/warpgroup.cpp")  # fmt: skip
 

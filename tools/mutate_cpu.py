@@ -46,9 +46,9 @@ SHORT = "tests/test_shortening.py"
 CRASH = "tests/test_index_crash.py"
 INTERRUPTS = "tests/test_interrupts.py"
 
-ENCODER = "csrc/encoder/encoder.cpp"
-SCHEDULE = "csrc/encoder/schedule.cpp"
-WORKSPACE = "csrc/encoder/workspace.h"
+ENCODER = "csrc/model/encoder.cpp"
+POOL = "csrc/threads/pool.cpp"
+WORKSPACE = "csrc/model/workspace.h"
 INDEX_FILE = "python/minifuse/index_file.py"
 SHORTENING = "python/minifuse/shortening.py"
 
@@ -85,33 +85,33 @@ FAULTS = (
           "native:test_encoder"),
     Fault("a refusal that is gone", ENCODER, 'check(weights_.is_finished(), "the encoder\'s weights are not '
           'complete: call finish_weights()");', "", "native:test_encoder"),
-    Fault("a refusal that is gone", "csrc/encoder/batch.cpp", "batch.ids[i] < config.vocab_size",
+    Fault("a refusal that is gone", "csrc/model/batch.cpp", "batch.ids[i] < config.vocab_size",
           "batch.ids[i] <= config.vocab_size", "native:test_encoder"),
-    Fault("a refusal that is gone", "csrc/encoder/batch.cpp", "check(seqlen >= 0,", "check(seqlen >= -9,",
+    Fault("a refusal that is gone", "csrc/model/batch.cpp", "check(seqlen >= 0,", "check(seqlen >= -9,",
           "native:test_encoder"),
     Fault("scratch memory of another member", WORKSPACE,
           "return linear_scratch.data() + member * sizes.linear_bytes;", "return linear_scratch.data();",
           "native:test_sizes"),
-    Fault("a weight in another's place", "csrc/encoder/weights.cpp",
+    Fault("a weight in another's place", "csrc/model/weights.cpp",
           'if (name == "intermediate.dense.weight") return &layer.ffn1;',
           'if (name == "intermediate.dense.weight") return &layer.ffn2;', "native:test_encoder"),
-    Fault("sums of the wrong group", "csrc/encoder/weights.cpp",
+    Fault("sums of the wrong group", "csrc/linear/packed_linear.cpp",
           "std::accumulate(row + k, row + end, 0)", "std::accumulate(row, row + end, 0)",
           "tests/test_low_precision.py -k int8"),
     # ---- threads ----
-    Fault("waits for itself", SCHEDULE, "if (inside_.is_nested) {", "if (false) {", "native:test_encoder"),
-    Fault("a turn that is never given back", SCHEDULE, "pool_.in_use_ -= num_members();",
+    Fault("waits for itself", POOL, "if (inside_.is_nested) {", "if (false) {", "native:test_encoder"),
+    Fault("a turn that is never given back", POOL, "pool_.in_use_ -= num_members();",
           "pool_.in_use_ -= num_members() - 1;", "native:test_schedule"),
-    Fault("a place in the line that stays", SCHEDULE, "std::erase(pool.waiting_, ticket);", "",
+    Fault("a place in the line that stays", POOL, "std::erase(pool.waiting_, ticket);", "",
           "native:test_schedule"),
-    Fault("a barrier that lets through", SCHEDULE,
+    Fault("a barrier that lets through", "csrc/threads/barrier.cpp",
           "generation_.load(std::memory_order_acquire) == generation; ++spins",
           "generation_.load(std::memory_order_acquire) != generation; ++spins", "native:test_encoder"),
-    Fault("threads without bound", SCHEDULE, "const int most = std::max(8, affinity_count());",
+    Fault("threads without bound", POOL, "const int most = std::max(8, num_usable_cpus());",
           "const int most = 4096;", f"{INTERRUPTS} -k absurd"),
-    Fault("an error that ends the process", SCHEDULE, "} catch (const std::exception&) {  // no more",
+    Fault("an error that ends the process", POOL, "} catch (const std::exception&) {  // no more",
           "} catch (const std::bad_alloc&) {  // no more", "tests/test_fault_injection.py -k thread"),
-    Fault("chunks too large", SCHEDULE, "cu_seqlens[last + 1] - cu_seqlens[first] <= chunk_tokens)",
+    Fault("chunks too large", "csrc/model/plan.cpp", "cu_seqlens[last + 1] - cu_seqlens[first] <= chunk_tokens)",
           "cu_seqlens[last + 1] - cu_seqlens[first] <= 2 * chunk_tokens)", "native:test_schedule"),
     # ---- bindings ----
     Fault("unwinding that aborts", "csrc/bindings/bindings.h", "for (;;) pause();", "throw;",

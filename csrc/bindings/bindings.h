@@ -18,8 +18,8 @@
 
 #include "common/check.h"
 #include "cpu/dispatch.h"
-#include "encoder/batch.h"
-#include "encoder/schedule.h"
+#include "model/batch.h"
+#include "threads/pool.h"
 
 namespace minifuse {
 

@@ -5,7 +5,7 @@
 
 #include "bindings/encode.h"
 #include "cuda/runtime.h"
-#include "encoder/cuda_encoder.h"
+#include "model/cuda_encoder.h"
 
 namespace minifuse {
 namespace {

@@ -1,7 +1,7 @@
 // The Encoder class: weights in by name, packed tokens in, vectors out. Arrays are borrowed under
 // the GIL, which is then released for the computation.
 
-#include "encoder/encoder.h"
+#include "model/encoder.h"
 
 #include <algorithm>
 #include <map>

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "bindings/bindings.h"
-#include "encoder/weights.h"
+#include "linear/packed_linear.h"
 
 namespace minifuse {
 namespace {

@@ -8,8 +8,8 @@
 
 #include "bindings/bindings.h"
 #include "bindings/share.h"
-#include "encoder/quantize.h"
-#include "encoder/weights.h"
+#include "linear/quantize.h"
+#include "linear/packed_linear.h"
 
 namespace minifuse {
 namespace {

@@ -6,7 +6,7 @@
 #include <optional>
 
 #include "bindings/bindings.h"
-#include "encoder/quantize.h"
+#include "linear/quantize.h"
 
 namespace minifuse {
 namespace {

@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "common/buffer.h"
-#include "encoder/schedule.h"
+#include "threads/pool.h"
 
 namespace minifuse {
 

@@ -12,7 +12,7 @@
 #include <mutex>
 
 #include "common/buffer.h"
-#include "encoder/schedule.h"
+#include "threads/pool.h"
 #include "search/top_k.h"
 
 namespace minifuse {

@@ -11,8 +11,8 @@
 #include <limits>
 #include <vector>
 
-#include "encoder/schedule.h"
-#include "encoder/weights.h"
+#include "linear/packed_linear.h"
+#include "threads/pool.h"
 
 namespace minifuse {
 namespace {

@@ -1,8 +1,8 @@
 // Encoders of any shape with random weights, random sentences, and their vectors.
 #pragma once
 
-#include "encoder/encoder.h"
-#include "encoder/quantize.h"
+#include "model/encoder.h"
+#include "linear/quantize.h"
 #include "expect.h"
 
 namespace minifuse::test {

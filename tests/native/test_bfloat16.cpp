@@ -5,8 +5,8 @@
 #include <cmath>
 
 #include "cpu/dispatch.h"
-#include "encoder/quantize.h"
-#include "encoder/weights.h"
+#include "linear/quantize.h"
+#include "linear/packed_linear.h"
 #include "expect.h"
 
 namespace emulated {

@@ -4,8 +4,8 @@
 #include <cmath>
 
 #include "emulate_vnni.h"
-#include "encoder/quantize.h"
-#include "encoder/weights.h"
+#include "linear/quantize.h"
+#include "linear/packed_linear.h"
 #include "expect.h"
 
 using namespace minifuse;

@@ -7,7 +7,9 @@
 #include <thread>
 
 #include "common/types.h"
-#include "encoder/schedule.h"
+#include "model/plan.h"
+#include "threads/barrier.h"
+#include "threads/pool.h"
 #include "expect.h"
 
 using namespace minifuse;

@@ -1,4 +1,4 @@
-#include "encoder/cuda_weights.h"
+#include "model/cuda_weights.h"
 
 #include <stdexcept>
 

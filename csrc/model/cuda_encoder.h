@@ -14,9 +14,9 @@
 
 #include "common/fork_safe.h"
 #include "cuda/runtime.h"
-#include "encoder/batch.h"
-#include "encoder/cuda_weights.h"
-#include "encoder/weights.h"
+#include "model/batch.h"
+#include "model/cuda_weights.h"
+#include "model/weights.h"
 
 namespace minifuse {
 

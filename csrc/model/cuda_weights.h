@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "cuda/runtime.h"
-#include "encoder/weights.h"
+#include "model/weights.h"
 
 namespace minifuse {
 

@@ -10,8 +10,8 @@
 
 #include "common/buffer.h"
 #include "common/kernels.h"
-#include "encoder/config.h"
-#include "encoder/schedule.h"
+#include "model/config.h"
+#include "model/plan.h"
 
 namespace minifuse {
 

@@ -1,15 +1,17 @@
 // The encoder as its equations. A thread takes a chunk of sentences through all layers alone (a team
 // of one), or the threads of a team share a chunk: each takes a share of the output columns, rows
 // or heads, and all meet at a barrier after every step. Either way each number is the same sum in
-// the same order, and schedule.cpp says which way is cheaper.
+// the same order, and plan.cpp says which way is cheaper.
 
-#include "encoder/encoder.h"
+#include "model/encoder.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #include "common/fork_safe.h"
+#include "threads/barrier.h"
+#include "threads/pool.h"
 
 namespace minifuse {
 

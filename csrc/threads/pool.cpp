@@ -1,20 +1,10 @@
-// The thread pool, the barrier and the plan of a batch.
-
-#include "encoder/schedule.h"
-
-#include <unistd.h>
+#include "threads/pool.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
-#include <cmath>
-#include <cstdlib>
 #include <exception>
-#include <fstream>
-#include <functional>
-#include <set>
-#include <sstream>
 #include <stdexcept>
-#include <string>
 #include <thread>
 
 #if defined(__linux__)
@@ -23,65 +13,10 @@
 #endif
 
 #include "common/fork_safe.h"
+#include "threads/barrier.h"
 
 namespace minifuse {
-
-#if defined(MINIFUSE_CHECKED)
-std::atomic<void (*)()> on_barrier{nullptr};
-#endif
-
 namespace {
-
-void pause_briefly() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#endif
-}
-
-int affinity_count() {
-#if defined(__linux__)
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
-#endif
-  return std::max(1u, std::thread::hardware_concurrency());
-}
-
-// CPUs' worth of quota, rounded up; 0 where there is no limit. cgroup v2, then v1.
-int cgroup_quota() {
-  std::ifstream v2("/sys/fs/cgroup/cpu.max");
-  std::string quota;
-  double period = 0;
-  if (v2 >> quota >> period && quota != "max" && period > 0)
-    return std::max(1, static_cast<int>(std::ceil(std::atof(quota.c_str()) / period)));
-  std::ifstream v1_quota("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
-  std::ifstream v1_period("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
-  double limit = -1;
-  if (v1_quota >> limit && v1_period >> period && limit > 0 && period > 0)
-    return std::max(1, static_cast<int>(std::ceil(limit / period)));
-  return 0;
-}
-
-// Physical cores among the CPUs that this process may use: siblings share one multiplier.
-int physical_cores() {
-#if defined(__linux__)
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 0;
-  std::set<std::string> cores;
-  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-    if (!CPU_ISSET(cpu, &set)) continue;
-    const std::string topology = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/";
-    std::ifstream file(topology + "thread_siblings_list");
-    std::string siblings;
-    if (!(file >> siblings)) return 0;
-    cores.insert(siblings);
-  }
-  return static_cast<int>(cores.size());
-#else
-  return 0;
-#endif
-}
 
 // Linux likes to wake a thread on the CPU of whoever wakes it, and a worker that shares the
 // caller's core makes both take turns: 0.6 ms instead of 0.23 for a linear layer of 128 rows, in
@@ -101,135 +36,6 @@ void keep_off_this_cpu([[maybe_unused]] std::thread& thread, [[maybe_unused]] in
 }
 
 }  // namespace
-
-int default_num_threads() {
-  int count = affinity_count();
-  const auto limit = [&count](int other) {
-    if (other > 0) count = std::min(count, other);
-  };
-  limit(cgroup_quota());
-  limit(physical_cores());
-  if (const char* omp = std::getenv("OMP_NUM_THREADS")) limit(std::atoi(omp));
-  return count;
-}
-
-int64_t l2_cache_bytes() {
-#if defined(_SC_LEVEL2_CACHE_SIZE)
-  return std::max<int64_t>(0, sysconf(_SC_LEVEL2_CACHE_SIZE));
-#else
-  return 0;
-#endif
-}
-
-BlockSizes block_sizes(int64_t l2_bytes) {
-  // A panel of weights fetched from memory serves every tile of a block, which hides the fetch, and
-  // the block's activations want L2 at the same time (MiniLM: 1.5 KiB a row of x, 6 KiB of hidden).
-  // 512 KiB (Zen 3): 96 to 192 tokens and 48 to 96 hidden rows are alike within the noise of two
-  // threads; on one, before blocks were of equal size, 96 and 48 rows reached 87.6 % of the ceiling
-  // on short sentences, 192 and 48 86.8, 192 and 96 85.8, 192 and 192 85.0.
-  // 1 MiB (Zen 5): 384 tokens no faster than 192, 128 cost 3 %; 96 hidden rows 2 %.
-  constexpr int64_t kMebibyte = int64_t{1} << 20;
-  if (l2_bytes > 0 && l2_bytes < kMebibyte) return {.chunk_tokens = 96, .ffn_rows = 48};
-  return {.chunk_tokens = 192, .ffn_rows = 192};
-}
-
-namespace {
-
-struct CostedChunk {
-  Chunk chunk;
-  double alone, shared;
-};
-
-// Cut front to back, then the costliest first: the last to be taken are the small ones, so that the
-// threads end together.
-std::vector<CostedChunk> cut(const int32_t* cu_seqlens, int64_t batch, int64_t max_sentences,
-                             int64_t chunk_tokens, int num_threads, const CostModel& costs) {
-  std::vector<CostedChunk> chunks;
-  const auto length = [&](int64_t i) { return double(cu_seqlens[i + 1] - cu_seqlens[i]); };
-  int64_t first = 0;
-  while (first < batch) {
-    int64_t last = first + 1;
-    double pairs = length(first) * length(first);
-    while (last < batch && last - first < max_sentences &&
-           cu_seqlens[last + 1] - cu_seqlens[first] <= chunk_tokens) {
-      pairs += length(last) * length(last);
-      ++last;
-    }
-    const double tokens = cu_seqlens[last] - cu_seqlens[first];
-    chunks.push_back(
-        {{first, last}, costs.alone(tokens, pairs), costs.shared(tokens, pairs, num_threads)});
-    first = last;
-  }
-  std::stable_sort(chunks.begin(), chunks.end(),
-                   [](const CostedChunk& a, const CostedChunk& b) { return a.alone > b.alone; });
-  return chunks;
-}
-
-// When the last of the threads is done that take the chunks from `from` on in order.
-double makespan(const std::vector<CostedChunk>& chunks, size_t from, int num_threads) {
-  std::vector<double> busy_until(static_cast<size_t>(num_threads), 0.0);
-  const auto later = std::greater<double>();  // a heap with the thread that is free first on top
-  for (size_t i = from; i < chunks.size(); ++i) {
-    std::pop_heap(busy_until.begin(), busy_until.end(), later);
-    busy_until.back() += chunks[i].alone;
-    std::push_heap(busy_until.begin(), busy_until.end(), later);
-  }
-  return *std::max_element(busy_until.begin(), busy_until.end());
-}
-
-}  // namespace
-
-Schedule plan_schedule(const int32_t* cu_seqlens, int64_t batch, int64_t max_sentences,
-                       int64_t chunk_tokens, int num_threads, const CostModel& costs,
-                       std::vector<Schedule>* considered) {
-  // Chunks of half and a quarter of the size divide a small batch more evenly; below that fetching
-  // the weights costs as much as multiplying by them.
-  constexpr int kHalvings = 2;
-  // A chunk is shared because it outlasts all others together: more than one a thread never do.
-  const size_t most_shared = num_threads > 1 ? static_cast<size_t>(num_threads) : 0;
-
-  Schedule best;
-  best.chunk_tokens = chunk_tokens;
-  for (int halving = 0; halving <= kHalvings; ++halving) {
-    const int64_t tokens = chunk_tokens >> halving;
-    const std::vector<CostedChunk> chunks =
-        cut(cu_seqlens, batch, max_sentences, tokens, num_threads, costs);
-    if (chunks.size() == best.chunks.size()) continue;  // as before
-    double shared = 0;
-    for (size_t num_shared = 0; num_shared <= std::min(most_shared, chunks.size()); ++num_shared) {
-      const double cost = shared + makespan(chunks, num_shared, num_threads);
-      if (num_shared < chunks.size()) shared += chunks[num_shared].shared;
-      Schedule one{
-          tokens, static_cast<int64_t>(chunks.size()), static_cast<int64_t>(num_shared), cost, {}};
-      if (considered) considered->push_back(one);
-      // Between equally good plans the simpler one wins, which comes first.
-      if (!best.chunks.empty() && cost >= 0.99 * best.cost) continue;
-      for (const CostedChunk& costed : chunks) one.chunks.push_back(costed.chunk);
-      best = std::move(one);
-    }
-  }
-  return best;
-}
-
-void SpinBarrier::wait(int num_members) {
-#if defined(MINIFUSE_CHECKED)
-  if (void (*hook)() = on_barrier.load()) hook();
-#endif
-  const uint32_t generation = generation_.load(std::memory_order_acquire);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == num_members) {
-    arrived_.store(0, std::memory_order_relaxed);
-    generation_.store(generation + 1, std::memory_order_release);
-    return;
-  }
-  // A few microseconds of spinning cover the usual skew; past them another thread may need the
-  // core.
-  for (int spins = 0; generation_.load(std::memory_order_acquire) == generation; ++spins) {
-    if (spins < 4000)
-      pause_briefly();
-    else
-      std::this_thread::yield();
-  }
-}
 
 // The process (its fork_generation) in which this thread is computing within run(), as its caller or
 // as a worker; 0: it is not. In the child of a fork nothing computes yet.
@@ -278,7 +84,7 @@ ThreadPool& ThreadPool::get() {
 }
 
 int ThreadPool::most_threads() {
-  static const int most = std::max(8, affinity_count());
+  static const int most = std::max(8, num_usable_cpus());
   return most;
 }
 

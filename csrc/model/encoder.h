@@ -6,11 +6,12 @@
 #include <vector>
 
 #include "cpu/dispatch.h"
-#include "encoder/batch.h"
-#include "encoder/config.h"
-#include "encoder/schedule.h"
-#include "encoder/weights.h"
-#include "encoder/workspace.h"
+#include "model/batch.h"
+#include "model/config.h"
+#include "model/plan.h"
+#include "model/weights.h"
+#include "model/workspace.h"
+#include "threads/machine.h"
 
 namespace minifuse {
 

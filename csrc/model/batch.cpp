@@ -1,6 +1,6 @@
 // The checks of a batch: errors name the place.
 
-#include "encoder/batch.h"
+#include "model/batch.h"
 
 #include "common/check.h"
 

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "common/types.h"
-#include "encoder/config.h"
+#include "model/config.h"
 
 namespace minifuse {
 

@@ -1,4 +1,4 @@
-#include "encoder/quantize.h"
+#include "linear/quantize.h"
 
 #include <algorithm>
 #include <cmath>
