@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
 import pytest
 
-from minifuse import SentenceTransformer, quantization, reference, sample_text
+from minifuse import SentenceTransformer, calibration_text, quantization, reference, sample_text
 from minifuse.cli import main
 from minifuse.native import core
 from minifuse.quantization import quantize
@@ -125,14 +126,20 @@ def test_without_moments_each_code_is_the_nearest(rng, bad):
     assert (error <= 0.5001 * scale.T)[inside].all()
 
 
-def test_statistics_of_the_sample_text(wide, monkeypatch):
+def test_the_calibration_text_is_frozen():
+    """Another text would give other int8 vectors."""
+    digest = hashlib.sha256("\n".join(calibration_text.TEXTS).encode()).hexdigest()
+    assert digest == "a57f53dbb51c5890d22bbaf9089459292ae0acad7a74134dfd587b3ef18f468b"
+
+
+def test_statistics_of_the_calibration_text(wide, monkeypatch):
     """At once, or as many texts at a time as the limit lets in; against NumPy."""
     model = SentenceTransformer(wide)
     found = []
     for limit in (quantization._MAX_INPUT_FLOATS, 20_000, 1):
         monkeypatch.setattr(quantization, "_MAX_INPUT_FLOATS", limit)
         found.append(quantization._input_statistics(model._folder, model._tokenizer, 2))
-    texts = [*sample_text.SENTENCES, *sample_text.paragraphs(4)]
+    texts = calibration_text.TEXTS
     tokens = model._tokenizer.encode(texts, model.max_seq_length)
     inputs = model._encoder.matrix_inputs(tokens.ids, tokens.cu_seqlens(), num_threads=1)
     hidden = model._encoder.hidden_states(tokens.ids, tokens.cu_seqlens(), num_threads=1)

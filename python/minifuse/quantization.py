@@ -4,8 +4,8 @@ A matrix's inputs are quantised row by row, so an input channel that is large in
 take the resolution of all others. SmoothQuant (Xiao et al. 2023) hands a part of such a channel's
 range to the weights, by the largest magnitude that it takes on sample text. Weights are then
 rounded so that the error of one makes up for another's where the inputs go together (GPTQ, Frantar
-et al. 2023), by the inputs' second moments on the same text. That text are sentences and paragraphs
-of our own, so that a model needs no data to be loaded.
+et al. 2023), by the inputs' second moments on the same text. The text is our own
+(calibration_text.py), so that a model needs no data to be loaded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from minifuse import ops, sample_text
+from minifuse import calibration_text, ops
 from minifuse.loading import (
     QUANTIZED_WEIGHTS,
     BertConfig,
@@ -37,7 +37,7 @@ from minifuse.whole_files import ignore_other_engines, new_folder
 
 __all__ = ["QuantizedMatrix", "load_quantized_encoder", "quantize", "quantized_matrices"]
 
-# The sample text is processed in batches with this many inputs of matrices: 16 MiB.
+# The calibration text is processed in batches with this many inputs of matrices: 16 MiB.
 _MAX_INPUT_FLOATS = 1 << 22
 
 _FORMAT = {"format": "minifuse-int8", "version": "1"}
@@ -99,8 +99,8 @@ class _InputStatistics:
 def _input_statistics(
     folder: ModelFolder, tokenizer: TextTokenizer, num_threads: int
 ) -> dict[str, _InputStatistics]:
-    """Measure the inputs of every matrix of the encoder on the sample text; keys are its names."""
-    texts = [*sample_text.SENTENCES, *sample_text.paragraphs(4)]
+    """Measure the inputs of every matrix, by its name, on the calibration text."""
+    texts = calibration_text.TEXTS
     batch = tokenizer.encode(texts, folder.max_seq_length)
     ids, cu_seqlens = batch.ids, batch.cu_seqlens()
     config, encoder = folder.config, load_encoder(folder)
