@@ -149,8 +149,8 @@ void register_encoder(py::module_& module) {
            py::arg("hidden_size"), py::arg("num_hidden_layers"), py::arg("num_attention_heads"),
            py::arg("intermediate_size"), py::arg("layer_norm_eps"), py::arg("activation"),
            py::arg("dtype"))
-      .def_property_readonly("isa",
-                             [](const Encoder& e) { return std::string(e.linear_kernels().isa); })
+      .def_property_readonly(
+          "isa", [](const Encoder& e) { return std::string(e.linear_kernels().format.isa); })
       .def_property_readonly("hidden_size", [](const Encoder& e) { return e.config().hidden_size; })
       .def("expected_weights", [](Encoder& e) { return e.weights().expected(); })
       .def("missing_weights", [](Encoder& e) { return e.weights().missing(); })

@@ -58,18 +58,18 @@ double measure_peak(const std::string& dtype, int num_threads, double seconds) {
 // micro-kernel reaches where it never waits for memory.
 double measure_tile(const std::string& dtype, int num_threads, double seconds) {
   const LinearKernels& kernels = active_isa().linear(parse_weight_type(dtype));
-  const int64_t M = kernels.tile_rows, N = kernels.panel_columns;
+  const int64_t M = kernels.tile_rows, N = kernels.format.panel_columns;
   constexpr int64_t kL1Bytes = 28 * 1024, kStep = 64;
   int64_t K = kStep;
-  while (kernels.panel_bytes(K + kStep) + M * (K + kStep) * 4 <= kL1Bytes) K += kStep;
+  while (kernels.format.panel_bytes(K + kStep) + M * (K + kStep) * 4 <= kL1Bytes) K += kStep;
   return measure_rate(num_threads, seconds, [&kernels, M, N, K] {
-    PackedLinear weight(kernels, N, K);
+    PackedLinear weight(kernels.format, N, K);
     const std::vector<float> ones(static_cast<size_t>(N * K), 1.0f);
     weight.pack(ones.data(), K, 0, 1);
     const int64_t ldx = padded_stride(K);
     Buffer x(M * ldx), y(M * padded_stride(N));
     std::fill(x.data(), x.data() + x.size(), 1.0f);
-    BufferOf<std::byte> scratch(weight.scratch_bytes(M));
+    BufferOf<std::byte> scratch(kernels.scratch_bytes(M, K));
     return [&kernels, weight = std::move(weight), x = std::move(x), y = std::move(y),
             scratch = std::move(scratch), M, N, ldx]() mutable {
       const LinearParams params =
@@ -95,7 +95,7 @@ void register_hardware(py::module_& module) {
   module.def(
       "isa_of",
       [](const std::string& dtype) {
-        return std::string(active_isa().linear(parse_weight_type(dtype)).isa);
+        return std::string(active_isa().linear(parse_weight_type(dtype)).format.isa);
       },
       py::arg("dtype"));
   module.def(

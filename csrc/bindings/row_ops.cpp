@@ -32,11 +32,11 @@ void check_weight(const FloatArray& weight) {
 
 PackedLinear pack_linear(const FloatArray& weight, const std::string& dtype) {
   check_weight(weight);
-  PackedLinear packed(active_isa().linear(parse_weight_type(dtype)), weight.shape(0),
+  PackedLinear packed(active_isa().linear(parse_weight_type(dtype)).format, weight.shape(0),
                       weight.shape(1));
   const float* data = weight.data();
   const ReleaseGil release;
-  const double cost = packed.kernels->weight_type == WeightType::kInt8 ? kSearchCost : kMoveCost;
+  const double cost = packed.format->weight_type == WeightType::kInt8 ? kSearchCost : kMoveCost;
   share(packed.num_panels, 1, cost * static_cast<double>(packed.N * packed.K),
         [&](int64_t begin, int64_t end) { packed.pack(data, packed.K, begin, end); });
   return packed;
@@ -76,7 +76,7 @@ py::tuple quantize_linear(const FloatArray& weight, const FloatArray& max_input,
 }
 
 const char* dtype_name(const PackedLinear& packed) {
-  switch (packed.kernels->weight_type) {
+  switch (packed.format->weight_type) {
     case WeightType::kBfloat16:
       return "bfloat16";
     case WeightType::kInt8:
@@ -86,10 +86,12 @@ const char* dtype_name(const PackedLinear& packed) {
   }
 }
 
-void check_packed(const PackedLinear& weight) {
-  const LinearKernels& wanted = active_isa().linear(weight.kernels->weight_type);
-  check(weight.kernels == &wanted, "weight was packed for ", weight.kernels->isa, ", wanted ",
-        wanted.isa, ": pack it again");
+// Returns the kernels that read a weight; throws where it was packed for another instruction set.
+const LinearKernels& kernels_of(const PackedLinear& weight) {
+  const LinearKernels& wanted = active_isa().linear(weight.format->weight_type);
+  check(weight.format == &wanted.format, "weight was packed for ", weight.format->isa, ", wanted ",
+        wanted.format.isa, ": pack it again");
+  return wanted;
 }
 
 void check_vector(const char* name, const FloatArray& array, int64_t size) {
@@ -152,7 +154,7 @@ double linear_flops(const LinearParams& p) { return 2.0 * static_cast<double>(p.
 
 void check_linear(const FloatArray& x, const PackedLinear& weight,
                   const std::optional<FloatArray>& bias) {
-  check_packed(weight);
+  kernels_of(weight);
   check_matrix("x", x, weight.K);
   if (bias) check_vector("bias", *bias, weight.N);
 }
@@ -177,7 +179,7 @@ FloatArray linear(const FloatArray& x, const PackedLinear& weight,
   const LinearParams p =
       linear_params(x, weight, bias, y.mutable_data(), parse_activation(activation));
   if (y.size() == 0) return y;
-  const LinearKernels& kernels = *weight.kernels;
+  const LinearKernels& kernels = kernels_of(weight);
   const ReleaseGil release;
   if (p.M < 8 * kernels.tile_rows) {  // few rows: share the columns, so each panel is read once
     share(p.panel_end, 1, linear_flops(p), [&](int64_t begin, int64_t end) {
@@ -221,7 +223,7 @@ FloatArray linear_residual_layer_norm(const FloatArray& x, const PackedLinear& w
                              .ldy = N,
                              .M = p.M,
                              .H = N};
-  const LinearKernels& kernels = *weight.kernels;
+  const LinearKernels& kernels = kernels_of(weight);
   const ReleaseGil release;
   share(p.M, 4, linear_flops(p), [&](int64_t begin, int64_t end) {
     LayerNormParams part = norm;
@@ -237,7 +239,7 @@ FloatArray gelu_ffn(const FloatArray& x, const PackedLinear& w1,
                     const std::optional<FloatArray>& b1, const PackedLinear& w2,
                     const std::optional<FloatArray>& b2) {
   check_linear(x, w1, b1);
-  check_packed(w2);
+  const LinearKernels &kernels1 = kernels_of(w1), &kernels2 = kernels_of(w2);
   check(w2.K == w1.N, "w2 has ", w2.K, " inputs, wanted the ", w1.N, " outputs of w1");
   if (b2) check_vector("b2", *b2, w2.N);
   FloatArray y({x.shape(0), static_cast<py::ssize_t>(w2.N)});
@@ -254,17 +256,17 @@ FloatArray gelu_ffn(const FloatArray& x, const PackedLinear& w1,
     const int64_t block = std::clamp<int64_t>(kMostFloats / ldhidden, 1, kBlock);
     const int64_t most = std::min(block, end - begin);
     ThreadScratch<float> hidden(most * ldhidden);
-    ThreadScratch<std::byte> scratch(std::max(w1.kernels->scratch_bytes(most, first.K),
-                                              w2.kernels->scratch_bytes(most, second.K)));
+    ThreadScratch<std::byte> scratch(
+        std::max(kernels1.scratch_bytes(most, first.K), kernels2.scratch_bytes(most, second.K)));
     for (int64_t row = begin; row < end; row += block) {
       const int64_t last = std::min(end, row + block);
       LinearParams one = with_scratch(rows_of(first, row, last), scratch.buffer());
       one.y = hidden.data();
       one.ldy = ldhidden;
-      w1.kernels->linear(one);
+      kernels1.linear(one);
       LinearParams two = with_scratch(rows_of(second, row, last), scratch.buffer());
       two.x = hidden.data();
-      w2.kernels->linear(two);
+      kernels2.linear(two);
     }
   });
   return y;
@@ -304,11 +306,11 @@ void register_row_ops(py::module_& module) {
       .def_property_readonly("in_features", [](const PackedLinear& p) { return p.K; })
       .def_property_readonly("dtype", [](const PackedLinear& p) { return dtype_name(p); })
       .def_property_readonly("isa",
-                             [](const PackedLinear& p) { return std::string(p.kernels->isa); })
+                             [](const PackedLinear& p) { return std::string(p.format->isa); })
       .def("__repr__", [](const PackedLinear& p) {
         return "PackedLinear(in_features=" + std::to_string(p.K) +
                ", out_features=" + std::to_string(p.N) + ", dtype='" + dtype_name(p) + "', isa='" +
-               p.kernels->isa + "')";
+               p.format->isa + "')";
       });
   module.def("pack_linear", &pack_linear, py::arg("weight").noconvert(), py::arg("dtype"));
   module.def("quantize_linear", &quantize_linear, py::arg("weight").noconvert(),

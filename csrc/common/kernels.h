@@ -7,17 +7,22 @@
 
 namespace minifuse {
 
-// The kernels that multiply by one type of weights.
-struct LinearKernels {
-  const char* isa;  // the instruction set that runs
+// The order in which kernels read a matrix: panels of NR outputs each, one after the other.
+struct MatrixFormat {
+  const char* isa;  // the instruction set whose kernels read it
   WeightType weight_type;
-  int64_t tile_rows;      // MR: rows of the micro-kernel's register tile
-  int64_t panel_columns;  // NR: columns of a weight panel
+  int64_t panel_columns;  // NR
 
   int64_t (*panel_bytes)(int64_t K);
   // At most NR rows of a weight [num_rows, K] (float, bfloat16 bits or int8 codes; ldw apart) into
   // the order of the micro-kernel; zeros stand for the rows that are missing.
   void (*pack_panel)(const void* weight, int64_t ldw, int64_t num_rows, int64_t K, void* panel);
+};
+
+// The kernels that multiply by one type of weights.
+struct LinearKernels {
+  MatrixFormat format;
+  int64_t tile_rows;  // MR: rows of the micro-kernel's register tile
 
   // Bytes that params.scratch must have for M rows of K inputs; 0: none. Monotone in M and in K.
   int64_t (*scratch_bytes)(int64_t M, int64_t K);

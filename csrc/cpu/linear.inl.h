@@ -208,12 +208,12 @@ double tile_loop(const LinearParams& p, int64_t iterations) {
 template <typename Format>
 constexpr LinearKernels linear_kernels(const char* isa) {
   return {
-      .isa = isa,
-      .weight_type = Format::kWeightType,
+      .format = {.isa = isa,
+                 .weight_type = Format::kWeightType,
+                 .panel_columns = kPanelColumns,
+                 .panel_bytes = Format::panel_bytes,
+                 .pack_panel = Format::pack_panel},
       .tile_rows = kTileRows,
-      .panel_columns = kPanelColumns,
-      .panel_bytes = Format::panel_bytes,
-      .pack_panel = Format::pack_panel,
       .scratch_bytes = Format::scratch_bytes,
       .block_rows = rows_per_block,
       .linear = linear<Format>,

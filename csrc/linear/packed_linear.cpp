@@ -8,34 +8,34 @@
 
 namespace minifuse {
 
-PackedLinear::PackedLinear(const LinearKernels& kernels, int64_t N, int64_t K)
-    : kernels(&kernels),
+PackedLinear::PackedLinear(const MatrixFormat& format, int64_t N, int64_t K)
+    : format(&format),
       N(N),
       K(K),
-      num_panels((N + kernels.panel_columns - 1) / kernels.panel_columns),
-      weight(num_panels * kernels.panel_bytes(K)) {
-  if (kernels.weight_type != WeightType::kInt8) return;
-  weight_scale = Buffer(int8_groups(K) * num_panels * kernels.panel_columns);
+      num_panels((N + format.panel_columns - 1) / format.panel_columns),
+      weight(num_panels * format.panel_bytes(K)) {
+  if (format.weight_type != WeightType::kInt8) return;
+  weight_scale = Buffer(int8_groups(K) * num_panels * format.panel_columns);
   weight_sum = Buffer(weight_scale.size());
 }
 
 void PackedLinear::pack(const float* source, int64_t ldw, int64_t begin, int64_t end) {
-  const int64_t columns = kernels->panel_columns;
+  const int64_t columns = format->panel_columns;
   std::vector<uint16_t> halves;
   std::vector<int8_t> codes;
   std::vector<float> scale(static_cast<size_t>(int8_groups(K) * columns));
   for (int64_t panel = begin; panel < end; ++panel) {
     const int64_t first = panel * columns, rows = std::min(columns, N - first);
     const float* from = source + first * ldw;
-    std::byte* to = weight.data() + panel * kernels->panel_bytes(K);
-    switch (kernels->weight_type) {
+    std::byte* to = weight.data() + panel * format->panel_bytes(K);
+    switch (format->weight_type) {
       case WeightType::kFloat32:
-        kernels->pack_panel(from, ldw, rows, K, to);
+        format->pack_panel(from, ldw, rows, K, to);
         break;
       case WeightType::kBfloat16:
         halves.resize(static_cast<size_t>(rows * K));
         for (int64_t i = 0; i < rows; ++i) to_bfloat16(from + i * ldw, K, halves.data() + i * K);
-        kernels->pack_panel(halves.data(), K, rows, K, to);
+        format->pack_panel(halves.data(), K, rows, K, to);
         break;
       case WeightType::kInt8:
         codes.resize(static_cast<size_t>(rows * K));
@@ -52,7 +52,7 @@ void PackedLinear::pack_codes(const int8_t* codes, const float* scale, const flo
     std::copy(channels, channels + K, input_scale.data());
   }
   for (int64_t panel = 0; panel < num_panels; ++panel) {
-    const int64_t first = panel * kernels->panel_columns;
+    const int64_t first = panel * format->panel_columns;
     pack_panel_codes(panel, codes + first * K, scale + first, N);
   }
 }
@@ -61,7 +61,7 @@ void PackedLinear::pack_codes(const int8_t* codes, const float* scale, const flo
 // are made here: a code is an integer, so they are the same whoever adds.
 void PackedLinear::pack_panel_codes(int64_t panel, const int8_t* codes, const float* scale,
                                     int64_t ldscale) {
-  const int64_t columns = kernels->panel_columns, first = panel * columns;
+  const int64_t columns = format->panel_columns, first = panel * columns;
   const int64_t rows = std::min(columns, N - first);
   for (int64_t group = 0; group < int8_groups(K); ++group) {
     const int64_t k = group * kInt8Group, end = std::min(K, k + kInt8Group);
@@ -74,7 +74,7 @@ void PackedLinear::pack_panel_codes(int64_t panel, const int8_t* codes, const fl
       sums[i] = scales[i] * static_cast<float>(sum);
     }
   }
-  kernels->pack_panel(codes, K, rows, K, weight.data() + panel * kernels->panel_bytes(K));
+  format->pack_panel(codes, K, rows, K, weight.data() + panel * format->panel_bytes(K));
 }
 
 LinearParams PackedLinear::params(const float* x, int64_t ldx, float* y, int64_t ldy, int64_t M,

@@ -11,19 +11,19 @@ namespace minifuse {
 
 // A linear layer's parameters as its kernels read them.
 struct PackedLinear {
-  const LinearKernels* kernels = nullptr;
+  const MatrixFormat* format = nullptr;
   int64_t N = 0, K = 0;
   int64_t num_panels = 0;
-  BufferOf<std::byte> weight;  // [num_panels, kernels->panel_bytes(K)]
+  BufferOf<std::byte> weight;  // [num_panels, format->panel_bytes(K)]
   Buffer bias;  // [N]; empty: none
   // int8 only (types.h); input_scale is empty where x is quantised as it is.
   Buffer weight_scale, weight_sum, input_scale;
 
   PackedLinear() = default;
   // Room for weight [N, K].
-  PackedLinear(const LinearKernels& kernels, int64_t N, int64_t K);
+  PackedLinear(const MatrixFormat& format, int64_t N, int64_t K);
 
-  // Copies weight [N, K], rows ldw apart, into the panels [begin, end), rounded to the kernels'
+  // Copies weight [N, K], rows ldw apart, into the panels [begin, end), rounded to the format's
   // type.
   void pack(const float* weight, int64_t ldw, int64_t begin, int64_t end);
 
@@ -34,7 +34,6 @@ struct PackedLinear {
   // y [M, N] = activation(x W^T + b), all panels; without scratch memory, see with_scratch().
   LinearParams params(const float* x, int64_t ldx, float* y, int64_t ldy, int64_t M,
                       Activation activation) const;
-  int64_t scratch_bytes(int64_t M) const { return kernels->scratch_bytes(M, K); }
 
  private:
   void pack_panel_codes(int64_t panel, const int8_t* codes, const float* scale, int64_t ldscale);

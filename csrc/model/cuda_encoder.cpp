@@ -84,7 +84,7 @@ CudaEncoder::CudaEncoder(const Config& config, std::shared_ptr<cuda::Runtime> ru
     : config_(config),
       runtime_(std::move(runtime)),
       kernels_(runtime_->kernels(element)),
-      rows_(std::make_unique<LinearKernels>(row_major_kernels(element))) {
+      rows_(row_major_format(element)) {
   config.validate();
   const int64_t D = config.head_dim(), H = config.hidden_size, F = config.intermediate_size;
   const int64_t narrow = 128 / kernels_.element_bytes;
@@ -93,7 +93,7 @@ CudaEncoder::CudaEncoder(const Config& config, std::shared_ptr<cuda::Runtime> ru
         cuda::kMaxHidden, "; use device='cpu'");
   check(F % narrow == 0, "device cuda: intermediate_size=", F, ", wanted a multiple of ", narrow,
         "; use device='cpu'");
-  weights_ = std::make_unique<Weights>(config, *rows_);
+  weights_ = std::make_unique<Weights>(config, rows_);
 }
 
 CudaEncoder::~CudaEncoder() = default;
@@ -102,8 +102,8 @@ void CudaEncoder::finish_weights() {
   check(on_device_ == nullptr, "weights: they are on the device already");
   weights_->finish();
   runtime_->keep_device(
-      [&] { on_device_ = std::make_unique<CudaWeights>(config_, *weights_, *rows_, *runtime_); });
-  weights_ = std::make_unique<Weights>(config_, *rows_);  // the host's copy has served
+      [&] { on_device_ = std::make_unique<CudaWeights>(config_, *weights_, rows_, *runtime_); });
+  weights_ = std::make_unique<Weights>(config_, rows_);  // the host's copy has served
 }
 
 void CudaEncoder::run_layers(const Pass& pass, int M, int num_tiles) {

@@ -62,7 +62,7 @@ class CudaEncoder {
   Config config_;
   std::shared_ptr<cuda::Runtime> runtime_;
   const cuda::Kernels& kernels_;
-  std::unique_ptr<LinearKernels> rows_;  // how weights lie on the device
+  const MatrixFormat rows_;  // how weights lie on the device
   std::unique_ptr<Weights> weights_;  // of the host, until finish_weights()
   std::unique_ptr<const CudaWeights> on_device_;  // from then on
   std::array<std::unique_ptr<Pass>, 2> passes_;  // one computes while the other is filled

@@ -36,19 +36,15 @@ void pack_float16(const void* weight, int64_t ldw, int64_t num_rows, int64_t K, 
 
 }  // namespace
 
-LinearKernels row_major_kernels(const std::string& element) {
-  LinearKernels kernels{};
-  kernels.isa = "cuda";
-  kernels.tile_rows = kernels.panel_columns = 1;
-  kernels.weight_type = WeightType::kFloat32;  // what pack_panel is given
-  if (element == "float32") {
-    kernels.panel_bytes = [](int64_t K) { return K * 4; };
-    kernels.pack_panel = pack_float32;
-  } else {
-    kernels.panel_bytes = [](int64_t K) { return K * 2; };
-    kernels.pack_panel = element == "bfloat16" ? pack_bfloat16 : pack_float16;
+MatrixFormat row_major_format(const std::string& element) {
+  // pack_panel is given float32 and rounds by itself.
+  MatrixFormat format{"cuda", WeightType::kFloat32, 1, [](int64_t K) { return K * 4; },
+                      pack_float32};
+  if (element != "float32") {
+    format.panel_bytes = [](int64_t K) { return K * 2; };
+    format.pack_panel = element == "bfloat16" ? pack_bfloat16 : pack_float16;
   }
-  return kernels;
+  return format;
 }
 
 namespace {
@@ -71,7 +67,7 @@ DeviceBuffer send(cuda::Runtime& runtime, const void* data, size_t size_bytes,
 
 }  // namespace
 
-CudaWeights::CudaWeights(const Config& config, const Weights& weights, const LinearKernels& rows,
+CudaWeights::CudaWeights(const Config& config, const Weights& weights, const MatrixFormat& rows,
                          cuda::Runtime& runtime) {
   const auto send_floats = [&](const Buffer& buffer, const char* name) {
     return send(runtime, buffer.data(), static_cast<size_t>(buffer.size()) * sizeof(float), name);

@@ -10,9 +10,8 @@
 
 namespace minifuse {
 
-// Kernels with which Weights packs for the device: a panel is one row of "float32", "bfloat16" or
-// "float16".
-LinearKernels row_major_kernels(const std::string& element);
+// The order of a matrix on the device: a panel is one row of "float32", "bfloat16" or "float16".
+MatrixFormat row_major_format(const std::string& element);
 
 struct CudaWeights {
   struct Matrix {
@@ -24,7 +23,7 @@ struct CudaWeights {
   };
 
   // Sends what `weights` holds, packed by `rows`. Throws where the device has no room.
-  CudaWeights(const Config& config, const Weights& weights, const LinearKernels& rows,
+  CudaWeights(const Config& config, const Weights& weights, const MatrixFormat& rows,
               cuda::Runtime& runtime);
 
   cuda::DeviceBuffer word, position;  // [vocab_size, H], [max_position_embeddings, H]

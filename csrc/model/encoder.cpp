@@ -58,7 +58,7 @@ Encoder::Encoder(const Config& config, const InstructionSet& isa, WeightType wei
       kernels_(*isa.kernels),
       linear_kernels_(isa.linear(weight_type)),
       attention_(isa.attention(weight_type)),
-      weights_(config, linear_kernels_) {}
+      weights_(config, linear_kernels_.format) {}
 
 Encoder::~Encoder() = default;
 
@@ -343,8 +343,8 @@ CostModel Encoder::cost_model() const {
   const double F = static_cast<double>(config_.intermediate_size);
   const double L = static_cast<double>(config_.num_hidden_layers);
   const double num_weights = L * (4 * H * H + 2 * H * F);
-  const double bytes_per_weight = static_cast<double>(linear_kernels_.panel_bytes(64)) /
-                                  static_cast<double>(64 * linear_kernels_.panel_columns);
+  const double bytes_per_weight = static_cast<double>(linear_kernels_.format.panel_bytes(64)) /
+                                  static_cast<double>(64 * linear_kernels_.format.panel_columns);
   return {.per_token = 2 * num_weights,
           .per_pair = 4 * L * H,
           .per_chunk = num_weights * bytes_per_weight * kOperationsPerByte,

@@ -49,8 +49,8 @@ struct LayerName {
 
 }  // namespace
 
-Weights::Weights(const Config& config, const LinearKernels& kernels)
-    : config_(config), kernels_(kernels) {
+Weights::Weights(const Config& config, const MatrixFormat& format)
+    : config_(config), format_(format) {
   config.validate();
   const int64_t H = config.hidden_size, F = config.intermediate_size;
   expected_["embeddings.word_embeddings.weight"] = {config.vocab_size, H};
@@ -102,7 +102,7 @@ PackedLinear* Weights::find_matrix(LayerWeights& layer, const std::string& name)
 
 PackedLinear& Weights::renew(PackedLinear& linear, int64_t N, int64_t K) const {
   Buffer bias = std::move(linear.bias);
-  linear = PackedLinear(kernels_, N, K);
+  linear = PackedLinear(format_, N, K);
   linear.bias = std::move(bias);
   return linear;
 }

@@ -13,17 +13,17 @@
 namespace minifuse {
 
 struct LayerWeights {
-  PackedLinear qkv;    // Wq, Wk, Wv one after the other: [3H, H]
-  PackedLinear out;    // Wo [H, H]
-  PackedLinear ffn1;   // W1 [F, H]
-  PackedLinear ffn2;   // W2 [H, F]
+  PackedLinear qkv;  // Wq, Wk, Wv one after the other: [3H, H]
+  PackedLinear out;  // Wo [H, H]
+  PackedLinear ffn1;  // W1 [F, H]
+  PackedLinear ffn2;  // W2 [H, F]
   Buffer attention_gamma, attention_beta;  // [H]
-  Buffer output_gamma, output_beta;        // [H]
+  Buffer output_gamma, output_beta;  // [H]
 };
 
 class Weights {
  public:
-  Weights(const Config& config, const LinearKernels& kernels);
+  Weights(const Config& config, const MatrixFormat& format);
 
   // Copies a tensor by its Hugging Face name without prefix ("encoder.layer.0.output.dense.bias").
   // Throws on an unknown name, a wrong shape or a second tensor of that name.
@@ -46,20 +46,20 @@ class Weights {
   // Returns whether finish() has been called: only then may an encoder read them.
   bool is_finished() const { return is_finished_; }
 
-  Buffer word_embeddings;      // [vocab_size, H]
+  Buffer word_embeddings;  // [vocab_size, H]
   Buffer position_embeddings;  // [max_position_embeddings, H], token type 0 added
   Buffer embedding_gamma, embedding_beta;
   std::vector<LayerWeights> layers;
 
  private:
   Config config_;
-  const LinearKernels& kernels_;
+  const MatrixFormat& format_;
   std::map<std::string, std::vector<int64_t>> expected_;
   std::map<std::string, Buffer> staged_;  // tensors waiting for the others they are joined with
   std::set<std::string> seen_;
   bool is_finished_ = false;
 
-  bool is_quantized() const { return kernels_.weight_type == WeightType::kInt8; }
+  bool is_quantized() const { return format_.weight_type == WeightType::kInt8; }
   // Throws unless a tensor of this name and shape is expected and did not come before.
   void accept(const std::string& name, const std::vector<int64_t>& shape);
   // The matrix of that name, and null for other tensors of a layer.

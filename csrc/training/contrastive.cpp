@@ -20,17 +20,17 @@ namespace {
 constexpr int64_t kTileRows = 48;
 
 // x [rows, K] as the weight of a product over K, and x^T as that of a product over rows.
-PackedLinear packed(const LinearKernels& kernels, const float* x, int64_t rows, int64_t K) {
-  PackedLinear weight(kernels, rows, K);
+PackedLinear packed(const MatrixFormat& format, const float* x, int64_t rows, int64_t K) {
+  PackedLinear weight(format, rows, K);
   weight.pack(x, K, 0, weight.num_panels);
   return weight;
 }
-PackedLinear packed_transposed(const LinearKernels& kernels, const float* x, int64_t rows,
+PackedLinear packed_transposed(const MatrixFormat& format, const float* x, int64_t rows,
                                int64_t K) {
   std::vector<float> transposed(static_cast<size_t>(rows * K));
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t k = 0; k < K; ++k) transposed[static_cast<size_t>(k * rows + i)] = x[i * K + k];
-  PackedLinear weight(kernels, K, rows);
+  PackedLinear weight(format, K, rows);
   weight.pack(transposed.data(), rows, 0, weight.num_panels);
   return weight;
 }
@@ -42,8 +42,8 @@ void over_tiles(const InstructionSet& isa, const float* x, int64_t rows, int64_t
                 const float* other, int64_t num_other, float factor, int num_threads, Weigh weigh,
                 float* gradient) {
   const LinearKernels& kernels = isa.kernels->float32;
-  const PackedLinear scores = packed(kernels, other, num_other, d);
-  const PackedLinear sums = packed_transposed(kernels, other, num_other, d);
+  const PackedLinear scores = packed(kernels.format, other, num_other, d);
+  const PackedLinear sums = packed_transposed(kernels.format, other, num_other, d);
   const int64_t num_tiles = (rows + kTileRows - 1) / kTileRows;
   const int threads =
       static_cast<int>(std::min<int64_t>(num_threads, std::max<int64_t>(1, num_tiles)));

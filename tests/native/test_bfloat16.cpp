@@ -85,9 +85,9 @@ double relative_error(const std::vector<float>& ours, const std::vector<double>&
 std::vector<float> linear(const LinearKernels& kernels, int64_t M, int64_t N, int64_t K,
                           const std::vector<float>& x, const std::vector<float>& w,
                           const std::vector<float>& b) {
-  PackedLinear packed(kernels, N, K);
+  PackedLinear packed(kernels.format, N, K);
   packed.pack(w.data(), K, 0, packed.num_panels);
-  BufferOf<std::byte> scratch(packed.scratch_bytes(M));
+  BufferOf<std::byte> scratch(kernels.scratch_bytes(M, K));
   std::vector<float> y(static_cast<size_t>(M * N));
   LinearParams params =
       with_scratch(packed.params(x.data(), K, y.data(), N, M, Activation::kNone), scratch);
@@ -117,13 +117,13 @@ void test_linear(const LinearKernels& kernels) {
           }
         const auto y = linear(kernels, M, N, K, x, w, b);
         const double error = relative_error(y, exact, magnitude);
-        EXPECT(error < 6e-8 * (2 + std::sqrt(double(K))), "%s M=%d N=%d K=%d: %g", kernels.isa,
-               int(M), int(N), int(K), error);
+        EXPECT(error < 6e-8 * (2 + std::sqrt(double(K))), "%s M=%d N=%d K=%d: %g",
+               kernels.format.isa, int(M), int(N), int(K), error);
         for (int64_t m = 0; m < M; m += 5) {  // a row alone: the same bits
           const std::vector<float> row(x.begin() + m * K, x.begin() + (m + 1) * K);
           const std::vector<float> among(y.begin() + m * N, y.begin() + (m + 1) * N);
           EXPECT(same_bits(linear(kernels, 1, N, K, row, w, b), among), "%s row %d of %d",
-                 kernels.isa, int(m), int(M));
+                 kernels.format.isa, int(m), int(M));
         }
       }
 }
@@ -189,15 +189,15 @@ void test_attention(const Bfloat16Kernels& kernels) {
               }
             }
           const double error = relative_error(out, exact, magnitude);
-          EXPECT(error < 1.0 / 256 + 1e-5, "%s sq=%d sk=%d D=%d: %g", kernels.linear.isa, int(sq),
-                 int(sk), int(D), error);
+          EXPECT(error < 1.0 / 256 + 1e-5, "%s sq=%d sk=%d D=%d: %g", kernels.linear.format.isa,
+                 int(sq), int(sk), int(D), error);
         }
 }
 
 void test_kernels(const Bfloat16Kernels& kernels) {
   test_linear(kernels.linear);
   test_attention(kernels);
-  std::printf("%s: bfloat16 in pairs as double precision\n", kernels.linear.isa);
+  std::printf("%s: bfloat16 in pairs as double precision\n", kernels.linear.format.isa);
 }
 
 }  // namespace

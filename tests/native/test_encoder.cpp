@@ -5,6 +5,8 @@
 #include <thread>
 
 #include "random_encoder.h"
+#include "threads/barrier.h"
+#include "threads/pool.h"
 
 using namespace minifuse;
 using namespace minifuse::test;
@@ -182,9 +184,9 @@ void test_refusals() {
                 .intermediate_size = 5,
                 .layer_norm_eps = 0.0f,
                 .activation = Activation::kRelu};
-  expect_invalid("not a multiple", [&] { Weights(config, kernels); });
+  expect_invalid("not a multiple", [&] { Weights(config, kernels.format); });
   config.num_attention_heads = 2;
-  Weights weights(config, kernels);
+  Weights weights(config, kernels.format);
   const std::vector<float> values(100);
   expect_invalid("no tensor is called", [&] { weights.set("x", values.data(), {10}); });
   expect_invalid("wanted [10]",

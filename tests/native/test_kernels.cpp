@@ -19,7 +19,8 @@ std::vector<float> linear(const InstructionSet& isa, WeightType type, int64_t M,
                           int64_t K, Activation activation, bool with_norm) {
   const auto x = random_floats(M * K, 1), w = random_floats(N * K, 2), b = random_floats(N, 3);
   const auto residual = random_floats(M * N, 4), gamma = random_floats(N, 5);
-  PackedLinear packed(isa.linear(type), N, K);
+  const LinearKernels& kernels = isa.linear(type);
+  PackedLinear packed(kernels.format, N, K);
   if (type == WeightType::kInt8 && K % 2 == 1) {
     std::vector<float> input_scale(static_cast<size_t>(K));
     smoothing_scales(w.data(), K, N, K, random_floats(K, 6).data(), input_scale.data());
@@ -31,25 +32,25 @@ std::vector<float> linear(const InstructionSet& isa, WeightType type, int64_t M,
   } else {
     packed.pack(w.data(), K, 0, packed.num_panels);
   }
-  BufferOf<std::byte> scratch(packed.scratch_bytes(M));
+  BufferOf<std::byte> scratch(kernels.scratch_bytes(M, K));
   std::vector<float> y(static_cast<size_t>(M * N));
   LinearParams params =
       with_scratch(packed.params(x.data(), K, y.data(), N, M, activation), scratch);
   params.bias = b.data();
   if (with_norm) {
-    packed.kernels->linear_residual_layer_norm(params, {.x = y.data(),
-                                                        .ldx = N,
-                                                        .residual = residual.data(),
-                                                        .ldr = N,
-                                                        .gamma = gamma.data(),
-                                                        .beta = b.data(),
-                                                        .eps = 1e-5f,
-                                                        .y = y.data(),
-                                                        .ldy = N,
-                                                        .M = M,
-                                                        .H = N});
+    kernels.linear_residual_layer_norm(params, {.x = y.data(),
+                                                .ldx = N,
+                                                .residual = residual.data(),
+                                                .ldr = N,
+                                                .gamma = gamma.data(),
+                                                .beta = b.data(),
+                                                .eps = 1e-5f,
+                                                .y = y.data(),
+                                                .ldy = N,
+                                                .M = M,
+                                                .H = N});
   } else {
-    packed.kernels->linear(params);
+    kernels.linear(params);
   }
   return y;
 }

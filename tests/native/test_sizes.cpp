@@ -3,6 +3,8 @@
 // rows end everywhere, which sanitizers and checked kernels watch.
 
 #include "random_encoder.h"
+#include "threads/barrier.h"
+#include "threads/pool.h"
 
 using namespace minifuse;
 using namespace minifuse::test;
@@ -25,7 +27,7 @@ Config shape(int64_t H, int64_t F, int64_t num_layers) {
 // Bytes that y [M, N] = x [M, K] W^T writes to scratch memory.
 int64_t linear_need(const LinearKernels& kernels, int64_t M, int64_t N, int64_t K) {
   const int64_t rows = kernels.block_rows(M, N, K);
-  EXPECT(rows <= M && rows <= kMaxBlockRows, "%s: %d rows of M=%d N=%d K=%d", kernels.isa,
+  EXPECT(rows <= M && rows <= kMaxBlockRows, "%s: %d rows of M=%d N=%d K=%d", kernels.format.isa,
          int(rows), int(M), int(N), int(K));
   return kernels.scratch_bytes(rows, K);
 }
@@ -41,8 +43,8 @@ void check_need(const Config& config, const LinearKernels& kernels, const BlockS
     need = std::max({need, linear_need(kernels, r, F, H), linear_need(kernels, r, H, F)});
   EXPECT(need <= allocated.linear_bytes && rows <= allocated.hidden_rows && M <= allocated.tokens,
          "%s type %d H=%d F=%d: %d tokens need %d bytes and %d rows, of %d bytes and %d rows",
-         kernels.isa, int(kernels.weight_type), int(H), int(F), int(M), int(need), int(rows),
-         int(allocated.linear_bytes), int(allocated.hidden_rows));
+         kernels.format.isa, int(kernels.format.weight_type), int(H), int(F), int(M), int(need),
+         int(rows), int(allocated.linear_bytes), int(allocated.hidden_rows));
 }
 
 void test_sizes(const LinearKernels& kernels) {
@@ -60,8 +62,8 @@ void test_sizes(const LinearKernels& kernels) {
             // With monotone sizes, what serves `tokens` serves every smaller chunk, too.
             EXPECT(sizes.covers(smaller) && sizes.linear_bytes >= smaller.linear_bytes &&
                        sizes.attention_floats >= smaller.attention_floats,
-                   "%s H=%d F=%d: %d tokens need less than one fewer", kernels.isa, int(H), int(F),
-                   int(tokens));
+                   "%s H=%d F=%d: %d tokens need less than one fewer", kernels.format.isa, int(H),
+                   int(F), int(tokens));
             smaller = sizes;
           }
         }
@@ -73,11 +75,11 @@ void test_scratch_is_monotone(const LinearKernels& kernels) {
     for (int64_t M = 0; M < 1100; M += M < 40 ? 1 : 13) {
       const int64_t bytes = kernels.scratch_bytes(M, K);
       EXPECT(bytes <= kernels.scratch_bytes(M + 1, K) && bytes <= kernels.scratch_bytes(M, K + 1),
-             "%s M=%d K=%d", kernels.isa, int(M), int(K));
+             "%s M=%d K=%d", kernels.format.isa, int(M), int(K));
       for (const int64_t N : {0, 1, 384, 1152, 4096})
         if (M > 0)
-          EXPECT(linear_need(kernels, M, N, K) <= bytes, "%s M=%d N=%d K=%d", kernels.isa, int(M),
-                 int(N), int(K));
+          EXPECT(linear_need(kernels, M, N, K) <= bytes, "%s M=%d N=%d K=%d", kernels.format.isa,
+                 int(M), int(N), int(K));
     }
 }
 
