@@ -3,6 +3,7 @@
 
 #include <limits>
 
+#include "bindings/description.h"
 #include "bindings/encode.h"
 #include "cuda/runtime.h"
 #include "model/cuda_encoder.h"
@@ -44,31 +45,18 @@ PYBIND11_MODULE(MINIFUSE_CUDA_MODULE, module) {
   module.def("devices", &devices);
   register_cuda_ops(module);
   py::class_<CudaEncoder>(module, "Encoder", py::module_local())
-      .def(py::init([](int64_t vocab_size, int64_t max_position_embeddings, int64_t hidden_size,
-                       int64_t num_hidden_layers, int64_t num_attention_heads,
-                       int64_t intermediate_size, double layer_norm_eps,
-                       const std::string& activation, const std::string& dtype, int device) {
-             const Config config{.vocab_size = vocab_size,
-                                 .max_position_embeddings = max_position_embeddings,
-                                 .hidden_size = hidden_size,
-                                 .num_hidden_layers = num_hidden_layers,
-                                 .num_attention_heads = num_attention_heads,
-                                 .intermediate_size = intermediate_size,
-                                 .layer_norm_eps = static_cast<float>(layer_norm_eps),
-                                 .activation = parse_activation(activation)};
-             return std::make_unique<CudaEncoder>(config, cuda::open_device(device), dtype);
+      .def(py::init([](const py::object& description, const std::string& dtype, int device) {
+             return std::make_unique<CudaEncoder>(description_of(description),
+                                                  cuda::open_device(device), dtype);
            }),
-           py::kw_only(), py::arg("vocab_size"), py::arg("max_position_embeddings"),
-           py::arg("hidden_size"), py::arg("num_hidden_layers"), py::arg("num_attention_heads"),
-           py::arg("intermediate_size"), py::arg("layer_norm_eps"), py::arg("activation"),
-           py::arg("dtype"), py::arg("device"))
+           py::arg("description"), py::arg("dtype"), py::arg("device"))
       .def_property_readonly("isa",
                              [](const CudaEncoder& e) { return std::string(e.kernels().isa); })
       .def_property_readonly("device_name",
                              [](const CudaEncoder& e) { return e.runtime().device_name(); })
       .def_property_readonly("hidden_size",
-                             [](const CudaEncoder& e) { return e.config().hidden_size; })
-      .def("missing_weights", [](CudaEncoder& e) { return e.weights().missing(); })
+                             [](const CudaEncoder& e) { return e.description().hidden_size; })
+      .def("weight_slots", [](CudaEncoder& e) { return e.weights().shapes(); })
       .def(
           "set_weight",
           [](CudaEncoder& e, const std::string& name, const FloatArray& array) {
@@ -81,7 +69,7 @@ PYBIND11_MODULE(MINIFUSE_CUDA_MODULE, module) {
           "encode",
           [](CudaEncoder& e, const IntArray& ids, const IntArray& cu_seqlens,
              const std::vector<std::string>& poolings, int64_t pool_from, int64_t, int) {
-            return encode_pooled(e.config().hidden_size, ids, cu_seqlens, poolings, pool_from,
+            return encode_pooled(e.description().hidden_size, ids, cu_seqlens, poolings, pool_from,
                                  [&](const Batch& b, const Outputs& o) { run(e, b, o); });
           },
           py::arg("ids").noconvert(), py::arg("cu_seqlens").noconvert(), py::kw_only(),
@@ -102,7 +90,7 @@ PYBIND11_MODULE(MINIFUSE_CUDA_MODULE, module) {
       .def(
           "token_embeddings",
           [](CudaEncoder& e, const IntArray& ids, const IntArray& cu_seqlens, int64_t, int) {
-            return encode_tokens(e.config().hidden_size, ids, cu_seqlens,
+            return encode_tokens(e.description().hidden_size, ids, cu_seqlens,
                                  [&](const Batch& b, const Outputs& o) { run(e, b, o); });
           },
           py::arg("ids").noconvert(), py::arg("cu_seqlens").noconvert(), py::kw_only(),

@@ -7,6 +7,7 @@
 #include <map>
 #include <tuple>
 
+#include "bindings/description.h"
 #include "bindings/encode.h"
 
 namespace minifuse {
@@ -26,7 +27,7 @@ void run(const Encoder& encoder, const Batch& batch, const Outputs& outputs, int
 FloatArray encode(const Encoder& encoder, const IntArray& ids, const IntArray& cu_seqlens,
                   const std::vector<std::string>& poolings, int64_t pool_from, int64_t batch_size,
                   int num_threads) {
-  return encode_pooled(encoder.config().hidden_size, ids, cu_seqlens, poolings, pool_from,
+  return encode_pooled(encoder.description().hidden_size, ids, cu_seqlens, poolings, pool_from,
                        [&](const Batch& batch, const Outputs& outputs) {
                          run(encoder, batch, outputs, batch_size, num_threads);
                        });
@@ -34,7 +35,7 @@ FloatArray encode(const Encoder& encoder, const IntArray& ids, const IntArray& c
 
 FloatArray token_embeddings(const Encoder& encoder, const IntArray& ids, const IntArray& cu_seqlens,
                             int64_t batch_size, int num_threads) {
-  return encode_tokens(encoder.config().hidden_size, ids, cu_seqlens,
+  return encode_tokens(encoder.description().hidden_size, ids, cu_seqlens,
                        [&](const Batch& batch, const Outputs& outputs) {
                          run(encoder, batch, outputs, batch_size, num_threads);
                        });
@@ -44,9 +45,9 @@ FloatArray hidden_states(const Encoder& encoder, const IntArray& ids, const IntA
                          int num_threads) {
   const OwnedBatch owned(ids, cu_seqlens);
   const Batch batch = owned.view();
-  FloatArray result({static_cast<py::ssize_t>(encoder.config().num_hidden_layers + 1),
+  FloatArray result({static_cast<py::ssize_t>(encoder.description().num_hidden_layers + 1),
                      static_cast<py::ssize_t>(batch.total_tokens),
-                     static_cast<py::ssize_t>(encoder.config().hidden_size)});
+                     static_cast<py::ssize_t>(encoder.description().hidden_size)});
   Outputs outputs;
   outputs.hidden_states = result.mutable_data();
   run(encoder, batch, outputs, INT64_MAX, num_threads);
@@ -57,10 +58,10 @@ FloatArray matrix_inputs(const Encoder& encoder, const IntArray& ids, const IntA
                          int num_threads) {
   const OwnedBatch owned(ids, cu_seqlens);
   const Batch batch = owned.view();
-  const Config& config = encoder.config();
-  FloatArray result({static_cast<py::ssize_t>(config.num_hidden_layers),
+  const ModelDescription& description = encoder.description();
+  FloatArray result({static_cast<py::ssize_t>(description.num_hidden_layers),
                      static_cast<py::ssize_t>(batch.total_tokens),
-                     static_cast<py::ssize_t>(config.inputs_per_layer())});
+                     static_cast<py::ssize_t>(description.inputs_per_layer())});
   Outputs outputs;
   outputs.matrix_inputs = result.mutable_data();
   run(encoder, batch, outputs, INT64_MAX, num_threads);
@@ -86,7 +87,7 @@ std::map<std::string, double> profile(const Encoder& encoder, const IntArray& id
                                       int num_threads) {
   const OwnedBatch owned(ids, cu_seqlens);
   const Batch batch = owned.view();
-  const size_t width = static_cast<size_t>(encoder.config().hidden_size);
+  const size_t width = static_cast<size_t>(encoder.description().hidden_size);
   std::vector<float> pooled(static_cast<size_t>(batch.batch) * width);
   StageTicks ticks{};
   Outputs outputs;
@@ -130,30 +131,16 @@ std::vector<std::tuple<int64_t, int64_t, int64_t, double>> plan(const Encoder& e
 
 void register_encoder(py::module_& module) {
   py::class_<Encoder>(module, "Encoder")
-      .def(py::init([](int64_t vocab_size, int64_t max_position_embeddings, int64_t hidden_size,
-                       int64_t num_hidden_layers, int64_t num_attention_heads,
-                       int64_t intermediate_size, double layer_norm_eps,
-                       const std::string& activation, const std::string& dtype) {
-             const Config config{.vocab_size = vocab_size,
-                                 .max_position_embeddings = max_position_embeddings,
-                                 .hidden_size = hidden_size,
-                                 .num_hidden_layers = num_hidden_layers,
-                                 .num_attention_heads = num_attention_heads,
-                                 .intermediate_size = intermediate_size,
-                                 .layer_norm_eps = static_cast<float>(layer_norm_eps),
-                                 .activation = parse_activation(activation)};
-             config.validate();
-             return std::make_unique<Encoder>(config, active_isa(), parse_weight_type(dtype));
+      .def(py::init([](const py::object& description, const std::string& dtype) {
+             return std::make_unique<Encoder>(description_of(description), active_isa(),
+                                              parse_weight_type(dtype));
            }),
-           py::kw_only(), py::arg("vocab_size"), py::arg("max_position_embeddings"),
-           py::arg("hidden_size"), py::arg("num_hidden_layers"), py::arg("num_attention_heads"),
-           py::arg("intermediate_size"), py::arg("layer_norm_eps"), py::arg("activation"),
-           py::arg("dtype"))
+           py::arg("description"), py::arg("dtype"))
       .def_property_readonly(
           "isa", [](const Encoder& e) { return std::string(e.linear_kernels().format.isa); })
-      .def_property_readonly("hidden_size", [](const Encoder& e) { return e.config().hidden_size; })
-      .def("expected_weights", [](Encoder& e) { return e.weights().expected(); })
-      .def("missing_weights", [](Encoder& e) { return e.weights().missing(); })
+      .def_property_readonly("hidden_size",
+                             [](const Encoder& e) { return e.description().hidden_size; })
+      .def("weight_slots", [](Encoder& e) { return e.weights().shapes(); })
       .def(
           "set_weight",
           [](Encoder& e, const std::string& name, const FloatArray& array) {

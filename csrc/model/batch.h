@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "common/types.h"
-#include "model/config.h"
+#include "model/description.h"
 
 namespace minifuse {
 
@@ -31,7 +31,7 @@ struct Outputs {
 
 // Throw std::invalid_argument where cu_seqlens is not well formed or a sentence is too long; and
 // where the ids do not fit it or the vocabulary.
-void check_lengths(const Config& config, const Batch& batch);
-void check_ids(const Config& config, const Batch& batch);
+void check_lengths(const ModelDescription& description, const Batch& batch);
+void check_ids(const ModelDescription& description, const Batch& batch);
 
 }  // namespace minifuse

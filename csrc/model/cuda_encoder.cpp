@@ -79,21 +79,22 @@ struct CudaEncoder::Pass {
   const void* input(size_t at) const { return static_cast<const std::byte*>(inputs.data()) + at; }
 };
 
-CudaEncoder::CudaEncoder(const Config& config, std::shared_ptr<cuda::Runtime> runtime,
-                         const std::string& element)
-    : config_(config),
+CudaEncoder::CudaEncoder(const ModelDescription& description,
+                         std::shared_ptr<cuda::Runtime> runtime, const std::string& element)
+    : description_(description),
       runtime_(std::move(runtime)),
       kernels_(runtime_->kernels(element)),
       rows_(row_major_format(element)) {
-  config.validate();
-  const int64_t D = config.head_dim(), H = config.hidden_size, F = config.intermediate_size;
+  description.validate();
+  const int64_t D = description.head_dim(), H = description.hidden_size,
+                F = description.intermediate_size;
   const int64_t narrow = 128 / kernels_.element_bytes;
   check(D == 32 || D == 64, "device cuda: heads of ", D, ", wanted 32 or 64; use device='cpu'");
   check(H <= cuda::kMaxHidden, "device cuda: hidden_size=", H, ", wanted at most ",
         cuda::kMaxHidden, "; use device='cpu'");
   check(F % narrow == 0, "device cuda: intermediate_size=", F, ", wanted a multiple of ", narrow,
         "; use device='cpu'");
-  weights_ = std::make_unique<Weights>(config, rows_);
+  weights_ = std::make_unique<Weights>(description, rows_);
 }
 
 CudaEncoder::~CudaEncoder() = default;
@@ -101,16 +102,17 @@ CudaEncoder::~CudaEncoder() = default;
 void CudaEncoder::finish_weights() {
   check(on_device_ == nullptr, "weights: they are on the device already");
   weights_->finish();
-  runtime_->keep_device(
-      [&] { on_device_ = std::make_unique<CudaWeights>(config_, *weights_, rows_, *runtime_); });
-  weights_ = std::make_unique<Weights>(config_, rows_);  // the host's copy has served
+  runtime_->keep_device([&] {
+    on_device_ = std::make_unique<CudaWeights>(description_, *weights_, rows_, *runtime_);
+  });
+  weights_ = std::make_unique<Weights>(description_, rows_);  // the host's copy has served
 }
 
 void CudaEncoder::run_layers(const Pass& pass, int M, int num_tiles) {
-  const int H = static_cast<int>(config_.hidden_size);
-  const int F = static_cast<int>(config_.intermediate_size);
-  const int A = static_cast<int>(config_.num_attention_heads);
-  const float eps = config_.layer_norm_eps;
+  const int H = static_cast<int>(description_.hidden_size);
+  const int F = static_cast<int>(description_.intermediate_size);
+  const int A = static_cast<int>(description_.num_attention_heads);
+  const float eps = description_.layer_norm_eps;
   void *x = pass.x.data(), *y = pass.y.data(), *qkv = pass.qkv.data();
   const auto columns_of_qkv = [&](int which) {  // 0: q, 1: k, 2: v
     return static_cast<const std::byte*>(qkv) + which * H * kernels_.element_bytes;
@@ -156,8 +158,8 @@ void CudaEncoder::run_layers(const Pass& pass, int M, int num_tiles) {
                         .seqlen_k = 0,
                         .num_tiles = num_tiles,
                         .num_heads = A,
-                        .head_dim = static_cast<int>(config_.head_dim()),
-                        .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim()))});
+                        .head_dim = static_cast<int>(description_.head_dim()),
+                        .scale = 1.0f / std::sqrt(static_cast<float>(description_.head_dim()))});
     // Y = LayerNorm(X + O Wo + bo)
     kernels_.linear_residual_layer_norm(
         pass.stream, {matrix(pass.context.data(), H, w.out, y, H, Activation::kNone),
@@ -176,10 +178,11 @@ void CudaEncoder::run_layers(const Pass& pass, int M, int num_tiles) {
                                         .M = M,
                                         .H = H,
                                         .F = F,
-                                        .activation = config_.activation,
+                                        .activation = description_.activation,
                                         .norm = norm(y, w.output_gamma, w.output_beta)});
     } else {
-      kernels_.linear(pass.stream, matrix(y, H, w.ffn1, pass.hidden.data(), F, config_.activation));
+      kernels_.linear(pass.stream,
+                      matrix(y, H, w.ffn1, pass.hidden.data(), F, description_.activation));
       kernels_.linear_residual_layer_norm(
           pass.stream, {matrix(pass.hidden.data(), F, w.ffn2, x, H, Activation::kNone),
                         norm(y, w.output_gamma, w.output_beta)});
@@ -215,7 +218,7 @@ void CudaEncoder::start(Pass& pass, const Batch& batch, const Outputs& outputs,
     launch_graph(pass, outputs, M, num_sentences, num_tiles);
   }
   if (outputs.is_on_device) {
-    const int64_t width = config_.hidden_size * static_cast<int64_t>(outputs.poolings.size());
+    const int64_t width = description_.hidden_size * static_cast<int64_t>(outputs.poolings.size());
     runtime_->copy(outputs.pooled + chunk.first * width, pass.pooled.data(),
                    static_cast<size_t>(num_sentences * width) * sizeof(float), pass.stream);
   }
@@ -243,7 +246,7 @@ void CudaEncoder::launch_graph(Pass& pass, const Outputs& outputs, int M, int nu
 // All of a chunk onto the pass's stream, from its inputs on the host to its results there.
 void CudaEncoder::enqueue(Pass& pass, const Outputs& outputs, int M, int num_sentences,
                           int num_tiles) {
-  const int H = static_cast<int>(config_.hidden_size);
+  const int H = static_cast<int>(description_.hidden_size);
   const size_t size_bytes = pass.tiles_at + static_cast<size_t>(num_tiles) * sizeof(AttentionTile);
   runtime_->upload(pass.inputs.data(), pass.staging, size_bytes, pass.stream);
 
@@ -255,7 +258,7 @@ void CudaEncoder::enqueue(Pass& pass, const Outputs& outputs, int M, int num_sen
                     .position = on_device_->position.data(),
                     .gamma = static_cast<const float*>(on_device_->embedding_gamma.data()),
                     .beta = static_cast<const float*>(on_device_->embedding_beta.data()),
-                    .eps = config_.layer_norm_eps,
+                    .eps = description_.layer_norm_eps,
                     .y = pass.x.data(),
                     .ldy = H,
                     .M = M,
@@ -304,7 +307,7 @@ void CudaEncoder::finish(Pass& pass, const Batch& batch, const Outputs& outputs)
   pass.chunk = {0, 0};
   runtime_->synchronize(pass.stream);
   if (outputs.is_on_device) return;
-  const int64_t H = config_.hidden_size;
+  const int64_t H = description_.hidden_size;
   if (outputs.pooled) {
     const int64_t width = H * static_cast<int64_t>(outputs.poolings.size());
     std::memcpy(outputs.pooled + chunk.first * width, pass.results,
@@ -334,14 +337,14 @@ std::vector<CudaEncoder::Chunk> CudaEncoder::chunks_of(const Batch& batch, int64
 
 // Returns how many rows store the intermediate of the feed-forward in global memory.
 int64_t CudaEncoder::rows_of_hidden(int64_t tokens) const {
-  if (config_.hidden_size > kernels_.max_ffn_hidden) return tokens;
-  return config_.hidden_size <= kernels_.max_split_hidden ? std::min(tokens, kSplitTokens) : 0;
+  if (description_.hidden_size > kernels_.max_ffn_hidden) return tokens;
+  return description_.hidden_size <= kernels_.max_split_hidden ? std::min(tokens, kSplitTokens) : 0;
 }
 
 // Both passes with room for so much, or as much less as memory asks for.
 void CudaEncoder::make_room(int64_t tokens, int64_t sentences, size_t num_poolings) {
-  const size_t H = static_cast<size_t>(config_.hidden_size);
-  const size_t F = static_cast<size_t>(config_.intermediate_size);
+  const size_t H = static_cast<size_t>(description_.hidden_size);
+  const size_t F = static_cast<size_t>(description_.intermediate_size);
   const size_t size = static_cast<size_t>(kernels_.element_bytes);
   for (auto& pass : passes_) pass.reset();  // what they hold may be what is missing
   for (auto& pass : passes_) {
@@ -376,8 +379,8 @@ void CudaEncoder::make_room(int64_t tokens, int64_t sentences, size_t num_poolin
 
 bool CudaEncoder::encode(const Batch& batch, const Outputs& outputs, int64_t max_sentences,
                          const std::function<bool()>& should_stop) {
-  check_lengths(config_, batch);
-  check_ids(config_, batch);
+  check_lengths(description_, batch);
+  check_ids(description_, batch);
   check(outputs.pool_from >= 0, "pool_from is ", outputs.pool_from, ", wanted >= 0");
   check(!outputs.hidden_states && !outputs.matrix_inputs && !outputs.ticks,
         "device cuda: hidden states and profiles come from device='cpu'");
@@ -420,7 +423,7 @@ bool CudaEncoder::encode_chunks(const Batch& batch, const Outputs& outputs, int6
     const bool has_room = passes_[1] && passes_[1]->tokens >= most_tokens &&
                           passes_[1]->sentences >= most_sentences &&
                           passes_[1]->pooled.size_bytes() >=
-                              static_cast<size_t>(most_sentences * config_.hidden_size) *
+                              static_cast<size_t>(most_sentences * description_.hidden_size) *
                                   num_poolings * sizeof(float);
     if (has_room) break;
     try {

@@ -24,7 +24,7 @@ class CudaEncoder {
  public:
   // element: "float32", "bfloat16" or "float16". Throws std::invalid_argument where the device's
   // kernels do not take the model's shape.
-  CudaEncoder(const Config& config, std::shared_ptr<cuda::Runtime> runtime,
+  CudaEncoder(const ModelDescription& description, std::shared_ptr<cuda::Runtime> runtime,
               const std::string& element);
   ~CudaEncoder();
 
@@ -32,7 +32,7 @@ class CudaEncoder {
   Weights& weights() { return *weights_; }
   void finish_weights();
 
-  const Config& config() const { return config_; }
+  const ModelDescription& description() const { return description_; }
   const cuda::Kernels& kernels() const { return kernels_; }
   const cuda::Runtime& runtime() const { return *runtime_; }
 
@@ -59,7 +59,7 @@ class CudaEncoder {
   void run_layers(const Pass& pass, int M, int num_tiles);
   void finish(Pass& pass, const Batch& batch, const Outputs& outputs);
 
-  Config config_;
+  ModelDescription description_;
   std::shared_ptr<cuda::Runtime> runtime_;
   const cuda::Kernels& kernels_;
   const MatrixFormat rows_;  // how weights lie on the device

@@ -67,8 +67,8 @@ DeviceBuffer send(cuda::Runtime& runtime, const void* data, size_t size_bytes,
 
 }  // namespace
 
-CudaWeights::CudaWeights(const Config& config, const Weights& weights, const MatrixFormat& rows,
-                         cuda::Runtime& runtime) {
+CudaWeights::CudaWeights(const ModelDescription& description, const Weights& weights,
+                         const MatrixFormat& rows, cuda::Runtime& runtime) {
   const auto send_floats = [&](const Buffer& buffer, const char* name) {
     return send(runtime, buffer.data(), static_cast<size_t>(buffer.size()) * sizeof(float), name);
   };
@@ -78,13 +78,13 @@ CudaWeights::CudaWeights(const Config& config, const Weights& weights, const Mat
                   send_floats(matrix.bias, "a bias")};
   };
   const auto send_table = [&](const Buffer& table, int64_t num_rows, const char* name) {
-    const int64_t H = config.hidden_size;
+    const int64_t H = description.hidden_size;
     BufferOf<std::byte> packed(num_rows * rows.panel_bytes(H));
     rows.pack_panel(table.data(), H, num_rows, H, packed.data());
     return send(runtime, packed.data(), static_cast<size_t>(packed.size()), name);
   };
-  word = send_table(weights.word_embeddings, config.vocab_size, "word embeddings");
-  position = send_table(weights.position_embeddings, config.max_position_embeddings,
+  word = send_table(weights.word_embeddings, description.vocab_size, "word embeddings");
+  position = send_table(weights.position_embeddings, description.max_position_embeddings,
                         "position embeddings");
   embedding_gamma = send_floats(weights.embedding_gamma, "embedding gamma");
   embedding_beta = send_floats(weights.embedding_beta, "embedding beta");

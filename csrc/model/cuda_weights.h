@@ -23,7 +23,7 @@ struct CudaWeights {
   };
 
   // Sends what `weights` holds, packed by `rows`. Throws where the device has no room.
-  CudaWeights(const Config& config, const Weights& weights, const MatrixFormat& rows,
+  CudaWeights(const ModelDescription& description, const Weights& weights, const MatrixFormat& rows,
               cuda::Runtime& runtime);
 
   cuda::DeviceBuffer word, position;  // [vocab_size, H], [max_position_embeddings, H]

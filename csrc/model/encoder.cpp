@@ -51,20 +51,21 @@ void timed(StageTicks* ticks, uint64_t StageTicks::* stage, F f) {
 
 }  // namespace
 
-Encoder::Encoder(const Config& config, const InstructionSet& isa, WeightType weight_type,
-                 int64_t l2_bytes)
-    : config_(config),
+Encoder::Encoder(const ModelDescription& description, const InstructionSet& isa,
+                 WeightType weight_type, int64_t l2_bytes)
+    : description_(description),
       blocks_(block_sizes(l2_bytes)),
       kernels_(*isa.kernels),
       linear_kernels_(isa.linear(weight_type)),
       attention_(isa.attention(weight_type)),
-      weights_(config, linear_kernels_.format) {}
+      weights_(description, linear_kernels_.format) {}
 
 Encoder::~Encoder() = default;
 
 void Encoder::layer(const LayerWeights& w, const int32_t* cu_seqlens, const Chunk& chunk,
                     Workspace& ws, const Team& team, float* matrix_inputs) const noexcept {
-  const int64_t H = config_.hidden_size, A = config_.num_attention_heads, D = config_.head_dim();
+  const int64_t H = description_.hidden_size, A = description_.num_attention_heads,
+                D = description_.head_dim();
   const int64_t M = cu_seqlens[chunk.last] - cu_seqlens[chunk.first];
   float *x = ws.x.data(), *y = ws.y.data(), *qkv = ws.qkv.data(), *context = ws.context.data();
   float* hidden = ws.hidden.data();
@@ -106,7 +107,7 @@ void Encoder::layer(const LayerWeights& w, const int32_t* cu_seqlens, const Chun
                          .ldr = ld.ldx,
                          .gamma = gamma.data(),
                          .beta = beta.data(),
-                         .eps = config_.layer_norm_eps,
+                         .eps = description_.layer_norm_eps,
                          .y = params.y,
                          .ldy = params.ldy,
                          .M = params.M,
@@ -127,7 +128,7 @@ void Encoder::layer(const LayerWeights& w, const int32_t* cu_seqlens, const Chun
                         int64_t column) {
     if (!matrix_inputs || team.member != 0) return;
     for (int64_t row = 0; row < num_rows; ++row)
-      std::memcpy(matrix_inputs + (first + row) * config_.inputs_per_layer() + column,
+      std::memcpy(matrix_inputs + (first + row) * description_.inputs_per_layer() + column,
                   rows + row * ldx, static_cast<size_t>(K) * sizeof(float));
   };
 
@@ -181,8 +182,8 @@ void Encoder::layer(const LayerWeights& w, const int32_t* cu_seqlens, const Chun
   for (int64_t row = 0; row < M; row += block) {
     const int64_t rows = std::min(block, M - row);
     const float* y_rows = y + row * ld.ldx;
-    linear(w.ffn1.params(y_rows, ld.ldx, hidden, ld.ldhidden, rows, config_.activation));
-    show(hidden, ld.ldhidden, row, rows, config_.intermediate_size, 3 * H);
+    linear(w.ffn1.params(y_rows, ld.ldx, hidden, ld.ldhidden, rows, description_.activation));
+    show(hidden, ld.ldhidden, row, rows, description_.intermediate_size, 3 * H);
     linear_residual_layer_norm(
         w.ffn2.params(hidden, ld.ldhidden, x + row * ld.ldx, ld.ldx, rows, Activation::kNone),
         y_rows, w.output_gamma, w.output_beta);
@@ -193,7 +194,7 @@ bool Encoder::encode_chunk(Call& call, const Chunk& chunk, Workspace& ws,
                            const Team& team) const noexcept {
   const Batch& batch = call.batch;
   const Outputs& outputs = call.outputs;
-  const int64_t H = config_.hidden_size;
+  const int64_t H = description_.hidden_size;
   const int64_t first_token = batch.cu_seqlens[chunk.first];
   const int64_t M = batch.cu_seqlens[chunk.last] - first_token;
   float* x = ws.x.data();
@@ -215,7 +216,7 @@ bool Encoder::encode_chunk(Call& call, const Chunk& chunk, Workspace& ws,
                                .position = weights_.position_embeddings.data(),
                                .gamma = weights_.embedding_gamma.data(),
                                .beta = weights_.embedding_beta.data(),
-                               .eps = config_.layer_norm_eps,
+                               .eps = description_.layer_norm_eps,
                                .y = x + row_begin * ldx,
                                .ldy = ldx,
                                .M = row_end - row_begin,
@@ -227,7 +228,7 @@ bool Encoder::encode_chunk(Call& call, const Chunk& chunk, Workspace& ws,
       std::memcpy(destination + (first_token + row) * H, x + row * ldx,
                   static_cast<size_t>(H) * sizeof(float));
   };
-  const int64_t num_layers = config_.num_hidden_layers;
+  const int64_t num_layers = description_.num_hidden_layers;
   for (int64_t index = 0; index < num_layers; ++index) {
     if (outputs.hidden_states) copy_rows(outputs.hidden_states + index * batch.total_tokens * H);
     // The answer is written before the barrier and read behind it, and the caller cannot write again
@@ -241,7 +242,7 @@ bool Encoder::encode_chunk(Call& call, const Chunk& chunk, Workspace& ws,
     if (call.is_stopped) return false;
     float* matrix_inputs =
         outputs.matrix_inputs ? outputs.matrix_inputs + (index * batch.total_tokens + first_token) *
-                                                            config_.inputs_per_layer()
+                                                            description_.inputs_per_layer()
                               : nullptr;
     layer(weights_.layers[static_cast<size_t>(index)], batch.cu_seqlens, chunk, ws, team,
           matrix_inputs);
@@ -257,7 +258,7 @@ bool Encoder::encode_chunk(Call& call, const Chunk& chunk, Workspace& ws,
 void Encoder::pool_chunk(const Batch& batch, const Outputs& outputs, const Chunk& chunk,
                          const Workspace& ws, const Team& team) const {
   if (outputs.pooled == nullptr) return;
-  const int64_t H = config_.hidden_size, ldx = ws.sizes.ldx;
+  const int64_t H = description_.hidden_size, ldx = ws.sizes.ldx;
   const int64_t first_token = batch.cu_seqlens[chunk.first];
   const int64_t num_sentences = chunk.last - chunk.first;
   const int64_t width = static_cast<int64_t>(outputs.poolings.size()) * H;
@@ -282,7 +283,7 @@ bool Encoder::encode(const Batch& batch, const Outputs& outputs, int64_t max_sen
   check(weights_.is_finished(), "the encoder's weights are not complete: call finish_weights()");
   num_threads = std::min(num_threads, ThreadPool::most_threads());
   const Schedule schedule = plan(batch, max_sentences, num_threads);
-  check_ids(config_, batch);
+  check_ids(description_, batch);
   check(outputs.pool_from >= 0, "pool_from is ", outputs.pool_from, ", wanted >= 0");
   const int64_t num_chunks = static_cast<int64_t>(schedule.chunks.size());
   const int64_t num_shared = schedule.num_shared_chunks;
@@ -339,9 +340,9 @@ CostModel Encoder::cost_model() const {
   // meeting costs a microsecond with the wait for the slowest, and a layer has seven
   // (encoder.cpp's team.meet()).
   constexpr double kOperationsPerByte = 5.0, kOperationsPerMeeting = 1e5;
-  const double H = static_cast<double>(config_.hidden_size);
-  const double F = static_cast<double>(config_.intermediate_size);
-  const double L = static_cast<double>(config_.num_hidden_layers);
+  const double H = static_cast<double>(description_.hidden_size);
+  const double F = static_cast<double>(description_.intermediate_size);
+  const double L = static_cast<double>(description_.num_hidden_layers);
   const double num_weights = L * (4 * H * H + 2 * H * F);
   const double bytes_per_weight = static_cast<double>(linear_kernels_.format.panel_bytes(64)) /
                                   static_cast<double>(64 * linear_kernels_.format.panel_columns);
@@ -353,7 +354,7 @@ CostModel Encoder::cost_model() const {
 
 Schedule Encoder::plan(const Batch& batch, int64_t max_sentences, int num_threads,
                        std::vector<Schedule>* considered) const {
-  check_lengths(config_, batch);
+  check_lengths(description_, batch);
   check(max_sentences > 0, "batch_size is ", max_sentences, ", wanted > 0");
   check(num_threads > 0, "num_threads is ", num_threads, ", wanted > 0");
   num_threads = std::min(num_threads, ThreadPool::most_threads());
@@ -364,7 +365,7 @@ Schedule Encoder::plan(const Batch& batch, int64_t max_sentences, int num_thread
 std::unique_ptr<Workspace> Encoder::borrow_workspace(int64_t tokens, int64_t max_seqlen,
                                                      int64_t members) const {
   const WorkspaceSizes sizes =
-      workspace_sizes(config_, linear_kernels_, blocks_, tokens, max_seqlen, members);
+      workspace_sizes(description_, linear_kernels_, blocks_, tokens, max_seqlen, members);
   std::unique_ptr<Workspace> dropped;  // its memory goes back when the mutex is free
   {
     const std::lock_guard<std::mutex> lock(fork_safe_mutex());

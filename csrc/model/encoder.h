@@ -7,7 +7,7 @@
 
 #include "cpu/dispatch.h"
 #include "model/batch.h"
-#include "model/config.h"
+#include "model/description.h"
 #include "model/plan.h"
 #include "model/weights.h"
 #include "model/workspace.h"
@@ -21,12 +21,12 @@ class Encoder {
  public:
   // The size of a core's L2 cache chooses how many rows go through a layer together; it changes no
   // bit of a result.
-  Encoder(const Config& config, const InstructionSet& isa, WeightType weight_type,
+  Encoder(const ModelDescription& description, const InstructionSet& isa, WeightType weight_type,
           int64_t l2_bytes = l2_cache_bytes());
   ~Encoder();
 
   Weights& weights() { return weights_; }
-  const Config& config() const { return config_; }
+  const ModelDescription& description() const { return description_; }
   // Returns the cost model of this encoder and its weights.
   CostModel cost_model() const;
   // The plan of a call, and every other that was considered where they are asked for.
@@ -58,7 +58,7 @@ class Encoder {
                                               int64_t members) const;
   void return_workspace(std::unique_ptr<Workspace> workspace) const;
 
-  Config config_;
+  ModelDescription description_;
   BlockSizes blocks_;
   const Kernels& kernels_;
   const LinearKernels& linear_kernels_;

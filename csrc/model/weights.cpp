@@ -1,21 +1,14 @@
-// Names to packed buffers. Q, K and V of a layer become one matrix, so they wait for each other;
-// any other tensor is packed as it comes. Nothing is kept twice.
+// The table of slots, and the way of a tensor into its slot. Q, K and V of a layer become one matrix,
+// so their rows wait for each other; any other tensor is packed as it comes. Nothing is kept twice.
 
 #include "model/weights.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "linear/quantize.h"
 
 namespace minifuse {
 namespace {
-
-Buffer copy_of(const float* data, int64_t num_floats) {
-  Buffer buffer(num_floats);
-  std::memcpy(buffer.data(), data, static_cast<size_t>(num_floats) * sizeof(float));
-  return buffer;
-}
 
 std::string shape_text(const std::vector<int64_t>& shape) {
   std::string text = "[";
@@ -23,185 +16,134 @@ std::string shape_text(const std::vector<int64_t>& shape) {
   return text + "]";
 }
 
-constexpr const char* kProjections[3] = {"attention.self.query", "attention.self.key",
-                                         "attention.self.value"};
-
-constexpr const char* kJoinedProjections = "attention.self.qkv.weight";
-
-const std::string kLayers = "encoder.layer.";
-
-std::string layer_prefix(int64_t layer) { return kLayers + std::to_string(layer) + "."; }
-
-// "encoder.layer.3.output.dense.bias" in its parts.
-struct LayerName {
-  bool is_in_layer = false;
-  int64_t layer = 0;
-  std::string rest;
-
-  // Splits a name into its layer and the rest; names outside the layers have no layer.
-  static LayerName parse(const std::string& name) {
-    if (!name.starts_with(kLayers)) return {};
-    const size_t dot = name.find('.', kLayers.size());
-    if (dot == std::string::npos) return {};
-    return {true, std::atoll(name.c_str() + kLayers.size()), name.substr(dot + 1)};
-  }
-};
-
 }  // namespace
 
-Weights::Weights(const Config& config, const MatrixFormat& format)
-    : config_(config), format_(format) {
-  config.validate();
-  const int64_t H = config.hidden_size, F = config.intermediate_size;
-  expected_["embeddings.word_embeddings.weight"] = {config.vocab_size, H};
-  expected_["embeddings.position_embeddings.weight"] = {config.max_position_embeddings, H};
-  expected_["embeddings.token_type_embeddings.weight"] = {-1, H};  // row 0 is all that is used
-  expected_["embeddings.LayerNorm.weight"] = {H};
-  expected_["embeddings.LayerNorm.bias"] = {H};
-  for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
-    const std::string prefix = layer_prefix(layer);
-    const auto linear = [&](const std::string& name, int64_t out, int64_t in) {
-      expected_[prefix + name + ".weight"] = {out, in};
-      expected_[prefix + name + ".bias"] = {out};
-    };
-    for (const char* name : kProjections) linear(name, H, H);
-    if (is_quantized()) {
-      for (const char* name : kProjections) expected_.erase(prefix + name + ".weight");
-      expected_[prefix + kJoinedProjections] = {3 * H, H};
+Weights::Weights(const ModelDescription& description, const MatrixFormat& format)
+    : description_(description), format_(format) {
+  description.validate();
+  const int64_t H = description.hidden_size, P = description.max_position_embeddings;
+  const auto add = [&](const std::string& name, Buffer& buffer, std::vector<int64_t> shape) {
+    int64_t size = 1;
+    for (const int64_t extent : shape) size *= extent;
+    slots_[name] = {.shape = std::move(shape), .buffer = &buffer, .buffer_size = size};
+  };
+  add("embeddings.word", word_embeddings, {description.vocab_size, H});
+  add("embeddings.position", position_embeddings, {P, H});
+  add("embeddings.token_type", token_type_, {H});
+  add("embeddings.norm.weight", embedding_gamma, {H});
+  add("embeddings.norm.bias", embedding_beta, {H});
+  layers.resize(static_cast<size_t>(description.num_hidden_layers));
+  for (size_t i = 0; i < layers.size(); ++i)
+    add_layer("layers." + std::to_string(i) + ".", layers[i]);
+}
+
+void Weights::add_layer(const std::string& prefix, LayerWeights& layer) {
+  const int64_t H = description_.hidden_size, F = description_.intermediate_size;
+  // Tensors of equal height, one after the other, as one matrix and one bias.
+  const auto add_linear = [&](const std::string& joined, const std::vector<const char*>& names,
+                              PackedLinear& packed, int64_t N, int64_t K) {
+    Matrix& matrix = matrices_.emplace_back(&packed, N, K);
+    const int64_t rows = N / static_cast<int64_t>(names.size());
+    for (size_t i = 0; i < names.size(); ++i) {
+      const int64_t first = static_cast<int64_t>(i) * rows;
+      if (!is_quantized())
+        slots_[prefix + names[i] + ".weight"] = {
+            .shape = {rows, K}, .matrix = &matrix, .first_row = first};
+      slots_[prefix + names[i] + ".bias"] = {
+          .shape = {rows}, .buffer = &packed.bias, .offset = first, .buffer_size = N};
     }
-    linear("attention.output.dense", H, H);
-    linear("intermediate.dense", F, H);
-    linear("output.dense", H, F);
-    for (const char* name : {"attention.output.LayerNorm", "output.LayerNorm"}) {
-      expected_[prefix + name + ".weight"] = {H};
-      expected_[prefix + name + ".bias"] = {H};
-    }
+    if (is_quantized()) slots_[prefix + joined + ".weight"] = {.shape = {N, K}, .matrix = &matrix};
+  };
+  const auto add_norm = [&](const std::string& name, Buffer& gamma, Buffer& beta) {
+    slots_[prefix + name + ".weight"] = {.shape = {H}, .buffer = &gamma, .buffer_size = H};
+    slots_[prefix + name + ".bias"] = {.shape = {H}, .buffer = &beta, .buffer_size = H};
+  };
+  add_linear("qkv", {"query", "key", "value"}, layer.qkv, 3 * H, H);
+  add_linear("attention_output", {"attention_output"}, layer.out, H, H);
+  add_norm("attention_norm", layer.attention_gamma, layer.attention_beta);
+  add_linear("ffn_input", {"ffn_input"}, layer.ffn1, F, H);
+  add_linear("ffn_output", {"ffn_output"}, layer.ffn2, H, F);
+  add_norm("output_norm", layer.output_gamma, layer.output_beta);
+}
+
+Weights::Slot& Weights::accept(const std::string& name, const std::vector<int64_t>& shape) {
+  const auto found = slots_.find(name);
+  check(found != slots_.end(), "weights: this model has no slot '", name, "'");
+  Slot& slot = found->second;
+  check(shape == slot.shape, "weights: '", name, "' has shape ", shape_text(shape), ", wanted ",
+        shape_text(slot.shape));
+  check(!slot.is_set, "weights: '", name, "' was given twice");
+  return slot;
+}
+
+PackedLinear& Weights::renew(const Matrix& matrix) const {
+  Buffer bias = std::move(matrix.packed->bias);
+  *matrix.packed = PackedLinear(format_, matrix.N, matrix.K);
+  matrix.packed->bias = std::move(bias);
+  return *matrix.packed;
+}
+
+void Weights::pack_rows(Matrix& matrix, int64_t first_row, const float* rows, int64_t num_rows) {
+  if (num_rows < matrix.N) {
+    if (matrix.rows.data() == nullptr) matrix.rows = Buffer(matrix.N * matrix.K);
+    std::copy_n(rows, num_rows * matrix.K, matrix.rows.data() + first_row * matrix.K);
+    rows = matrix.rows.data();
   }
-  layers.resize(static_cast<size_t>(config.num_hidden_layers));
+  if (matrix.rows_set + num_rows == matrix.N) {
+    renew(matrix).pack(rows, matrix.K, 0, matrix.packed->num_panels);
+    matrix.rows = Buffer();
+  }
+  matrix.rows_set += num_rows;
 }
 
-void Weights::accept(const std::string& name, const std::vector<int64_t>& shape) {
-  const auto found = expected_.find(name);
-  check(found != expected_.end(), "weights: no tensor is called '", name, "' in this model");
-  const std::vector<int64_t>& wanted = found->second;
-  bool same = shape.size() == wanted.size();
-  for (size_t i = 0; same && i < shape.size(); ++i)
-    same = wanted[i] < 0 ? shape[i] > 0 : shape[i] == wanted[i];
-  check(same, "weights: '", name, "' has shape ", shape_text(shape), ", wanted ",
-        shape_text(wanted));
-  check(!seen_.contains(name), "weights: '", name, "' was given twice");
-}
-
-PackedLinear* Weights::find_matrix(LayerWeights& layer, const std::string& name) const {
-  if (name == kJoinedProjections) return &layer.qkv;
-  if (name == "attention.output.dense.weight") return &layer.out;
-  if (name == "intermediate.dense.weight") return &layer.ffn1;
-  if (name == "output.dense.weight") return &layer.ffn2;
-  return nullptr;
-}
-
-PackedLinear& Weights::renew(PackedLinear& linear, int64_t N, int64_t K) const {
-  Buffer bias = std::move(linear.bias);
-  linear = PackedLinear(format_, N, K);
-  linear.bias = std::move(bias);
-  return linear;
+void Weights::set(const std::string& name, const float* data, const std::vector<int64_t>& shape) {
+  Slot& slot = accept(name, shape);
+  if (slot.matrix) {
+    check(!is_quantized(), "weights: '", name, "' must come quantised");
+    pack_rows(*slot.matrix, slot.first_row, data, shape[0]);
+  } else {
+    int64_t size = 1;
+    for (const int64_t extent : shape) size *= extent;
+    if (slot.buffer->data() == nullptr) *slot.buffer = Buffer(slot.buffer_size);
+    std::copy_n(data, size, slot.buffer->data() + slot.offset);
+  }
+  slot.is_set = true;  // last: a tensor that failed has not come
 }
 
 void Weights::set_quantized(const std::string& name, const int8_t* codes,
                             const std::vector<int64_t>& shape, const float* scale,
                             const float* input_scale) {
-  const LayerName where = LayerName::parse(name);
-  check(is_quantized() && where.is_in_layer && shape.size() == 2, "weights: '", name,
+  Slot& slot = accept(name, shape);
+  check(is_quantized() && slot.matrix, "weights: '", name,
         "' is no matrix of a layer, or this model is not in int8");
-  accept(name, shape);
   check(are_weight_codes(codes, shape[0], shape[1]), "weights: '", name,
         "' holds codes beyond what int8 kernels multiply exactly: damaged?");
-  PackedLinear* matrix = find_matrix(layers[static_cast<size_t>(where.layer)], where.rest);
-  renew(*matrix, shape[0], shape[1]).pack_codes(codes, scale, input_scale);
-  seen_.insert(name);  // last: what failed has not come
+  renew(*slot.matrix).pack_codes(codes, scale, input_scale);
+  slot.is_set = true;
 }
 
-void Weights::set(const std::string& name, const float* data, const std::vector<int64_t>& shape) {
-  accept(name, shape);
-  int64_t num_floats = 1;
-  for (const int64_t extent : shape) num_floats *= extent;
-  const int64_t H = config_.hidden_size;
-
-  if (name == "embeddings.word_embeddings.weight") {
-    word_embeddings = copy_of(data, num_floats);
-  } else if (name == "embeddings.position_embeddings.weight") {
-    position_embeddings = copy_of(data, num_floats);
-  } else if (name == "embeddings.token_type_embeddings.weight") {
-    staged_[name] = copy_of(data, H);
-  } else if (name == "embeddings.LayerNorm.weight") {
-    embedding_gamma = copy_of(data, num_floats);
-  } else if (name == "embeddings.LayerNorm.bias") {
-    embedding_beta = copy_of(data, num_floats);
-  } else {
-    const LayerName where = LayerName::parse(name);
-    LayerWeights& layer = layers[static_cast<size_t>(where.layer)];
-    if (PackedLinear* matrix = find_matrix(layer, where.rest)) {
-      check(!is_quantized(), "weights: '", name, "' must come quantised");
-      renew(*matrix, shape[0], shape[1]).pack(data, shape[1], 0, matrix->num_panels);
-    } else if (where.rest == "attention.output.dense.bias")
-      layer.out.bias = copy_of(data, num_floats);
-    else if (where.rest == "intermediate.dense.bias")
-      layer.ffn1.bias = copy_of(data, num_floats);
-    else if (where.rest == "output.dense.bias")
-      layer.ffn2.bias = copy_of(data, num_floats);
-    else if (where.rest == "attention.output.LayerNorm.weight")
-      layer.attention_gamma = copy_of(data, H);
-    else if (where.rest == "attention.output.LayerNorm.bias")
-      layer.attention_beta = copy_of(data, H);
-    else if (where.rest == "output.LayerNorm.weight")
-      layer.output_gamma = copy_of(data, H);
-    else if (where.rest == "output.LayerNorm.bias")
-      layer.output_beta = copy_of(data, H);
-    else {
-      staged_[name] = copy_of(data, num_floats);
-      join_projections_if_ready(where.layer);
-    }
-  }
-  seen_.insert(name);  // last: what failed has not come
-}
-
-void Weights::join_projections_if_ready(int64_t index) {
-  const std::string prefix = layer_prefix(index);
-  LayerWeights& layer = layers[static_cast<size_t>(index)];
-  const int64_t H = config_.hidden_size;
-  // [3, rows, columns] from the three parts of that name, which are dropped; empty: not all here.
-  const auto join = [&](const std::string& part, int64_t floats) {
-    for (const char* projection : kProjections)
-      if (!staged_.contains(prefix + projection + part)) return Buffer();
-    Buffer joined(3 * floats);
-    for (int64_t i = 0; i < 3; ++i) {
-      const auto staged = staged_.find(prefix + kProjections[i] + part);
-      std::copy_n(staged->second.data(), floats, joined.data() + i * floats);
-      staged_.erase(staged);
-    }
-    return joined;
-  };
-  if (Buffer bias = join(".bias", H); bias.data()) layer.qkv.bias = std::move(bias);
-  if (const Buffer weight = join(".weight", H * H); weight.data())
-    renew(layer.qkv, 3 * H, H).pack(weight.data(), H, 0, layer.qkv.num_panels);
+std::map<std::string, std::vector<int64_t>> Weights::shapes() const {
+  std::map<std::string, std::vector<int64_t>> all;
+  for (const auto& [name, slot] : slots_) all[name] = slot.shape;
+  return all;
 }
 
 std::vector<std::string> Weights::missing() const {
   std::vector<std::string> names;
-  for (const auto& [name, shape] : expected_)
-    if (!seen_.contains(name)) names.push_back(name);
+  for (const auto& [name, slot] : slots_)
+    if (!slot.is_set) names.push_back(name);
   return names;
 }
 
 void Weights::finish() {
   if (is_finished_) return;
   for (const std::string& name : missing())
-    fail("weights: the checkpoint lacks '", name, "', shape ", shape_text(expected_.at(name)));
-  const int64_t H = config_.hidden_size;
-  const float* token_type = staged_.at("embeddings.token_type_embeddings.weight").data();
-  for (int64_t row = 0; row < config_.max_position_embeddings; ++row)
-    for (int64_t c = 0; c < H; ++c) position_embeddings.data()[row * H + c] += token_type[c];
-  staged_.clear();
+    fail("weights: '", name, "' is missing, shape ", shape_text(slots_.at(name).shape));
+  const int64_t H = description_.hidden_size;
+  for (int64_t row = 0; row < description_.max_position_embeddings; ++row)
+    for (int64_t c = 0; c < H; ++c)
+      position_embeddings.data()[row * H + c] += token_type_.data()[c];
+  token_type_ = Buffer();
   is_finished_ = true;
 }
 

@@ -1,14 +1,16 @@
-// The model's parameters by name, copied once from the caller's arrays into packed, aligned buffers.
+// The model's parameters, copied once from the caller's arrays into packed, aligned buffers. Each has
+// a slot with a name of our own; a family's file in Python says which tensor of a checkpoint goes
+// into which slot.
 #pragma once
 
+#include <deque>
 #include <map>
-#include <set>
 #include <string>
 #include <vector>
 
 #include "common/buffer.h"
 #include "linear/packed_linear.h"
-#include "model/config.h"
+#include "model/description.h"
 
 namespace minifuse {
 
@@ -21,30 +23,30 @@ struct LayerWeights {
   Buffer output_gamma, output_beta;  // [H]
 };
 
+// Slots, besides those of the embeddings, are "layers.I.NAME.weight" and ".bias", NAME one of query,
+// key, value, attention_output, attention_norm, ffn_input, ffn_output and output_norm. In int8 the
+// matrices come quantised, those of query, key and value as one: "layers.I.qkv.weight".
 class Weights {
  public:
-  Weights(const Config& config, const MatrixFormat& format);
+  Weights(const ModelDescription& description, const MatrixFormat& format);
+  Weights(const Weights&) = delete;  // slots point to the buffers below
 
-  // Copies a tensor by its Hugging Face name without prefix ("encoder.layer.0.output.dense.bias").
-  // Throws on an unknown name, a wrong shape or a second tensor of that name.
+  // Copies a tensor into its slot. Throws on an unknown name, a wrong shape or a second tensor.
   void set(const std::string& name, const float* data, const std::vector<int64_t>& shape);
-
-  // In int8 the matrices come quantised, those of Q, K and V as one
-  // ("encoder.layer.0.attention.self.qkv.weight"): as PackedLinear::pack_codes takes them.
+  // The same for a matrix in 8 bits, as PackedLinear::pack_codes takes it.
   void set_quantized(const std::string& name, const int8_t* codes,
                      const std::vector<int64_t>& shape, const float* scale,
                      const float* input_scale);
 
-  // Packs what is left and throws if a tensor never came. A second call changes nothing.
+  // Throws if a slot is empty. Only then may an encoder read the weights. A second call changes
+  // nothing.
   void finish();
-
-  // Every name that is expected, with its shape; in int8 those of two dimensions in layers come
-  // through set_quantized().
-  const std::map<std::string, std::vector<int64_t>>& expected() const { return expected_; }
-  // Those that have not come.
-  std::vector<std::string> missing() const;
-  // Returns whether finish() has been called: only then may an encoder read them.
   bool is_finished() const { return is_finished_; }
+
+  // Returns the name and shape of every slot.
+  std::map<std::string, std::vector<int64_t>> shapes() const;
+  // Returns the names of the slots that are empty.
+  std::vector<std::string> missing() const;
 
   Buffer word_embeddings;  // [vocab_size, H]
   Buffer position_embeddings;  // [max_position_embeddings, H], token type 0 added
@@ -52,21 +54,37 @@ class Weights {
   std::vector<LayerWeights> layers;
 
  private:
-  Config config_;
-  const MatrixFormat& format_;
-  std::map<std::string, std::vector<int64_t>> expected_;
-  std::map<std::string, Buffer> staged_;  // tensors waiting for the others they are joined with
-  std::set<std::string> seen_;
-  bool is_finished_ = false;
+  // A matrix whose rows come in one or several tensors.
+  struct Matrix {
+    PackedLinear* packed;
+    int64_t N, K;
+    int64_t rows_set = 0;
+    Buffer rows = {};  // [N, K], where several tensors make it and some are still to come
+  };
+  // The place of one tensor: rows of a matrix, or floats of a buffer.
+  struct Slot {
+    std::vector<int64_t> shape;
+    Matrix* matrix = nullptr;
+    int64_t first_row = 0;
+    Buffer* buffer = nullptr;
+    int64_t offset = 0, buffer_size = 0;
+    bool is_set = false;
+  };
 
-  bool is_quantized() const { return format_.weight_type == WeightType::kInt8; }
-  // Throws unless a tensor of this name and shape is expected and did not come before.
-  void accept(const std::string& name, const std::vector<int64_t>& shape);
-  // The matrix of that name, and null for other tensors of a layer.
-  PackedLinear* find_matrix(LayerWeights& layer, const std::string& name_in_layer) const;
+  void add_layer(const std::string& prefix, LayerWeights& layer);
+  // Throws unless the slot exists, has this shape and is empty.
+  Slot& accept(const std::string& name, const std::vector<int64_t>& shape);
+  void pack_rows(Matrix& matrix, int64_t first_row, const float* rows, int64_t num_rows);
   // A matrix with room, its bias kept.
-  PackedLinear& renew(PackedLinear& linear, int64_t N, int64_t K) const;
-  void join_projections_if_ready(int64_t layer);
+  PackedLinear& renew(const Matrix& matrix) const;
+  bool is_quantized() const { return format_.weight_type == WeightType::kInt8; }
+
+  const ModelDescription description_;
+  const MatrixFormat& format_;
+  std::map<std::string, Slot> slots_;
+  std::deque<Matrix> matrices_;  // slots point to them
+  Buffer token_type_;  // [H], until finish()
+  bool is_finished_ = false;
 };
 
 }  // namespace minifuse

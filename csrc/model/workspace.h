@@ -10,7 +10,7 @@
 
 #include "common/buffer.h"
 #include "common/kernels.h"
-#include "model/config.h"
+#include "model/description.h"
 #include "model/plan.h"
 
 namespace minifuse {
@@ -39,10 +39,10 @@ inline int64_t ffn_block_rows(int64_t M, const BlockSizes& blocks, const LinearK
 
 // Returns the sizes for a chunk of at most `tokens` tokens whose longest sentence has max_seqlen of
 // them, when `members` threads share it.
-inline WorkspaceSizes workspace_sizes(const Config& config, const LinearKernels& kernels,
-                                      const BlockSizes& blocks, int64_t tokens, int64_t max_seqlen,
-                                      int64_t members) {
-  const int64_t H = config.hidden_size, F = config.intermediate_size;
+inline WorkspaceSizes workspace_sizes(const ModelDescription& description,
+                                      const LinearKernels& kernels, const BlockSizes& blocks,
+                                      int64_t tokens, int64_t max_seqlen, int64_t members) {
+  const int64_t H = description.hidden_size, F = description.intermediate_size;
   // One member alone takes the rows in blocks of balanced size, never more than this.
   const int64_t most_rows = round_up(blocks.ffn_rows, kernels.tile_rows);
   const int64_t hidden_rows = members == 1 ? std::min(tokens, most_rows) : tokens;
@@ -52,7 +52,8 @@ inline WorkspaceSizes workspace_sizes(const Config& config, const LinearKernels&
       .ldx = padded_stride(H),
       .ldqkv = padded_stride(3 * H),
       .ldhidden = padded_stride(F),
-      .attention_floats = round_up(attention_scratch_floats(max_seqlen, config.head_dim()), 16),
+      .attention_floats =
+          round_up(attention_scratch_floats(max_seqlen, description.head_dim()), 16),
       // Wq, Wk, Wv, Wo and W1 read rows of H values, W2 reads rows of F.
       .linear_bytes = round_up(
           std::max(kernels.scratch_bytes(tokens, H), kernels.scratch_bytes(hidden_rows, F)), 64),

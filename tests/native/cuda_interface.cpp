@@ -245,15 +245,16 @@ CudaEncoder* cuda_encoder_new(const char* element, const int64_t* shape, float e
                               int64_t most_bytes) {
   CudaEncoder* encoder = nullptr;
   guarded([&] {
-    const Config config{.vocab_size = shape[0],
-                        .max_position_embeddings = shape[1],
-                        .hidden_size = shape[2],
-                        .num_hidden_layers = shape[3],
-                        .num_attention_heads = shape[4],
-                        .intermediate_size = shape[5],
-                        .layer_norm_eps = eps,
-                        .activation = static_cast<Activation>(activation)};
-    encoder = new CudaEncoder(config, open_test_device(static_cast<size_t>(most_bytes)), element);
+    const ModelDescription description{.vocab_size = shape[0],
+                                       .max_position_embeddings = shape[1],
+                                       .hidden_size = shape[2],
+                                       .num_hidden_layers = shape[3],
+                                       .num_attention_heads = shape[4],
+                                       .intermediate_size = shape[5],
+                                       .layer_norm_eps = eps,
+                                       .activation = static_cast<Activation>(activation)};
+    encoder =
+        new CudaEncoder(description, open_test_device(static_cast<size_t>(most_bytes)), element);
   });
   return encoder;
 }

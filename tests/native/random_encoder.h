@@ -17,9 +17,9 @@ inline void set_quantized(Encoder& encoder, const std::string& name,
 }
 
 inline std::unique_ptr<Encoder> random_encoder(const InstructionSet& isa, WeightType type,
-                                               const Config& config,
+                                               const ModelDescription& description,
                                                int64_t l2_bytes = l2_cache_bytes()) {
-  auto encoder = std::make_unique<Encoder>(config, isa, type, l2_bytes);
+  auto encoder = std::make_unique<Encoder>(description, isa, type, l2_bytes);
   uint32_t seed = 1;
   for (const auto& [name, wanted] : encoder->weights().expected()) {
     std::vector<int64_t> shape = wanted;
@@ -69,7 +69,8 @@ inline Sentences random_sentences(const std::vector<int>& seqlens, uint32_t seed
 // Means and maxima: [batch, 2 H].
 inline std::vector<float> encode(const Encoder& encoder, const Batch& batch, int64_t batch_size,
                                  int num_threads) {
-  std::vector<float> pooled(static_cast<size_t>(batch.batch * 2 * encoder.config().hidden_size));
+  std::vector<float> pooled(
+      static_cast<size_t>(batch.batch * 2 * encoder.description().hidden_size));
   Outputs outputs;
   outputs.pooled = pooled.data();
   outputs.poolings = {Pooling::kMean, Pooling::kMax};

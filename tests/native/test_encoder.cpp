@@ -14,14 +14,14 @@ using namespace minifuse::test;
 namespace {
 
 constexpr int64_t kHidden = 48;
-constexpr Config kSmall{.vocab_size = 50,
-                        .max_position_embeddings = 40,
-                        .hidden_size = kHidden,
-                        .num_hidden_layers = 2,
-                        .num_attention_heads = 3,
-                        .intermediate_size = 70,
-                        .layer_norm_eps = 1e-12f,
-                        .activation = Activation::kGelu};
+constexpr ModelDescription kSmall{.vocab_size = 50,
+                                  .max_position_embeddings = 40,
+                                  .hidden_size = kHidden,
+                                  .num_hidden_layers = 2,
+                                  .num_attention_heads = 3,
+                                  .intermediate_size = 70,
+                                  .layer_norm_eps = 1e-12f,
+                                  .activation = Activation::kGelu};
 
 // first_bits: the embeddings of the first instruction set with this type, which the others must
 // equal, except where an instruction rounds in its own way.
@@ -85,12 +85,12 @@ void sleep_at_random() {
 // call returns, and the next one gives the right bits.
 void test_stop_at_every_check() {
   const InstructionSet& isa = *runnable_sets().front();
-  Config config = kSmall;
-  config.max_position_embeddings = 128;
-  config.hidden_size = 96;
-  config.intermediate_size = 384;
-  config.num_hidden_layers = 3;
-  const auto encoder = random_encoder(isa, WeightType::kInt8, config);
+  ModelDescription description = kSmall;
+  description.max_position_embeddings = 128;
+  description.hidden_size = 96;
+  description.intermediate_size = 384;
+  description.num_hidden_layers = 3;
+  const auto encoder = random_encoder(isa, WeightType::kInt8, description);
   const Sentences sentences = random_sentences({128, 127}, 9);
   const Batch batch = sentences.batch();
   const std::vector<float> expected = encode(*encoder, batch, 1, 1);
@@ -176,17 +176,17 @@ void test_refusals() {
   refused("max_position_embeddings=40", std::vector<int32_t>(41, 1), {0, 41});
 
   const LinearKernels& kernels = select_isa("scalar").kernels->float32;
-  Config config{.vocab_size = 5,
-                .max_position_embeddings = 5,
-                .hidden_size = 10,
-                .num_hidden_layers = 1,
-                .num_attention_heads = 3,
-                .intermediate_size = 5,
-                .layer_norm_eps = 0.0f,
-                .activation = Activation::kRelu};
-  expect_invalid("not a multiple", [&] { Weights(config, kernels.format); });
-  config.num_attention_heads = 2;
-  Weights weights(config, kernels.format);
+  ModelDescription description{.vocab_size = 5,
+                               .max_position_embeddings = 5,
+                               .hidden_size = 10,
+                               .num_hidden_layers = 1,
+                               .num_attention_heads = 3,
+                               .intermediate_size = 5,
+                               .layer_norm_eps = 0.0f,
+                               .activation = Activation::kRelu};
+  expect_invalid("not a multiple", [&] { Weights(description, kernels.format); });
+  description.num_attention_heads = 2;
+  Weights weights(description, kernels.format);
   const std::vector<float> values(100);
   expect_invalid("no tensor is called", [&] { weights.set("x", values.data(), {10}); });
   expect_invalid("wanted [10]",

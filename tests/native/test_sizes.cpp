@@ -13,7 +13,7 @@ namespace {
 
 constexpr WeightType kTypes[] = {WeightType::kFloat32, WeightType::kBfloat16, WeightType::kInt8};
 
-Config shape(int64_t H, int64_t F, int64_t num_layers) {
+ModelDescription shape(int64_t H, int64_t F, int64_t num_layers) {
   return {.vocab_size = 50,
           .max_position_embeddings = 512,
           .hidden_size = H,
@@ -33,9 +33,10 @@ int64_t linear_need(const LinearKernels& kernels, int64_t M, int64_t N, int64_t 
 }
 
 // Checks what a chunk of M tokens writes, in the order of Encoder::layer.
-void check_need(const Config& config, const LinearKernels& kernels, const BlockSizes& blocks,
-                int64_t M, const WorkspaceSizes& allocated, bool is_alone) {
-  const int64_t H = config.hidden_size, F = config.intermediate_size;
+void check_need(const ModelDescription& description, const LinearKernels& kernels,
+                const BlockSizes& blocks, int64_t M, const WorkspaceSizes& allocated,
+                bool is_alone) {
+  const int64_t H = description.hidden_size, F = description.intermediate_size;
   const int64_t rows = is_alone ? std::min(M, ffn_block_rows(M, blocks, kernels)) : M;
   int64_t need = std::max(linear_need(kernels, M, 3 * H, H), linear_need(kernels, M, H, H));
   // The last block of the feed-forward may have any number of rows up to a whole one.
@@ -52,13 +53,13 @@ void test_sizes(const LinearKernels& kernels) {
     for (const int64_t F : {512, 1024, 1152, 1536, 2048, 3072, 4096})
       for (int64_t l2 = 256 * 1024; l2 <= 2048 * 1024; l2 *= 2)
         for (const int64_t members : {1, 4}) {
-          const Config config = shape(H, F, 1);
+          const ModelDescription description = shape(H, F, 1);
           const BlockSizes blocks = block_sizes(l2);
           WorkspaceSizes smaller{};
           for (int64_t tokens = 1; tokens <= 512; ++tokens) {
             const WorkspaceSizes sizes =
-                workspace_sizes(config, kernels, blocks, tokens, tokens, members);
-            check_need(config, kernels, blocks, tokens, sizes, members == 1);
+                workspace_sizes(description, kernels, blocks, tokens, tokens, members);
+            check_need(description, kernels, blocks, tokens, sizes, members == 1);
             // With monotone sizes, what serves `tokens` serves every smaller chunk, too.
             EXPECT(sizes.covers(smaller) && sizes.linear_bytes >= smaller.linear_bytes &&
                        sizes.attention_floats >= smaller.attention_floats,

@@ -9,7 +9,7 @@
 
 namespace minifuse {
 
-struct Config {
+struct ModelDescription {
   int64_t vocab_size = 0;
   int64_t max_position_embeddings = 0;
   int64_t hidden_size = 0;

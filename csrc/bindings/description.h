@@ -1,0 +1,25 @@
+// The caller's description of a model (minifuse.models.ModelDescription) as the core's own.
+#pragma once
+
+#include "bindings/bindings.h"
+#include "model/description.h"
+
+namespace minifuse {
+
+// Reads the attributes of a Python object; throws where one is missing, of another type or nonsense.
+inline ModelDescription description_of(const py::object& object) {
+  const auto integer = [&](const char* name) { return object.attr(name).cast<int64_t>(); };
+  const ModelDescription description{
+      .vocab_size = integer("vocab_size"),
+      .max_position_embeddings = integer("max_position_embeddings"),
+      .hidden_size = integer("hidden_size"),
+      .num_hidden_layers = integer("num_hidden_layers"),
+      .num_attention_heads = integer("num_attention_heads"),
+      .intermediate_size = integer("intermediate_size"),
+      .layer_norm_eps = static_cast<float>(object.attr("layer_norm_eps").cast<double>()),
+      .activation = parse_activation(object.attr("activation").cast<std::string>())};
+  description.validate();
+  return description;
+}
+
+}  // namespace minifuse
