@@ -13,8 +13,8 @@ import pytest
 import minifuse
 from cuda_library import build_emulated, build_emulated_module
 from minifuse import SentenceTransformer
+from minifuse.models.resolve import resolve_model
 from minifuse.native import core
-from minifuse.resolve import resolve_model
 from second_model import fetch_graph, write_second_model
 from tiny_model import write_tiny_model
 

@@ -22,7 +22,8 @@ from typing import NoReturn
 import numpy as np
 import pytest
 
-from minifuse.loading import read_model_folder, set_weights
+from minifuse.models.folder import read_model_folder
+from minifuse.models.weights import set_weights
 
 __all__ = ["ELEMENTS", "EMULATOR", "INTERFACE", "ROOT", "UNIT_ROUNDOFF", "DeviceEncoder", "Fault", "Ops",
            "build_emulated", "build_emulated_module",
@@ -331,10 +332,10 @@ class DeviceEncoder:
 
     def __init__(self, library: ctypes.CDLL, folder, element: str, most_bytes=1 << 30) -> None:
         self._dll = library
-        library.cuda_error.restype = library.cuda_encoder_missing.restype = ctypes.c_char_p
+        library.cuda_error.restype = library.cuda_encoder_slots.restype = ctypes.c_char_p
         library.cuda_encoder_new.restype = c_void_p
         model = read_model_folder(folder)
-        config = model.config
+        config = model.description
         self.hidden_size = config.hidden_size
         shape = (c_int64 * 6)(config.vocab_size, config.max_position_embeddings, config.hidden_size,
                               config.num_hidden_layers, config.num_attention_heads,
@@ -359,8 +360,9 @@ class DeviceEncoder:
         self._dll.cuda_instruction_count.restype = c_int64
         return int(self._dll.cuda_instruction_count(name.encode()))
 
-    def missing_weights(self) -> list[str]:
-        return self._dll.cuda_encoder_missing(self._encoder).decode().split()
+    def weight_slots(self) -> dict[str, list[int]]:
+        lines = self._dll.cuda_encoder_slots(self._encoder).decode().splitlines()
+        return {name: list(map(int, shape)) for name, *shape in map(str.split, lines)}
 
     def set_weight(self, name, array) -> None:
         shape = (c_int64 * array.ndim)(*array.shape)

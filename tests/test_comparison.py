@@ -24,8 +24,8 @@ from minifuse.evaluation import (
     read_retrieval_task,
     read_scored_pairs,
 )
-from minifuse.loading import read_model_folder
-from minifuse.safetensors import SafetensorsFile, write_safetensors
+from minifuse.models.folder import read_model_folder
+from minifuse.models.safetensors import SafetensorsFile, write_safetensors
 from minifuse.stats import Interval
 
 

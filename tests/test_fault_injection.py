@@ -30,7 +30,7 @@ import minifuse
 import minifuse.native
 from minifuse import Index, SentenceTransformer, ops
 from minifuse.files import open_writer
-from minifuse.safetensors import SafetensorsFile
+from minifuse.models.safetensors import SafetensorsFile
 from minifuse.whole_files import replacing
 
 faults = ctypes.CDLL(None)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from minifuse import hardware, ops
+from minifuse.models.description import ModelDescription
 from minifuse.native import core
 from tiny_model import write_tiny_model
 
@@ -155,10 +156,12 @@ def test_a_measurement_of_no_time(function):
 
 UNFINISHED = """
 import numpy as np
+from minifuse.models.description import ModelDescription
 from minifuse.native import core
-encoder = core.Encoder(vocab_size=10, max_position_embeddings=8, hidden_size=8, num_hidden_layers=1,
-    num_attention_heads=2, intermediate_size=8, layer_norm_eps=1e-12, activation="gelu",
-    dtype="{dtype}")
+description = ModelDescription(vocab_size=10, max_position_embeddings=8, hidden_size=8,
+    num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, layer_norm_eps=1e-12,
+    activation="gelu")
+encoder = core.Encoder(description, "{dtype}")
 ids, cu_seqlens = np.array([1, 2], np.int32), np.array([0, 2], np.int32)
 calls = [
     lambda: encoder.encode(ids, cu_seqlens, poolings=["mean"], pool_from=0, batch_size=1,
@@ -226,6 +229,7 @@ def test_search_memory_does_not_grow_with_k():
     script = """
 import resource
 import numpy as np
+from minifuse.models.description import ModelDescription
 from minifuse.native import core
 vectors = np.ones((200_000, 1), np.float32)
 queries = np.ones((64, 1), np.float32)
@@ -314,25 +318,29 @@ def test_training_functions_on_nothing():
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_a_weight_that_was_refused_has_not_come(dtype):
-    encoder = core.Encoder(
+    description = ModelDescription(
         vocab_size=10, max_position_embeddings=8, hidden_size=8, num_hidden_layers=1,
         num_attention_heads=2, intermediate_size=8, layer_norm_eps=1e-12, activation="gelu",
-        dtype=dtype,
     )  # fmt: skip
-    name = "encoder.layer.0.intermediate.dense.weight"
+    encoder = core.Encoder(description, dtype)
+    name = "layers.0.ffn_input.weight"
     if dtype == "int8":
-        codes = np.full((8, 8), -128, np.int8)
+        codes, ones = np.full((8, 8), -128, np.int8), np.ones(8, "f4")
         with pytest.raises(ValueError, match="beyond what int8 kernels"):
-            encoder.set_quantized_weight(name, codes, np.ones((1, 8), "f4"), np.ones(8, "f4"))
+            encoder.set_quantized_weight(name, codes, ones[None], ones)
+        encoder.set_quantized_weight(name, np.zeros_like(codes), ones[None], ones)
     else:
         with pytest.raises(ValueError, match="shape"):
             encoder.set_weight(name, zeros(3, 3))
-    assert name in encoder.missing_weights()
+        encoder.set_weight(name, zeros(8, 8))
+    with pytest.raises(ValueError, match="is missing"):
+        encoder.finish_weights()
 
 
 def test_absurd_numbers_of_threads_in_measurements(tiny):
     script = """
 import numpy as np
+from minifuse.models.description import ModelDescription
 from minifuse.native import core
 core.measure_peak("float32", 2**31 - 1, 1e-3)
 core.measure_tile("float32", 2**31 - 1, 1e-3)

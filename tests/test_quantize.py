@@ -8,16 +8,17 @@ import json
 import numpy as np
 import pytest
 
-from minifuse import SentenceTransformer, calibration_text, quantization, reference, sample_text
+from minifuse import SentenceTransformer, reference, sample_text
 from minifuse.cli import main
+from minifuse.models import calibration_text, quantization
+from minifuse.models.quantization import quantize
+from minifuse.models.safetensors import SafetensorsFile, write_safetensors
 from minifuse.native import core
-from minifuse.quantization import quantize
-from minifuse.safetensors import SafetensorsFile, write_safetensors
 from tiny_model import write_tiny_model
 
 GROUP = core.INT8_GROUP
 TEXTS = ["the cat sat on the mat", "a dog", "", "the dog ran in the park with a cat"]
-CODES = "encoder.layer.1.attention.self.qkv.weight.codes"
+CODES = "layers.1.qkv.weight.codes"
 
 
 @pytest.fixture
@@ -162,7 +163,7 @@ def test_statistics_of_the_calibration_text(wide, monkeypatch):
         for other in others:
             np.testing.assert_array_equal(one.max_input, other.max_input)
             np.testing.assert_allclose(one.moments, other.moments, atol=1e-5)
-    name = "encoder.layer.1.output.dense.weight"
+    name = "layers.1.ffn_output.weight"
     rows = inputs[1, :, 3 * width :]
     np.testing.assert_array_equal(found[0][name].max_input, np.abs(rows).max(0))
     np.testing.assert_allclose(found[0][name].moments, moments_of(rows), atol=1e-5)
@@ -270,7 +271,7 @@ def test_damaged_files_are_refused(quantized, change, text):
 
 def test_other_formats_and_versions_are_refused(quantized):
     rewrite(quantized, lambda tensors: None, version="0")
-    with pytest.raises(ValueError, match="version '0', wanted '1': quantise the model again"):
+    with pytest.raises(ValueError, match="version '0', wanted '2': quantise the model again"):
         SentenceTransformer(quantized)
     rewrite(quantized, lambda tensors: None, format="pt")
     with pytest.raises(ValueError, match="not written by 'minifuse quantize'"):

@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minifuse import Index, SentenceTransformer, resolve
+from minifuse import Index, SentenceTransformer
 from minifuse.cli import main
 from minifuse.files import read_objects
-from minifuse.safetensors import SafetensorsFile
+from minifuse.models import resolve
+from minifuse.models.safetensors import SafetensorsFile
+from minifuse.models.tokenization import TextTokenizer
 from minifuse.terminal import printable, printable_json
-from minifuse.tokenization import TextTokenizer
 from test_memory_safety import run
 
 DEEP = "[" * 100_000
@@ -131,7 +132,7 @@ def test_an_impossible_id_is_seen_before_memory_is_asked_for(folder, identity):
     script = """
 import resource, sys
 from pathlib import Path
-from minifuse.tokenization import TextTokenizer
+from minifuse.models.tokenization import TextTokenizer
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 try:
     TextTokenizer.from_folder(Path(sys.argv[1]))

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from minifuse import tokenization
-from minifuse.tokenization import TextTokenizer
+from minifuse.models import tokenization
+from minifuse.models.tokenization import TextTokenizer
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch", reason="fine-tuning is PyTorch's for the ma
 
 from minifuse import SentenceTransformer  # noqa: E402
 from minifuse.cli import main  # noqa: E402
-from minifuse.loading import read_model_folder  # noqa: E402
+from minifuse.models.folder import read_model_folder  # noqa: E402
 from minifuse.training import (  # noqa: E402
     TrainingConfig,
     TrainingPairs,
@@ -63,8 +63,10 @@ def test_gradients_are_those_of_transformers(tiny_folder, encoder, rng):
     """Without dropout, on padded batches of PyTorch's own BERT."""
     transformers = pytest.importorskip("transformers", reason="its BERT is the referee")
     model = transformers.BertModel.from_pretrained(tiny_folder, attn_implementation="eager").eval()
-    ids, cu_seqlens = packed(rng, [3, 9, 1, 6], encoder.folder.config.vocab_size)
-    target = torch.from_numpy(rng.standard_normal((4, encoder.folder.config.hidden_size))).float()
+    ids, cu_seqlens = packed(rng, [3, 9, 1, 6], encoder.folder.description.vocab_size)
+    target = torch.from_numpy(
+        rng.standard_normal((4, encoder.folder.description.hidden_size))
+    ).float()
     (encoder(ids, cu_seqlens, np.arange(4)) * target).sum().backward()
 
     padded, mask = np.zeros((4, 9), np.int64), np.zeros((4, 9), np.int64)
@@ -90,7 +92,7 @@ def test_gradients_are_those_of_transformers(tiny_folder, encoder, rng):
 def test_cached_gradients_are_the_plain_ones(encoder, rng, dropout, chunk_tokens):
     """Masks of dropout are replayed, so this holds with it, too."""
     encoder.hidden_dropout = encoder.attention_dropout = dropout
-    ids, cu_seqlens = packed(rng, rng.integers(1, 20, 32), encoder.folder.config.vocab_size)
+    ids, cu_seqlens = packed(rng, rng.integers(1, 20, 32), encoder.folder.description.vocab_size)
     gradients = []
     for limit in (10**9, chunk_tokens):
         encoder.zero_grad()
@@ -107,7 +109,7 @@ def test_cached_gradients_are_the_plain_ones(encoder, rng, dropout, chunk_tokens
 
 def test_dropout_does_something(encoder, rng):
     encoder.hidden_dropout = encoder.attention_dropout = 0.1
-    ids, cu_seqlens = packed(rng, [8, 8], encoder.folder.config.vocab_size)
+    ids, cu_seqlens = packed(rng, [8, 8], encoder.folder.description.vocab_size)
     numbers = np.arange(2)
     with torch.no_grad():
         plain = encoder(ids, cu_seqlens, numbers)
@@ -261,7 +263,7 @@ def test_a_diverging_loss_is_one_line_of_the_command(tiny_folder, tmp_path, caps
 def _with_nan(folder, tmp_path):
     import shutil
 
-    from minifuse.safetensors import SafetensorsFile, write_safetensors
+    from minifuse.models.safetensors import SafetensorsFile, write_safetensors
 
     copy = tmp_path / "nan"
     shutil.copytree(folder, copy)

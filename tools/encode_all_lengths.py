@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from minifuse.loading import load_encoder, read_model_folder
+from minifuse.models.folder import read_model_folder
+from minifuse.models.quantization import load_quantized_encoder
+from minifuse.models.resolve import resolve_model
+from minifuse.models.tokenization import TextTokenizer
+from minifuse.models.weights import load_encoder
 from minifuse.native import core
-from minifuse.quantization import load_quantized_encoder
-from minifuse.resolve import resolve_model
-from minifuse.tokenization import TextTokenizer
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from tiny_model import write_tiny_model
@@ -87,7 +88,7 @@ def main() -> None:
                 else:
                     encoder = load_encoder(folder, dtype)
                 name = model if model == "minilm" else f"{model} columns"
-                check(name, dtype, encoder, folder.config.vocab_size, arguments.texts,
+                check(name, dtype, encoder, folder.description.vocab_size, arguments.texts,
                       arguments.seed)  # fmt: skip
 
 

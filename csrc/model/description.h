@@ -1,4 +1,5 @@
-// Sizes and settings of the model, by Hugging Face's names. validate() refuses nonsense by name.
+// A model as data: its sizes and settings, by Hugging Face's names. Every part of the core reads this
+// one description; validate() refuses nonsense by name.
 #pragma once
 
 #include <cmath>
@@ -20,8 +21,6 @@ struct ModelDescription {
   Activation activation = Activation::kGelu;
 
   int64_t head_dim() const { return hidden_size / num_attention_heads; }
-  // Returns the number of input columns of qkv, out, ffn1 and ffn2 together.
-  int64_t inputs_per_layer() const { return 3 * hidden_size + intermediate_size; }
 
   void validate() const {
     const auto in_range = [](const char* name, int64_t value, int64_t low, int64_t high) {

@@ -128,7 +128,7 @@ void Encoder::layer(const LayerWeights& w, const int32_t* cu_seqlens, const Chun
                         int64_t column) {
     if (!matrix_inputs || team.member != 0) return;
     for (int64_t row = 0; row < num_rows; ++row)
-      std::memcpy(matrix_inputs + (first + row) * description_.inputs_per_layer() + column,
+      std::memcpy(matrix_inputs + (first + row) * inputs_per_layer(description_) + column,
                   rows + row * ldx, static_cast<size_t>(K) * sizeof(float));
   };
 
@@ -242,7 +242,7 @@ bool Encoder::encode_chunk(Call& call, const Chunk& chunk, Workspace& ws,
     if (call.is_stopped) return false;
     float* matrix_inputs =
         outputs.matrix_inputs ? outputs.matrix_inputs + (index * batch.total_tokens + first_token) *
-                                                            description_.inputs_per_layer()
+                                                            inputs_per_layer(description_)
                               : nullptr;
     layer(weights_.layers[static_cast<size_t>(index)], batch.cu_seqlens, chunk, ws, team,
           matrix_inputs);

@@ -18,6 +18,20 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 
 }  // namespace
 
+std::vector<LayerMatrix> layer_matrices(const ModelDescription& description) {
+  const int64_t H = description.hidden_size, F = description.intermediate_size;
+  return {{"qkv", {"query", "key", "value"}, 3 * H, H, &LayerWeights::qkv},
+          {"attention_output", {"attention_output"}, H, H, &LayerWeights::out},
+          {"ffn_input", {"ffn_input"}, F, H, &LayerWeights::ffn1},
+          {"ffn_output", {"ffn_output"}, H, F, &LayerWeights::ffn2}};
+}
+
+int64_t inputs_per_layer(const ModelDescription& description) {
+  int64_t total = 0;
+  for (const LayerMatrix& matrix : layer_matrices(description)) total += matrix.K;
+  return total;
+}
+
 Weights::Weights(const ModelDescription& description, const MatrixFormat& format)
     : description_(description), format_(format) {
   description.validate();
@@ -38,31 +52,28 @@ Weights::Weights(const ModelDescription& description, const MatrixFormat& format
 }
 
 void Weights::add_layer(const std::string& prefix, LayerWeights& layer) {
-  const int64_t H = description_.hidden_size, F = description_.intermediate_size;
-  // Tensors of equal height, one after the other, as one matrix and one bias.
-  const auto add_linear = [&](const std::string& joined, const std::vector<const char*>& names,
-                              PackedLinear& packed, int64_t N, int64_t K) {
-    Matrix& matrix = matrices_.emplace_back(&packed, N, K);
-    const int64_t rows = N / static_cast<int64_t>(names.size());
-    for (size_t i = 0; i < names.size(); ++i) {
-      const int64_t first = static_cast<int64_t>(i) * rows;
+  for (const LayerMatrix& one : layer_matrices(description_)) {
+    PackedLinear& packed = layer.*one.member;
+    Matrix& matrix = matrices_.emplace_back(Matrix{.packed = &packed, .N = one.N, .K = one.K});
+    if (is_quantized())
+      slots_[prefix + one.name + ".weight"] = {.shape = {one.N, one.K}, .matrix = &matrix};
+    const int64_t rows = one.N / static_cast<int64_t>(one.parts.size());
+    int64_t first = 0;
+    for (const char* part : one.parts) {
       if (!is_quantized())
-        slots_[prefix + names[i] + ".weight"] = {
-            .shape = {rows, K}, .matrix = &matrix, .first_row = first};
-      slots_[prefix + names[i] + ".bias"] = {
-          .shape = {rows}, .buffer = &packed.bias, .offset = first, .buffer_size = N};
+        slots_[prefix + part + ".weight"] = {
+            .shape = {rows, one.K}, .matrix = &matrix, .first_row = first};
+      slots_[prefix + part + ".bias"] = {
+          .shape = {rows}, .buffer = &packed.bias, .offset = first, .buffer_size = one.N};
+      first += rows;
     }
-    if (is_quantized()) slots_[prefix + joined + ".weight"] = {.shape = {N, K}, .matrix = &matrix};
-  };
-  const auto add_norm = [&](const std::string& name, Buffer& gamma, Buffer& beta) {
+  }
+  const int64_t H = description_.hidden_size;
+  const auto add_norm = [&](const char* name, Buffer& gamma, Buffer& beta) {
     slots_[prefix + name + ".weight"] = {.shape = {H}, .buffer = &gamma, .buffer_size = H};
     slots_[prefix + name + ".bias"] = {.shape = {H}, .buffer = &beta, .buffer_size = H};
   };
-  add_linear("qkv", {"query", "key", "value"}, layer.qkv, 3 * H, H);
-  add_linear("attention_output", {"attention_output"}, layer.out, H, H);
   add_norm("attention_norm", layer.attention_gamma, layer.attention_beta);
-  add_linear("ffn_input", {"ffn_input"}, layer.ffn1, F, H);
-  add_linear("ffn_output", {"ffn_output"}, layer.ffn2, H, F);
   add_norm("output_norm", layer.output_gamma, layer.output_beta);
 }
 

@@ -23,9 +23,21 @@ struct LayerWeights {
   Buffer output_gamma, output_beta;  // [H]
 };
 
-// Slots, besides those of the embeddings, are "layers.I.NAME.weight" and ".bias", NAME one of query,
-// key, value, attention_output, attention_norm, ffn_input, ffn_output and output_norm. In int8 the
-// matrices come quantised, those of query, key and value as one: "layers.I.qkv.weight".
+// A matrix of a layer: its rows come in tensors of equal height, one after the other.
+struct LayerMatrix {
+  const char* name;
+  std::vector<const char*> parts;
+  int64_t N, K;
+  PackedLinear LayerWeights::* member;
+};
+// Returns the matrices of a layer in the order of Outputs::matrix_inputs.
+std::vector<LayerMatrix> layer_matrices(const ModelDescription& description);
+// Returns the number of inputs that the matrices of a layer have together.
+int64_t inputs_per_layer(const ModelDescription& description);
+
+// Slots, besides those of the embeddings, are "layers.I.NAME.weight" and ".bias". NAME is a part of a
+// matrix, attention_norm or output_norm. In int8 matrices come quantised and whole: then NAME is
+// the matrix for the weight, and each part for the bias.
 class Weights {
  public:
   Weights(const ModelDescription& description, const MatrixFormat& format);

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from minifuse.models.description import ModelDescription
+
 _F32 = npt.NDArray[np.float32]
 _I8 = npt.NDArray[np.int8]
 _I32 = npt.NDArray[np.int32]
@@ -23,25 +25,13 @@ class PackedLinear:
     def isa(self) -> str: ...
 
 class Encoder:
-    def __init__(
-        self,
-        *,
-        vocab_size: int,
-        max_position_embeddings: int,
-        hidden_size: int,
-        num_hidden_layers: int,
-        num_attention_heads: int,
-        intermediate_size: int,
-        layer_norm_eps: float,
-        activation: str,
-        dtype: str,
-    ) -> None: ...
+    def __init__(self, description: ModelDescription, dtype: str) -> None: ...
     @property
     def isa(self) -> str: ...
     @property
     def hidden_size(self) -> int: ...
-    def expected_weights(self) -> dict[str, list[int]]: ...
-    def missing_weights(self) -> list[str]: ...
+    def layer_matrices(self) -> list[tuple[str, list[str], int]]: ...
+    def weight_slots(self) -> dict[str, list[int]]: ...
     def set_weight(self, name: str, array: _F32) -> None: ...
     def set_quantized_weight(
         self, name: str, codes: _I8, scale: _F32, input_scale: _F32

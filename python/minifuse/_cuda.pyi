@@ -6,33 +6,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from minifuse.models.description import ModelDescription
+
 _F32 = npt.NDArray[np.float32]
 _I32 = npt.NDArray[np.int32]
 # A matrix on the device: address, rows, columns, elements from row to row.
 _View = tuple[int, int, int, int]
 
 class Encoder:
-    def __init__(
-        self,
-        *,
-        vocab_size: int,
-        max_position_embeddings: int,
-        hidden_size: int,
-        num_hidden_layers: int,
-        num_attention_heads: int,
-        intermediate_size: int,
-        layer_norm_eps: float,
-        activation: str,
-        dtype: str,
-        device: int,
-    ) -> None: ...
+    def __init__(self, description: ModelDescription, dtype: str, device: int) -> None: ...
     @property
     def isa(self) -> str: ...
     @property
     def device_name(self) -> str: ...
     @property
     def hidden_size(self) -> int: ...
-    def missing_weights(self) -> list[str]: ...
+    def weight_slots(self) -> dict[str, list[int]]: ...
     def set_weight(self, name: str, array: _F32) -> None: ...
     def finish_weights(self) -> None: ...
     def encode(

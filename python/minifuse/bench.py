@@ -20,9 +20,10 @@ import numpy as np
 from minifuse import hardware
 from minifuse.engines import Engine, installed_engines
 from minifuse.footprint import measure_footprint
-from minifuse.loading import new_encoder, read_model_folder
+from minifuse.models.folder import read_model_folder
+from minifuse.models.resolve import resolve_model
+from minifuse.models.weights import new_encoder
 from minifuse.op_cases import OP_TOKENS, op_cases
-from minifuse.resolve import resolve_model
 from minifuse.sentence_transformer import SentenceTransformer
 
 __all__ = [
@@ -60,7 +61,7 @@ def machine() -> dict[str, Any]:
 
 def encoder_flops(model: SentenceTransformer, seqlens: Any) -> float:
     """Floating-point operations of the encoder for sentences of these lengths (DESIGN's count)."""
-    c = model._folder.config
+    c = model._folder.description
     hidden, inner, layers = c.hidden_size, c.intermediate_size, c.num_hidden_layers
     per_token = layers * _FLOPS_PER_TOKEN_TERM * (4 * hidden * hidden + 2 * hidden * inner)
     lengths = np.asarray(seqlens, np.float64)
@@ -258,7 +259,7 @@ def schedules(
     Raises:
         ValueError: a token count that is negative or above max_position_embeddings.
     """
-    config = read_model_folder(resolve_model(model_name)).config
+    config = read_model_folder(resolve_model(model_name)).description
     cu_seqlens = np.concatenate([[0], np.cumsum(seqlens, dtype=np.int64)]).astype(np.int32)
     threads = hardware.describe()["num_threads"] if num_threads is None else num_threads
     chosen, *considered = new_encoder(config, dtype).plan(

@@ -17,8 +17,8 @@ import numpy as np
 
 from minifuse.bench import encoder_flops, interleaved, machine, repeated, time_once
 from minifuse.devices import CUDA_DTYPES, cuda_module, resolve_device
+from minifuse.models.resolve import resolve_model
 from minifuse.op_cases import OP_TOKENS, Placement, op_cases
-from minifuse.resolve import resolve_model
 from minifuse.sentence_transformer import SentenceTransformer
 
 __all__ = ["bench_device", "bench_device_ops", "measured_peak"]

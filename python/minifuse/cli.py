@@ -358,7 +358,7 @@ def _finetune(arguments: argparse.Namespace) -> int:
 
 
 def _quantize(arguments: argparse.Namespace) -> int:
-    from minifuse.quantization import quantize
+    from minifuse.models.quantization import quantize
 
     output = quantize(arguments.model, arguments.output, num_threads=arguments.threads)
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())

@@ -27,10 +27,10 @@ import numpy.typing as npt
 
 from minifuse import sample_text
 from minifuse.hardware import describe
-from minifuse.loading import read_model_folder
-from minifuse.resolve import cache_folder, resolve_model
+from minifuse.models.folder import read_model_folder
+from minifuse.models.resolve import cache_folder, resolve_model
+from minifuse.models.tokenization import TextTokenizer, TokenBatch
 from minifuse.sentence_transformer import SentenceTransformer
-from minifuse.tokenization import TextTokenizer, TokenBatch
 
 __all__ = ["ENGINES", "Engine", "installed_engines", "start_engine"]
 
@@ -265,7 +265,7 @@ class OnnxRuntimeEngine(_BatchEngine):
         from onnxruntime.transformers import optimizer
 
         _export_onnx(model, folder)
-        config = read_model_folder(model).config
+        config = read_model_folder(model).description
         fused = optimizer.optimize_model(
             str(folder / "model.onnx"),
             model_type="bert",

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minifuse import ops, reference
-from minifuse.loading import iterate_weights
+from minifuse.models.weights import read_slots
 from minifuse.native import core
 from minifuse.sentence_transformer import SentenceTransformer
 
@@ -66,7 +66,7 @@ def run_parity(model_name: str, sentences: Sequence[str]) -> list[Check]:
     if not sentences:
         raise ValueError("no sentence to compare on")
     model = SentenceTransformer(model_name, dtype="float32")
-    weights = dict(iterate_weights(model._folder, set(model._encoder.expected_weights())))
+    weights = dict(read_slots(model._folder, model._encoder.weight_slots()))
     checks = _op_checks(model, weights, sentences, torch)
     checks += _layer_checks(model, weights, sentences, torch)
     checks += _whole_checks(model_name, model, weights, sentences, torch)
@@ -78,7 +78,7 @@ def _unit(x: Any) -> npt.NDArray[Any]:
 
 
 def _layer_weights(weights: dict[str, Any], name: str) -> tuple[Any, Any]:
-    prefix = f"encoder.layer.0.{name}."
+    prefix = f"layers.0.{name}."
     return weights[prefix + "weight"], weights[prefix + "bias"]
 
 
@@ -87,7 +87,7 @@ def _op_checks(
 ) -> list[Check]:
     """The first layer's operations on real activations, each from the same float32 inputs."""
     functional = torch.nn.functional
-    config = model._folder.config
+    config = model._folder.description
     heads, eps = config.num_attention_heads, config.layer_norm_eps
     tokens = model._tokenize(list(sentences[:_NUM_FLOAT64_SENTENCES]))
     cu_seqlens = tokens.cu_seqlens()
@@ -97,13 +97,13 @@ def _op_checks(
     of = {
         name: _layer_weights(weights, name)
         for name in (
-            "attention.self.query",
-            "attention.self.key",
-            "attention.self.value",
-            "attention.output.dense",
-            "attention.output.LayerNorm",
-            "intermediate.dense",
-            "output.dense",
+            "query",
+            "key",
+            "value",
+            "attention_output",
+            "attention_norm",
+            "ffn_input",
+            "ffn_output",
         )
     }
     tensor = {k: tuple(torch.from_numpy(a) for a in v) for k, v in of.items()}
@@ -120,7 +120,7 @@ def _op_checks(
         )
 
     hidden, inner = config.hidden_size, config.intermediate_size
-    query = "attention.self.query"
+    query = "query"
     compare(
         "linear",
         ops.linear(x, *of[query]),
@@ -129,7 +129,7 @@ def _op_checks(
         hidden,
     )
     parts = ("query", "key", "value")
-    q, k, v = (ops.linear(x, *of[f"attention.self.{p}"]).reshape(len(x), heads, -1) for p in parts)
+    q, k, v = (ops.linear(x, *of[p]).reshape(len(x), heads, -1) for p in parts)
     spans = list(itertools.pairwise(cu_seqlens))
     exact = np.concatenate(
         [
@@ -149,13 +149,13 @@ def _op_checks(
     context = ops.attention_varlen(q, k, v, cu_seqlens)
     compare("attention_varlen", context, theirs, exact, int(tokens.seqlens.max()))
     context = context.reshape(len(x), -1)
-    dense, norm = of["attention.output.dense"], of["attention.output.LayerNorm"]
-    out = functional.linear(torch.from_numpy(context), *tensor["attention.output.dense"])
+    dense, norm = of["attention_output"], of["attention_norm"]
+    out = functional.linear(torch.from_numpy(context), *tensor["attention_output"])
     y = ops.linear_residual_layer_norm(context, *dense, x, *norm, eps)
     compare(
         "linear_residual_layer_norm",
         y,
-        functional.layer_norm(out + tx, (hidden,), *tensor["attention.output.LayerNorm"], eps),
+        functional.layer_norm(out + tx, (hidden,), *tensor["attention_norm"], eps),
         reference.layer_norm(reference.linear(context, *dense), *norm, eps, residual=x),
         hidden,
     )
@@ -163,18 +163,18 @@ def _op_checks(
         "layer_norm",
         ops.layer_norm(x, *norm, eps, residual=context),
         functional.layer_norm(
-            tx + torch.from_numpy(context), (hidden,), *tensor["attention.output.LayerNorm"], eps
+            tx + torch.from_numpy(context), (hidden,), *tensor["attention_norm"], eps
         ),
         reference.layer_norm(x, *norm, eps, residual=context),
         1,
     )
-    first, second = of["intermediate.dense"], of["output.dense"]
+    first, second = of["ffn_input"], of["ffn_output"]
     if config.activation == "gelu":
-        mid = functional.linear(torch.from_numpy(y), *tensor["intermediate.dense"])
+        mid = functional.linear(torch.from_numpy(y), *tensor["ffn_input"])
         compare(
             "gelu_ffn",
             ops.gelu_ffn(y, *first, *second),
-            functional.linear(functional.gelu(mid), *tensor["output.dense"]),
+            functional.linear(functional.gelu(mid), *tensor["ffn_output"]),
             reference.gelu_ffn(y, *first, *second),
             inner,
         )
@@ -207,23 +207,21 @@ def _torch_states(weights: dict[str, Any], config: Any, ids: Any, torch: Any) ->
         "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
         "relu": functional.relu,
     }[config.activation]
-    x = w["embeddings.word_embeddings.weight"][torch.from_numpy(ids.astype(np.int64))]
-    x = x + w["embeddings.token_type_embeddings.weight"][0]
-    x = norm(x + w["embeddings.position_embeddings.weight"][:seqlen], "embeddings.LayerNorm")
+    x = w["embeddings.word"][torch.from_numpy(ids.astype(np.int64))]
+    x = x + w["embeddings.token_type"]
+    x = norm(x + w["embeddings.position"][:seqlen], "embeddings.norm")
     states = [x]
     for layer in range(config.num_hidden_layers):
-        p = f"encoder.layer.{layer}."
+        p = f"layers.{layer}."
         q, k, v = (
-            linear(x, f"{p}attention.self.{n}").view(batch, seqlen, heads, -1).transpose(1, 2)
+            linear(x, f"{p}{n}").view(batch, seqlen, heads, -1).transpose(1, 2)
             for n in ("query", "key", "value")
         )
         context = functional.scaled_dot_product_attention(q, k, v)
         context = context.transpose(1, 2).reshape(batch, seqlen, hidden)
-        y = norm(
-            x + linear(context, p + "attention.output.dense"), p + "attention.output.LayerNorm"
-        )
-        z = activation(linear(y, p + "intermediate.dense"))
-        x = norm(y + linear(z, p + "output.dense"), p + "output.LayerNorm")
+        y = norm(x + linear(context, p + "attention_output"), p + "attention_norm")
+        z = activation(linear(y, p + "ffn_input"))
+        x = norm(y + linear(z, p + "ffn_output"), p + "output_norm")
         states.append(x)
     return states
 
@@ -231,7 +229,7 @@ def _torch_states(weights: dict[str, Any], config: Any, ids: Any, torch: Any) ->
 def _layer_checks(
     model: SentenceTransformer, weights: dict[str, Any], sentences: Sequence[str], torch: Any
 ) -> list[Check]:
-    config = model._folder.config
+    config = model._folder.description
     tokens = model._tokenize(list(sentences[:_NUM_FLOAT64_SENTENCES]))
     cu_seqlens = tokens.cu_seqlens()
     ours = model._encoder.hidden_states(tokens.ids, cu_seqlens, num_threads=1)
@@ -242,7 +240,7 @@ def _layer_checks(
         x = reference.embed(weights, ids, config.layer_norm_eps)
         exact[0].append(x)
         for layer in range(config.num_hidden_layers):
-            x = reference.bert_layer(
+            x = reference.post_norm_layer(
                 weights,
                 layer,
                 x,
@@ -277,14 +275,14 @@ def _whole_checks(
     texts = list(sentences)
     tokens = model._tokenize(texts)
     starts = tokens.cu_seqlens()[:-1]
-    theirs = np.empty((len(texts), model._folder.config.hidden_size), np.float32)
+    theirs = np.empty((len(texts), model._folder.description.hidden_size), np.float32)
     with torch.inference_mode():
         for seqlen in np.unique(tokens.seqlens):
             places = np.flatnonzero(tokens.seqlens == seqlen)
             for first in range(0, len(places), 64):
                 some = places[first : first + 64]
                 ids = tokens.ids[starts[some][:, None] + np.arange(seqlen)]
-                states = _torch_states(weights, model._folder.config, ids, torch)
+                states = _torch_states(weights, model._folder.description, ids, torch)
                 theirs[some] = states[-1].mean(1).numpy()
     theirs = _unit(theirs)
 

@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 __all__ = [
     "attention",
-    "bert_layer",
     "embed",
     "erf",
     "gelu",
@@ -23,6 +22,7 @@ __all__ = [
     "layer_norm",
     "linear",
     "mean_pool",
+    "post_norm_layer",
     "relative_error",
 ]
 
@@ -101,31 +101,31 @@ def mean_pool(x: Any, mask: Any) -> F64:
 
 def embed(weights: dict[str, Any], ids: Any, eps: float) -> F64:
     """LayerNorm(word[id] + position[i] + token_type[0]) of one sentence."""
-    x = f64(weights["embeddings.word_embeddings.weight"][ids])
-    x = x + weights["embeddings.position_embeddings.weight"][: len(ids)]
-    x = x + weights["embeddings.token_type_embeddings.weight"][0]
-    gamma, beta = (weights[f"embeddings.LayerNorm.{part}"] for part in ("weight", "bias"))
+    x = f64(weights["embeddings.word"][ids])
+    x = x + weights["embeddings.position"][: len(ids)]
+    x = x + weights["embeddings.token_type"]
+    gamma, beta = (weights[f"embeddings.norm.{part}"] for part in ("weight", "bias"))
     return layer_norm(x, gamma, beta, eps)
 
 
-def bert_layer(
+def post_norm_layer(
     weights: dict[str, Any], layer: int, x: Any, num_heads: int, eps: float, activation: str
 ) -> F64:
     """One post-LN layer on one sentence x [seqlen, H]."""
 
     def of(name: str) -> tuple[Any, Any]:
-        prefix = f"encoder.layer.{layer}.{name}."
+        prefix = f"layers.{layer}.{name}."
         return weights[prefix + "weight"], weights[prefix + "bias"]
 
     def heads(y: F64) -> F64:
         return f64(y.reshape(len(y), num_heads, -1).swapaxes(0, 1))
 
-    q, k, v = (heads(linear(x, *of(f"attention.self.{p}"))) for p in ("query", "key", "value"))
+    q, k, v = (heads(linear(x, *of(p))) for p in ("query", "key", "value"))
     context = attention(q, k, v).swapaxes(0, 1).reshape(np.shape(x))
-    y = linear(context, *of("attention.output.dense"))
-    y = layer_norm(y, *of("attention.output.LayerNorm"), eps, residual=x)
-    z = gelu_ffn(y, *of("intermediate.dense"), *of("output.dense"), activation)
-    return layer_norm(z, *of("output.LayerNorm"), eps, residual=y)
+    y = linear(context, *of("attention_output"))
+    y = layer_norm(y, *of("attention_norm"), eps, residual=x)
+    z = gelu_ffn(y, *of("ffn_input"), *of("ffn_output"), activation)
+    return layer_norm(z, *of("output_norm"), eps, residual=y)
 
 
 def relative_error(actual: Any, expected: Any) -> float:

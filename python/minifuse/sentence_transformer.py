@@ -27,17 +27,17 @@ from minifuse import similarity
 from minifuse.devices import CUDA_DTYPES, Device, new_tensor, resolve_device
 from minifuse.hardware import DTYPES
 from minifuse.inputs import WINDOW_TEXTS, as_list, checked, one_ahead, windows
-from minifuse.loading import (
+from minifuse.models.folder import (
     DenseModule,
     ModelFolder,
     NormalizeModule,
-    load_encoder,
     read_model_folder,
 )
+from minifuse.models.quantization import load_quantized_encoder
+from minifuse.models.resolve import resolve_model
+from minifuse.models.tokenization import TextTokenizer, TokenBatch
+from minifuse.models.weights import load_encoder
 from minifuse.native import core
-from minifuse.quantization import load_quantized_encoder
-from minifuse.resolve import resolve_model
-from minifuse.tokenization import TextTokenizer, TokenBatch
 from minifuse.whole_files import ignore_other_engines, new_folder
 
 __all__ = ["Device", "EncodeInfo", "SentenceTransformer"]
@@ -219,7 +219,7 @@ class SentenceTransformer:
         return int(num_threads)
 
     def _check_vocabulary(self) -> None:
-        size, rows = self._tokenizer.vocab_size, self._folder.config.vocab_size
+        size, rows = self._tokenizer.vocab_size, self._folder.description.vocab_size
         if size > rows:
             raise ValueError(
                 f"{self._folder.path}: the tokenizer has ids up to {size - 1} but config.json says "
@@ -239,7 +239,7 @@ class SentenceTransformer:
         self._full_dimension = width
 
     def _pooled_width(self) -> int:
-        return self._folder.config.hidden_size * len(self._folder.poolings)
+        return self._folder.description.hidden_size * len(self._folder.poolings)
 
     # ---- properties -------------------------------------------------------------------------
 
@@ -284,7 +284,7 @@ class SentenceTransformer:
 
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
-        limit = self._folder.config.max_position_embeddings
+        limit = self._folder.description.max_position_embeddings
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
             raise TypeError(f"max_seq_length is {value!r}, wanted an integer")
         if not 1 <= value <= limit:

@@ -261,10 +261,14 @@ CudaEncoder* cuda_encoder_new(const char* element, const int64_t* shape, float e
 
 void cuda_encoder_delete(CudaEncoder* encoder) { delete encoder; }
 
-// Names of weights that have not come, a line each.
-const char* cuda_encoder_missing(CudaEncoder* encoder) {
+// The slots of the weights, a line each: the name and the shape.
+const char* cuda_encoder_slots(CudaEncoder* encoder) {
   lines.clear();
-  for (const std::string& name : encoder->weights().missing()) lines += name + "\n";
+  for (const auto& [name, shape] : encoder->weights().shapes()) {
+    lines += name;
+    for (const int64_t extent : shape) lines += " " + std::to_string(extent);
+    lines += "\n";
+  }
   return lines.c_str();
 }
 

@@ -21,16 +21,12 @@ inline std::unique_ptr<Encoder> random_encoder(const InstructionSet& isa, Weight
                                                int64_t l2_bytes = l2_cache_bytes()) {
   auto encoder = std::make_unique<Encoder>(description, isa, type, l2_bytes);
   uint32_t seed = 1;
-  for (const auto& [name, wanted] : encoder->weights().expected()) {
-    std::vector<int64_t> shape = wanted;
+  for (const auto& [name, shape] : encoder->weights().shapes()) {
     int64_t count = 1;
-    for (int64_t& extent : shape) {
-      if (extent < 0) extent = 2;
-      count *= extent;
-    }
+    for (const int64_t extent : shape) count *= extent;
     const std::vector<float> values =
         random_floats(count, seed++, 0.2f / std::sqrt(static_cast<float>(shape.back()) / 48.0f));
-    if (type == WeightType::kInt8 && name.starts_with("encoder.layer.") && shape.size() == 2)
+    if (type == WeightType::kInt8 && name.starts_with("layers.") && shape.size() == 2)
       set_quantized(*encoder, name, values, shape);
     else
       encoder->weights().set(name, values.data(), shape);

@@ -188,13 +188,11 @@ void test_refusals() {
   description.num_attention_heads = 2;
   Weights weights(description, kernels.format);
   const std::vector<float> values(100);
-  expect_invalid("no tensor is called", [&] { weights.set("x", values.data(), {10}); });
-  expect_invalid("wanted [10]",
-                 [&] { weights.set("embeddings.LayerNorm.bias", values.data(), {9}); });
-  weights.set("embeddings.LayerNorm.bias", values.data(), {10});
-  expect_invalid("given twice",
-                 [&] { weights.set("embeddings.LayerNorm.bias", values.data(), {10}); });
-  expect_invalid("the checkpoint lacks", [&] { weights.finish(); });
+  expect_invalid("has no slot", [&] { weights.set("x", values.data(), {10}); });
+  expect_invalid("wanted [10]", [&] { weights.set("embeddings.norm.bias", values.data(), {9}); });
+  weights.set("embeddings.norm.bias", values.data(), {10});
+  expect_invalid("given twice", [&] { weights.set("embeddings.norm.bias", values.data(), {10}); });
+  expect_invalid("is missing", [&] { weights.finish(); });
 }
 
 }  // namespace

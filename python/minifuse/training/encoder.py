@@ -16,9 +16,10 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from minifuse.loading import ModelFolder, iterate_weights, new_encoder, own_name
+from minifuse.models.folder import ModelFolder
+from minifuse.models.safetensors import SafetensorsFile
+from minifuse.models.weights import new_encoder, stored_tensors
 from minifuse.native import core
-from minifuse.safetensors import SafetensorsFile
 
 __all__ = ["Draws", "TrainableEncoder"]
 
@@ -112,24 +113,35 @@ class TrainableEncoder(torch.nn.Module):  # type: ignore[misc]
         self.hidden_dropout = float(config.get("hidden_dropout_prob", 0.1))
         self.attention_dropout = float(config.get("attention_probs_dropout_prob", 0.1))
         self._weights = torch.nn.ParameterDict()
-        wanted = set(new_encoder(folder.config, "float32").expected_weights())
-        tensors = {name: torch.from_numpy(x) for name, x in iterate_weights(folder, wanted)}
-        missing = sorted(wanted - tensors.keys())
+        # The parameters are the checkpoint's whole tensors; slots are views of them.
+        slots = new_encoder(folder.description, "float32").weight_slots()
+        sources = {slot: folder.architecture.source(slot) for slot in slots}
+        tensors = stored_tensors(folder, slots)
+        missing = sorted({source.name for source in sources.values() if source} - tensors.keys())
         if missing:
             raise ValueError(f"{folder.weights_path}: tensor {missing[0]!r} is missing")
-        for name, tensor in tensors.items():
-            self._weights[_key(name)] = torch.nn.Parameter(tensor.clone())
+        for name, array in tensors.items():
+            self._weights[_key(name)] = torch.nn.Parameter(torch.from_numpy(array).clone())
+        self._sources = sources
+        self._undecayed = {
+            _key(source.name)
+            for slot, source in sources.items()
+            if source and (slot.endswith(".bias") or "norm." in slot)
+        }
 
-    def _get(self, name: str) -> Any:
-        return self._weights[_key(name)]
+    def _get(self, slot: str) -> Any:
+        source = self._sources[slot]
+        if source is None:
+            return torch.zeros(self.folder.description.hidden_size)
+        tensor = self._weights[_key(source.name)]
+        return tensor if source.rows is None else tensor[source.rows]
 
     def no_decay(self) -> tuple[list[Any], list[Any]]:
         """Parameters that decay, and those that do not: biases and LayerNorms."""
         decaying: list[Any] = []
         others: list[Any] = []
         for name, parameter in self._weights.items():
-            is_other = name.endswith("bias") or "LayerNorm" in name
-            (others if is_other else decaying).append(parameter)
+            (others if name in self._undecayed else decaying).append(parameter)
         return decaying, others
 
     def forward(
@@ -147,7 +159,7 @@ class TrainableEncoder(torch.nn.Module):  # type: ignore[misc]
             numbers: [batch], the place of each sentence in the whole batch: of its draws.
             draws: None: no dropout.
         """
-        config = self.folder.config
+        config = self.folder.description
         heads, eps, most = (
             config.num_attention_heads,
             config.layer_norm_eps,
@@ -172,16 +184,15 @@ class TrainableEncoder(torch.nn.Module):  # type: ignore[misc]
 
         # X0 = LayerNorm(word[id] + position[i] + token_type[0])
         word, position, token_type = (
-            self._get(f"embeddings.{part}_embeddings.weight")
-            for part in ("word", "position", "token_type")
+            self._get(f"embeddings.{part}") for part in ("word", "position", "token_type")
         )
         x = F.embedding(torch.from_numpy(ids.astype(np.int64)), word)
-        x = x + F.embedding(torch.from_numpy(positions), position) + token_type[0]
-        x = dropped(norm(x, "embeddings.LayerNorm"), 0, 0)
+        x = x + F.embedding(torch.from_numpy(positions), position) + token_type
+        x = dropped(norm(x, "embeddings.norm"), 0, 0)
         activation = _ACTIVATIONS[config.activation]
         for layer in range(config.num_hidden_layers):
-            prefix = f"encoder.layer.{layer}"
-            parts = [f"{prefix}.attention.self.{part}" for part in ("query", "key", "value")]
+            prefix = f"layers.{layer}"
+            parts = [f"{prefix}.{part}" for part in ("query", "key", "value")]
             # Q, K, V = X Wq + bq, X Wk + bk, X Wv + bv
             weight = torch.cat([self._get(f"{part}.weight") for part in parts])
             bias = torch.cat([self._get(f"{part}.bias") for part in parts])
@@ -191,12 +202,12 @@ class TrainableEncoder(torch.nn.Module):  # type: ignore[misc]
             seed = 0 if draws is None else draws.seed(layer, 1)
             context = _Attention.apply(qkv, cu_seqlens, places, heads, p, seed)
             # Y = LayerNorm(X + O Wo + bo)
-            out = linear(context, f"{prefix}.attention.output.dense")
-            y = norm(x + dropped(out, layer, 2), f"{prefix}.attention.output.LayerNorm")
+            out = linear(context, f"{prefix}.attention_output")
+            y = norm(x + dropped(out, layer, 2), f"{prefix}.attention_norm")
             # X = LayerNorm(Y + GELU(Y W1 + b1) W2 + b2)
-            hidden = activation(linear(y, f"{prefix}.intermediate.dense"))
-            out = linear(hidden, f"{prefix}.output.dense")
-            x = norm(y + dropped(out, layer, 3), f"{prefix}.output.LayerNorm")
+            hidden = activation(linear(y, f"{prefix}.ffn_input"))
+            out = linear(hidden, f"{prefix}.ffn_output")
+            x = norm(y + dropped(out, layer, 3), f"{prefix}.output_norm")
 
         starts = torch.from_numpy(cu_seqlens[:-1].astype(np.int64))
         if self.folder.poolings == ["cls"]:
@@ -210,9 +221,9 @@ class TrainableEncoder(torch.nn.Module):  # type: ignore[misc]
         tensors = {}
         with SafetensorsFile(self.folder.weights_path) as file:
             for name in file.names():
-                ours = own_name(name)
-                if _key(ours) in self._weights:
-                    tensors[name] = self._get(ours).detach().numpy()
+                key = _key(self.folder.architecture.own_name(name))
+                if key in self._weights:
+                    tensors[name] = self._weights[key].detach().numpy()
                 elif "position_ids" not in name:
                     tensors[name] = file.read(name)
         return tensors

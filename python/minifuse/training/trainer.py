@@ -24,11 +24,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from minifuse.loading import read_model_folder
+from minifuse.models.folder import read_model_folder
+from minifuse.models.resolve import resolve_model
+from minifuse.models.safetensors import write_safetensors
+from minifuse.models.tokenization import TextTokenizer
 from minifuse.native import core
-from minifuse.resolve import resolve_model
-from minifuse.safetensors import write_safetensors
-from minifuse.tokenization import TextTokenizer
 from minifuse.training.encoder import Draws, TrainableEncoder
 from minifuse.training.losses import cosent_loss, ranking_loss, same_text_groups
 from minifuse.training.pairs import TrainingPairs, batches
@@ -390,7 +390,7 @@ class _Trainer:
         numbered = _Texts(self._tokenizer, texts, self._most)
         order = np.argsort([len(text) for text in texts], kind="stable")
         ids, cu_seqlens = numbered.packed(order)
-        vectors = np.empty((len(texts), self.folder.config.hidden_size), np.float32)
+        vectors = np.empty((len(texts), self.folder.description.hidden_size), np.float32)
         with torch.no_grad():
             for first, last in _pieces(cu_seqlens, 8192):
                 part = _encode(self.model, ids, cu_seqlens, (first, last), None)

@@ -22,7 +22,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
-from minifuse.shortening import TextShortener
+from minifuse.models.shortening import TextShortener
 
 __all__ = ["TextTokenizer", "TokenBatch"]
 

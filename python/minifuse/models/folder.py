@@ -1,16 +1,12 @@
-"""A sentence-transformers folder as data: what the model is, and an encoder with its weights.
+"""A sentence-transformers folder as data: everything that it says besides weights and tokenizer.
 
-One row per model family would stand in _ARCHITECTURES; today it is BERT. Whatever this package does
-not compute (another architecture, activation, pooling or module) is refused by name.
+Whatever this package does not compute (another architecture, activation, pooling or module) is
+refused by name.
 """
 
 from __future__ import annotations
 
-import functools
-import json
 import os
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,37 +14,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from minifuse.devices import Device, cuda_module
+from minifuse.models.architectures import Architecture, architecture_of
+from minifuse.models.description import Config, ModelDescription, read_json, read_object
+from minifuse.models.safetensors import SafetensorsFile
 from minifuse.native import core
-from minifuse.safetensors import SafetensorsFile
 
 __all__ = [
     "QUANTIZED_WEIGHTS",
-    "BertConfig",
     "DenseModule",
     "ModelFolder",
     "NormalizeModule",
-    "iterate_weights",
-    "load_encoder",
-    "new_encoder",
     "read_model_folder",
-    "set_weights",
 ]
 
 # Beside config.json in a folder that `minifuse quantize` wrote, in place of model.safetensors.
 QUANTIZED_WEIGHTS = "model.int8.safetensors"
 
-# The largest size in config.json that Python passes on; the native core checks each one.
-_LARGEST_INTEGER = (1 << 62) - 1
-
-_ARCHITECTURES = ("bert",)
-# Hugging Face's names of an activation -> the kernels'.
-_ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_new",
-    "gelu_pytorch_tanh": "gelu_new",
-    "relu": "relu",
-}
 _POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 # The order in which sentence-transformers concatenates the old style's flags.
 _OLD_POOLING_KEYS = {
@@ -64,20 +45,6 @@ _SENTENCE_CONFIGS = (
     "sentence_roberta_config.json",
     "sentence_distilbert_config.json",
 )
-
-
-@dataclass(frozen=True)
-class BertConfig:
-    """Sizes and settings of the encoder, by Hugging Face's names."""
-
-    vocab_size: int
-    max_position_embeddings: int
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    intermediate_size: int
-    layer_norm_eps: float
-    activation: str
 
 
 @dataclass
@@ -114,7 +81,8 @@ class ModelFolder:
 
     path: Path
     transformer_path: Path
-    config: BertConfig
+    architecture: Architecture
+    description: ModelDescription
     poolings: list[str]
     include_prompt: bool
     modules: list[DenseModule | NormalizeModule]
@@ -144,31 +112,6 @@ class ModelFolder:
         return _weights_path(self.transformer_path)
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        with path.open(encoding="utf-8") as file:
-            return json.load(file)
-    except RecursionError as error:
-        raise ValueError(f"{path}: lists or objects are nested too deeply") from error
-    except ValueError as error:  # not JSON, not UTF-8, or a number of thousands of digits
-        raise ValueError(f"{path}: not JSON ({error})") from error
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    value = _read_json(path)
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: holds a {type(value).__name__}, wanted an object")
-    return value
-
-
-def _integer(path: Path, config: dict[str, Any], key: str, default: int | None = None) -> int:
-    value = config.get(key, default)
-    if type(value) is not int or not 0 <= value <= _LARGEST_INTEGER:
-        given = f"{value!r:.60}"
-        raise ValueError(f"{path}: {key} is {given}, wanted an integer 0..{_LARGEST_INTEGER}")
-    return value
-
-
 def _text(path: Path, settings: dict[str, Any], key: str) -> str | None:
     value = settings.get(key)
     if value is not None and not isinstance(value, str):
@@ -176,51 +119,8 @@ def _text(path: Path, settings: dict[str, Any], key: str) -> str | None:
     return value
 
 
-def read_config(path: Path) -> BertConfig:
-    """A BERT config.json.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: an architecture, activation or number that this package does not compute.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path.parent}: config.json is missing, so this is no model folder"
-        )
-    config = _read_object(path)
-    model_type = config.get("model_type")
-    if not isinstance(model_type, str) or model_type not in _ARCHITECTURES:
-        raise ValueError(
-            f"{path}: model_type is {model_type!r}; minifuse runs {', '.join(_ARCHITECTURES)} "
-            "(use sentence-transformers for this model)"
-        )
-    if config.get("is_decoder") or config.get("add_cross_attention"):
-        raise ValueError(f"{path}: a decoder; minifuse runs encoders")
-    position = config.get("position_embedding_type", "absolute")
-    if position != "absolute":
-        raise ValueError(f"{path}: position_embedding_type is {position!r}, wanted 'absolute'")
-    activation = config.get("hidden_act", "gelu")
-    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
-        raise ValueError(
-            f"{path}: hidden_act is {activation!r}, wanted one of {', '.join(_ACTIVATIONS)}"
-        )
-    eps = config.get("layer_norm_eps", 1e-12)
-    if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not abs(eps) <= 1e300:
-        raise ValueError(f"{path}: layer_norm_eps is {eps!r:.60}, wanted a number")
-    return BertConfig(
-        vocab_size=_integer(path, config, "vocab_size"),
-        max_position_embeddings=_integer(path, config, "max_position_embeddings"),
-        hidden_size=_integer(path, config, "hidden_size"),
-        num_hidden_layers=_integer(path, config, "num_hidden_layers"),
-        num_attention_heads=_integer(path, config, "num_attention_heads"),
-        intermediate_size=_integer(path, config, "intermediate_size"),
-        layer_norm_eps=float(eps),
-        activation=_ACTIVATIONS[activation],
-    )
-
-
 def _read_pooling(path: Path) -> tuple[list[str], bool]:
-    config = _read_object(path / "config.json")
+    config = read_object(path / "config.json")
     include_prompt = bool(config.get("include_prompt", True))
     mode = config.get("pooling_mode")
     if mode is None:
@@ -245,7 +145,7 @@ def _read_pooling(path: Path) -> tuple[list[str], bool]:
 
 
 def _read_dense(path: Path) -> DenseModule:
-    config = _read_object(path / "config.json")
+    config = read_object(path / "config.json")
     name = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
     activation = name.rsplit(".", 1)[-1].lower()
     if activation not in ("tanh", "identity", "relu", "gelu"):
@@ -257,7 +157,8 @@ def _read_dense(path: Path) -> DenseModule:
             raise ValueError(f"{path}: the Dense module lacks the tensor 'linear.weight'")
         weight = file.read("linear.weight")
         bias = file.read("linear.bias") if "linear.bias" in file.names() else None
-    wanted = tuple(_integer(path, config, key) for key in ("out_features", "in_features"))
+    sizes = Config(path, config)
+    wanted = tuple(sizes.integer(key) for key in ("out_features", "in_features"))
     if weight.shape != wanted:
         raise ValueError(f"{path}: 'linear.weight' has shape {weight.shape}, wanted {wanted}")
     if bias is not None and bias.shape != weight.shape[:1]:
@@ -279,7 +180,7 @@ def _module_paths(folder: Path) -> list[tuple[str, Path]]:
     path = folder / "modules.json"
     if not path.is_file():
         return [("Transformer", folder), ("Pooling", Path())]
-    modules = _read_json(path)
+    modules = read_json(path)
     if not isinstance(modules, list) or not all(
         isinstance(m, dict)
         and isinstance(m.get("type"), str)
@@ -318,7 +219,14 @@ def read_model_folder(folder: Path) -> ModelFolder:
     if not kinds or kinds[0][0] != "Transformer":
         raise ValueError(f"{folder}: modules.json must begin with Transformer, got {kinds[:1]}")
     transformer = kinds[0][1]
-    config = read_config(transformer / "config.json")
+    config_path = transformer / "config.json"
+    if not config_path.is_file():
+        raise FileNotFoundError(
+            f"{transformer}: config.json is missing, so this is no model folder"
+        )
+    config = Config(config_path, read_object(config_path))
+    architecture = architecture_of(config)
+    description = architecture.describe(config)
 
     poolings, include_prompt = ["mean"], True
     modules: list[DenseModule | NormalizeModule] = []
@@ -338,17 +246,17 @@ def read_model_folder(folder: Path) -> ModelFolder:
     if len(kinds) == 1:
         raise ValueError(f"{folder}: modules.json has no Pooling after Transformer")
 
-    limit = config.max_position_embeddings
+    limit = description.max_position_embeddings
     sentence_config: dict[str, Any] = {}
     for name in _SENTENCE_CONFIGS:
         if (transformer / name).is_file():
-            sentence_config = _read_object(transformer / name)
+            sentence_config = read_object(transformer / name)
             break
     max_seq_length = sentence_config.get("max_seq_length")
     if max_seq_length is None:
         tokenizer_config = transformer / "tokenizer_config.json"
         if tokenizer_config.is_file():
-            max_seq_length = _read_object(tokenizer_config).get("model_max_length")
+            max_seq_length = read_object(tokenizer_config).get("model_max_length")
     if max_seq_length is None:
         max_seq_length = limit
     if (
@@ -363,7 +271,7 @@ def read_model_folder(folder: Path) -> ModelFolder:
     settings: dict[str, Any] = {}
     settings_path = folder / "config_sentence_transformers.json"
     if settings_path.is_file():
-        settings = _read_object(settings_path)
+        settings = read_object(settings_path)
     prompts = settings.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(
         text is None or isinstance(text, str) for text in prompts.values()
@@ -375,7 +283,8 @@ def read_model_folder(folder: Path) -> ModelFolder:
     return ModelFolder(
         path=folder,
         transformer_path=transformer,
-        config=config,
+        architecture=architecture,
+        description=description,
         poolings=poolings,
         include_prompt=include_prompt,
         modules=modules,
@@ -386,84 +295,3 @@ def read_model_folder(folder: Path) -> ModelFolder:
         similarity_fn_name=_text(settings_path, settings, "similarity_fn_name"),
         truncate_dim=truncate_dim,
     )
-
-
-def own_name(name: str) -> str:
-    """A tensor's name without prefix, in the spelling of today."""
-    return name.removeprefix("bert.").replace(".gamma", ".weight").replace(".beta", ".bias")
-
-
-def iterate_weights(
-    folder: ModelFolder, wanted: set[str]
-) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-    """The wanted tensors one by one as float32, by their names without prefix."""
-    with SafetensorsFile(folder.weights_path) as file:
-        for name in file.names():
-            ours = own_name(name)
-            if ours in wanted:  # not the pooler, heads of other tasks, position_ids
-                yield ours, file.read(name)
-
-
-def new_encoder(config: BertConfig, dtype: str, device: str = "cpu") -> core.Encoder:
-    """A native encoder without weights. dtype: "float32", "bfloat16", "int8" or "float16".
-
-    Raises:
-        ValueError: the device's kernels do not take this model, or there are none.
-    """
-    native: Any = core.Encoder
-    if device != "cpu":
-        native = functools.partial(cuda_module().Encoder, device=Device(device).index)
-    encoder: core.Encoder = native(
-        vocab_size=config.vocab_size,
-        max_position_embeddings=config.max_position_embeddings,
-        hidden_size=config.hidden_size,
-        num_hidden_layers=config.num_hidden_layers,
-        num_attention_heads=config.num_attention_heads,
-        intermediate_size=config.intermediate_size,
-        layer_norm_eps=config.layer_norm_eps,
-        activation=config.activation,
-        dtype=dtype,
-    )
-    return encoder
-
-
-def set_weights(encoder: core.Encoder, folder: ModelFolder) -> None:
-    """Pack the folder's float tensors, each read, packed and dropped, and finish the encoder.
-
-    Raises:
-        ValueError: a tensor is missing, misshapen or of another dtype (named).
-
-    Warns:
-        RuntimeWarning: a tensor holds NaN.
-    """
-    path = folder.weights_path
-    for name, array in iterate_weights(folder, set(encoder.missing_weights())):
-        if array.size and np.isnan(array.min()):
-            warnings.warn(f"{path}: tensor {name!r} holds NaN", RuntimeWarning, stacklevel=3)
-        try:
-            encoder.set_weight(name, array)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-    try:
-        encoder.finish_weights()
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def load_encoder(folder: ModelFolder, dtype: str = "float32", device: str = "cpu") -> core.Encoder:
-    """The native encoder in a type of floats, its weights packed.
-
-    Raises and warns as set_weights does.
-
-    Raises:
-        FileNotFoundError: model.safetensors is missing.
-        ValueError: the folder holds int8 matrices only.
-    """
-    if folder.is_quantized:
-        raise ValueError(
-            f"{folder.path}: holds int8 weights only, dtype={dtype!r} needs the model that they "
-            "were made from"
-        )
-    encoder = new_encoder(folder.config, dtype, device)
-    set_weights(encoder, folder)
-    return encoder

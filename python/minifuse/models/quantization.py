@@ -18,21 +18,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from minifuse import calibration_text, ops
-from minifuse.loading import (
-    QUANTIZED_WEIGHTS,
-    BertConfig,
-    ModelFolder,
-    iterate_weights,
+from minifuse import ops
+from minifuse.models import calibration_text
+from minifuse.models.folder import QUANTIZED_WEIGHTS, ModelFolder, read_model_folder
+from minifuse.models.resolve import resolve_model
+from minifuse.models.safetensors import SafetensorsFile, write_safetensors
+from minifuse.models.tokenization import TextTokenizer
+from minifuse.models.weights import (
     load_encoder,
     new_encoder,
-    read_model_folder,
+    read_slots,
     set_weights,
+    stored_tensors,
 )
 from minifuse.native import FloatArray, core
-from minifuse.resolve import resolve_model
-from minifuse.safetensors import SafetensorsFile, write_safetensors
-from minifuse.tokenization import TextTokenizer
 from minifuse.whole_files import ignore_other_engines, new_folder
 
 __all__ = ["QuantizedMatrix", "load_quantized_encoder", "quantize", "quantized_matrices"]
@@ -40,7 +39,7 @@ __all__ = ["QuantizedMatrix", "load_quantized_encoder", "quantize", "quantized_m
 # The calibration text is processed in batches with this many inputs of matrices: 16 MiB.
 _MAX_INPUT_FLOATS = 1 << 22
 
-_FORMAT = {"format": "minifuse-int8", "version": "1"}
+_FORMAT = {"format": "minifuse-int8", "version": "2"}
 
 
 class QuantizedMatrix(NamedTuple):
@@ -57,16 +56,30 @@ class QuantizedMatrix(NamedTuple):
     input_scale: npt.NDArray[np.float32]
 
 
-def _matrices_of_a_layer(config: BertConfig) -> Iterator[tuple[str, list[str], int]]:
-    """(name, the checkpoint's names whose rows it joins, number of inputs), within a layer.
+class _Matrix(NamedTuple):
+    """A matrix of the encoder.
 
-    In the order of Encoder.matrix_inputs' columns.
+    Attributes:
+        slot: its slot in int8.
+        parts: the slots of the float weights whose rows it joins.
+        num_inputs: its columns.
     """
-    projections = [f"attention.self.{one}.weight" for one in ("query", "key", "value")]
-    yield "attention.self.qkv.weight", projections, config.hidden_size
-    for name in ("attention.output.dense.weight", "intermediate.dense.weight"):
-        yield name, [name], config.hidden_size
-    yield "output.dense.weight", ["output.dense.weight"], config.intermediate_size
+
+    slot: str
+    parts: list[str]
+    num_inputs: int
+
+
+def _matrices(encoder: core.Encoder, layer: int) -> list[_Matrix]:
+    """Return the matrices of a layer in the order of the columns of Encoder.matrix_inputs."""
+    return [
+        _Matrix(
+            f"layers.{layer}.{name}.weight",
+            [f"layers.{layer}.{part}.weight" for part in parts],
+            num_inputs,
+        )
+        for name, parts, num_inputs in encoder.layer_matrices()
+    ]
 
 
 class _InputStatistics:
@@ -103,11 +116,11 @@ def _input_statistics(
     texts = calibration_text.TEXTS
     batch = tokenizer.encode(texts, folder.max_seq_length)
     ids, cu_seqlens = batch.ids, batch.cu_seqlens()
-    config, encoder = folder.config, load_encoder(folder)
+    encoder = load_encoder(folder)
     statistics = {
-        f"encoder.layer.{layer}.{name}": _InputStatistics(num_inputs)
-        for layer in range(config.num_hidden_layers)
-        for name, _, num_inputs in _matrices_of_a_layer(config)
+        matrix.slot: _InputStatistics(matrix.num_inputs)
+        for layer in range(folder.description.num_hidden_layers)
+        for matrix in _matrices(encoder, layer)
     }
     floats_a_token = sum(len(one.max_input) for one in statistics.values())
     tokens_at_once = max(1, _MAX_INPUT_FLOATS // max(1, floats_a_token))
@@ -120,12 +133,10 @@ def _input_statistics(
         inputs = encoder.matrix_inputs(
             ids[begin:end], cu_seqlens[first : last + 1] - begin, num_threads=num_threads
         )
-        matrices = iter(statistics.values())
-        for rows in inputs:
+        for layer, rows in enumerate(inputs):
             column = 0
-            for _, _, num_inputs in _matrices_of_a_layer(config):
-                part = rows[:, column : column + num_inputs]
-                next(matrices).add(part, 1.0 / len(ids))
+            for slot, _, num_inputs in _matrices(encoder, layer):
+                statistics[slot].add(rows[:, column : column + num_inputs], 1.0 / len(ids))
                 column += num_inputs
         first = last
     return statistics
@@ -134,23 +145,22 @@ def _input_statistics(
 def quantized_matrices(
     folder: ModelFolder, tokenizer: TextTokenizer, num_threads: int
 ) -> Iterator[tuple[str, QuantizedMatrix]]:
-    """Every matrix of the encoder in 8 bits, by the name under which the native encoder takes it.
+    """Yield every matrix of the encoder in 8 bits, with its slot.
 
     Raises and warns as load_encoder does.
     """
     statistics = _input_statistics(folder, tokenizer, num_threads)
-    for layer in range(folder.config.num_hidden_layers):
-        prefix = f"encoder.layer.{layer}."
-        for name, parts, _ in _matrices_of_a_layer(folder.config):
-            names = [prefix + part for part in parts]
-            tensors = dict(iterate_weights(folder, set(names)))
-            weight = np.concatenate([tensors[one] for one in names])
-            of_inputs = statistics.pop(prefix + name)
+    encoder = new_encoder(folder.description, "int8")
+    for layer in range(folder.description.num_hidden_layers):
+        for slot, parts, _ in _matrices(encoder, layer):
+            tensors = dict(read_slots(folder, parts))
+            weight = np.concatenate([tensors[part] for part in parts])
+            of_inputs = statistics.pop(slot)
             codes = core.quantize_linear(weight, of_inputs.max_input, of_inputs.moments)
-            yield prefix + name, QuantizedMatrix(*codes)
+            yield slot, QuantizedMatrix(*codes)
 
 
-def _saved_matrices(path: Path, config: BertConfig) -> Iterator[tuple[str, QuantizedMatrix]]:
+def _saved_matrices(path: Path, slots: Iterable[str]) -> Iterator[tuple[str, QuantizedMatrix]]:
     """Yield the matrices that quantize() wrote, one by one."""
     with SafetensorsFile(path) as file:
         if file.metadata.get("format") != _FORMAT["format"]:
@@ -160,20 +170,18 @@ def _saved_matrices(path: Path, config: BertConfig) -> Iterator[tuple[str, Quant
                 f"{path}: version {file.metadata.get('version')!r}, wanted {_FORMAT['version']!r}: "
                 "quantise the model again with this minifuse"
             )
-        for layer in range(config.num_hidden_layers):
-            for name, _, _ in _matrices_of_a_layer(config):
-                full = f"encoder.layer.{layer}.{name}"
-                for part in QuantizedMatrix._fields:
-                    if f"{full}.{part}" not in file.names():
-                        raise ValueError(f"{path}: lacks the tensor '{full}.{part}'")
-                yield (
-                    full,
-                    QuantizedMatrix(
-                        codes=file.read_int8(f"{full}.codes"),
-                        scale=file.read(f"{full}.scale"),
-                        input_scale=file.read(f"{full}.input_scale"),
-                    ),
-                )
+        for slot in slots:
+            for part in QuantizedMatrix._fields:
+                if f"{slot}.{part}" not in file.names():
+                    raise ValueError(f"{path}: lacks the tensor '{slot}.{part}'")
+            yield (
+                slot,
+                QuantizedMatrix(
+                    codes=file.read_int8(f"{slot}.codes"),
+                    scale=file.read(f"{slot}.scale"),
+                    input_scale=file.read(f"{slot}.input_scale"),
+                ),
+            )
 
 
 def load_quantized_encoder(
@@ -183,18 +191,23 @@ def load_quantized_encoder(
 
     Raises and warns as load_encoder does.
     """
+    encoder = new_encoder(folder.description, "int8")
+    slots = [
+        matrix.slot
+        for layer in range(folder.description.num_hidden_layers)
+        for matrix in _matrices(encoder, layer)
+    ]
     matrices: Iterable[tuple[str, QuantizedMatrix]]
     if folder.is_quantized:
-        matrices = _saved_matrices(folder.weights_path, folder.config)
+        matrices = _saved_matrices(folder.weights_path, slots)
     else:
         matrices = quantized_matrices(folder, tokenizer, num_threads)
-    encoder = new_encoder(folder.config, "int8")
-    for name, matrix in matrices:
+    for slot, matrix in matrices:
         try:
-            encoder.set_quantized_weight(name, *matrix)
+            encoder.set_quantized_weight(slot, *matrix)
         except ValueError as error:
             raise ValueError(f"{folder.weights_path}: {error}") from error
-    set_weights(encoder, folder)
+    set_weights(encoder, folder, done=slots)
     return encoder
 
 
@@ -228,11 +241,15 @@ def quantize(
     with new_folder(output) as copy:
         shutil.copytree(folder.path, copy, ignore=_ignored(folder.weights_path), dirs_exist_ok=True)
         tensors: dict[str, npt.NDArray[Any]] = {}
-        for name, matrix in quantized_matrices(folder, tokenizer, threads):
+        done = set()
+        for slot, matrix in quantized_matrices(folder, tokenizer, threads):
+            done.add(slot)
             for part, array in matrix._asdict().items():
-                tensors[f"{name}.{part}"] = array
-        wanted = set(new_encoder(folder.config, "int8").expected_weights())
-        tensors |= dict(iterate_weights(folder, wanted - {n.rpartition(".")[0] for n in tensors}))
+                tensors[f"{slot}.{part}"] = array
+        # All others keep the checkpoint's names and rows: they are read as a checkpoint's.
+        tensors |= stored_tensors(
+            folder, new_encoder(folder.description, "int8").weight_slots().keys() - done
+        )
         transformer = copy / folder.transformer_path.relative_to(folder.path)
         write_safetensors(transformer / QUANTIZED_WEIGHTS, tensors, _FORMAT)
     return Path(output)

@@ -1,0 +1,92 @@
+"""Families of models, one file each: how a family's config.json describes a model, and which tensor
+of its checkpoints goes into which slot of the native core.
+
+Every module of this folder defines ``ARCHITECTURE``; nothing else has to be registered.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from minifuse.models.description import Config, ModelDescription
+
+__all__ = ["Architecture", "Rows", "architecture_of"]
+
+_LAYER = re.compile(r"^layers\.(\d+)\.")
+
+
+class Rows(NamedTuple):
+    """A part of a checkpoint's tensor.
+
+    Attributes:
+        name: of the tensor, without the family's prefix.
+        rows: the rows that are used: a slice, or one row; None: all of it.
+    """
+
+    name: str
+    rows: slice | int | None = None
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One family.
+
+    Attributes:
+        model_types: values of model_type in config.json.
+        describe: makes the description of a model from its config.json.
+        tensors: slot -> tensor of a checkpoint, both without ".weight" and ".bias"; "{}" stands
+            for the number of the layer. None: the family has no such tensor, and zeros serve.
+        prefix: of tensor names, where a checkpoint has it.
+    """
+
+    model_types: tuple[str, ...]
+    describe: Callable[[Config], ModelDescription]
+    tensors: Mapping[str, str | Rows | None]
+    prefix: str = ""
+
+    def own_name(self, name: str) -> str:
+        """Return a tensor's name without prefix, in the spelling of today."""
+        return name.removeprefix(self.prefix).replace(".gamma", ".weight").replace(".beta", ".bias")
+
+    def source(self, slot: str) -> Rows | None:
+        """Return the tensor of a slot, or None for zeros."""
+        if slot in self.tensors:
+            source = self.tensors[slot]
+            return Rows(source) if isinstance(source, str) else source
+        pattern, layer = _LAYER.sub("layers.{}.", slot), _LAYER.match(slot)
+        stem, _, part = pattern.rpartition(".")
+        source = self.tensors[stem]
+        if not isinstance(source, str):
+            return source
+        return Rows(f"{source}.{part}".replace("{}", layer[1] if layer else ""))
+
+
+@functools.cache
+def _architectures() -> dict[str, Architecture]:
+    found: dict[str, Architecture] = {}
+    for module in pkgutil.iter_modules(__path__):
+        one: Architecture = importlib.import_module(f"{__name__}.{module.name}").ARCHITECTURE
+        found |= dict.fromkeys(one.model_types, one)
+    return found
+
+
+def architecture_of(config: Config) -> Architecture:
+    """Return the family of a config.json.
+
+    Raises:
+        ValueError: minifuse does not run it.
+    """
+    model_type = config.values.get("model_type")
+    known = _architectures()
+    if not isinstance(model_type, str) or model_type not in known:
+        raise ValueError(
+            f"{config.path}: model_type is {model_type!r}; minifuse runs {', '.join(known)} "
+            "(use sentence-transformers for this model)"
+        )
+    return known[model_type]

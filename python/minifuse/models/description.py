@@ -1,0 +1,148 @@
+"""The one description of a model, and the config.json that it is made from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Config", "ModelDescription", "read_json", "read_object"]
+
+# The largest size in config.json that Python passes on; the native core checks each one.
+_LARGEST_INTEGER = (1 << 62) - 1
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """Sizes and settings of an encoder, by Hugging Face's names (csrc/model/description.h).
+
+    Attributes:
+        vocab_size: rows of the word embeddings.
+        max_position_embeddings: tokens of the longest sentence.
+        hidden_size: columns of a token's vector, a multiple of num_attention_heads.
+        num_hidden_layers: layers.
+        num_attention_heads: heads of a layer.
+        intermediate_size: columns of the feed-forward's intermediate.
+        layer_norm_eps: epsilon of every LayerNorm.
+        activation: "gelu", "gelu_new" or "relu".
+    """
+
+    vocab_size: int
+    max_position_embeddings: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    layer_norm_eps: float
+    activation: str
+
+
+class Config:
+    """The values of a config.json; errors name the file and the key.
+
+    Args:
+        path: the file, for messages.
+        values: its object.
+    """
+
+    # Hugging Face's names of an activation -> the kernels'.
+    _ACTIVATIONS: Mapping[str, str] = {
+        "gelu": "gelu",
+        "gelu_new": "gelu_new",
+        "gelu_pytorch_tanh": "gelu_new",
+        "relu": "relu",
+    }
+
+    def __init__(self, path: Path, values: dict[str, Any]) -> None:
+        self.path = path
+        self.values = values
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        """Return an integer.
+
+        Raises:
+            ValueError: it is missing and has no default, or is no integer of a sensible size.
+        """
+        value = self.values.get(key, default)
+        if type(value) is not int or not 0 <= value <= _LARGEST_INTEGER:
+            raise ValueError(
+                f"{self.path}: {key} is {value!r:.60}, wanted an integer 0..{_LARGEST_INTEGER}"
+            )
+        return value
+
+    def number(self, key: str, default: float) -> float:
+        """Return a number.
+
+        Raises:
+            ValueError: it is no number, or no finite one.
+        """
+        value = self.values.get(key, default)
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not abs(value) <= 1e300
+        ):
+            raise ValueError(f"{self.path}: {key} is {value!r:.60}, wanted a number")
+        return float(value)
+
+    def activation(self, key: str, default: str = "gelu") -> str:
+        """Return the kernels' name of an activation.
+
+        Raises:
+            ValueError: the kernels do not have it.
+        """
+        value = self.values.get(key, default)
+        if not isinstance(value, str) or value not in self._ACTIVATIONS:
+            names = ", ".join(self._ACTIVATIONS)
+            raise ValueError(f"{self.path}: {key} is {value!r}, wanted one of {names}")
+        return self._ACTIVATIONS[value]
+
+    def want(self, key: str, wanted: Any) -> None:
+        """Check that a setting, where it is given, has the only value that minifuse computes.
+
+        Raises:
+            ValueError: it has another value.
+        """
+        value = self.values.get(key, wanted)
+        if value != wanted:
+            raise ValueError(f"{self.path}: {key} is {value!r:.60}, wanted {wanted!r}")
+
+    def want_encoder(self) -> None:
+        """Check that the model is an encoder.
+
+        Raises:
+            ValueError: it is a decoder.
+        """
+        if self.values.get("is_decoder") or self.values.get("add_cross_attention"):
+            raise ValueError(f"{self.path}: a decoder; minifuse runs encoders")
+
+
+def read_json(path: Path) -> Any:
+    """Return the value of a JSON file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not JSON (the file is named).
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            return json.load(file)
+    except RecursionError as error:
+        raise ValueError(f"{path}: lists or objects are nested too deeply") from error
+    except ValueError as error:  # not JSON, not UTF-8, or a number of thousands of digits
+        raise ValueError(f"{path}: not JSON ({error})") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the object of a JSON file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not JSON, or another value than an object (the file is named).
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: holds a {type(value).__name__}, wanted an object")
+    return value
