@@ -1,4 +1,4 @@
-// The layer as its calls, and the flow of chunks: ids, positions, offsets and attention's tiles of a
+// The steps of a layer as kernel calls, and the flow of chunks: ids, positions, offsets and attention's tiles of a
 // chunk go up in one copy, its vectors come back in one, and while one of two passes computes the
 // other is filled.
 
@@ -11,6 +11,7 @@
 #include <tuple>
 
 #include "common/float_bits.h"
+#include "model/layer.h"
 
 namespace minifuse {
 
@@ -108,87 +109,94 @@ void CudaEncoder::finish_weights() {
   weights_ = std::make_unique<Weights>(description_, rows_);  // the host's copy has served
 }
 
-void CudaEncoder::run_layers(const Pass& pass, int M, int num_tiles) {
-  const int H = static_cast<int>(description_.hidden_size);
-  const int F = static_cast<int>(description_.intermediate_size);
-  const int A = static_cast<int>(description_.num_attention_heads);
-  const float eps = description_.layer_norm_eps;
-  void *x = pass.x.data(), *y = pass.y.data(), *qkv = pass.qkv.data();
-  const auto columns_of_qkv = [&](int which) {  // 0: q, 1: k, 2: v
-    return static_cast<const std::byte*>(qkv) + which * H * kernels_.element_bytes;
-  };
-  const auto floats = [](const DeviceBuffer& buffer) {
-    return static_cast<const float*>(buffer.data());
-  };
-  // y [M, N] = activation(x W^T + b)
-  const auto matrix = [&](const void* from, int K, const CudaWeights::Matrix& w, void* to, int N,
-                          Activation activation) {
-    return cuda::LinearParams{.x = from,
-                              .ldx = K,
-                              .weight = w.weight.data(),
-                              .bias = floats(w.bias),
-                              .y = to,
-                              .ldy = N,
-                              .M = M,
-                              .N = N,
-                              .K = K,
-                              .activation = activation};
-  };
-  const auto norm = [&](const void* residual, const DeviceBuffer& gamma, const DeviceBuffer& beta) {
-    return cuda::NormParams{residual, H, floats(gamma), floats(beta), eps};
-  };
+// The steps of a layer, put onto the stream of a pass.
+struct CudaEncoder::Steps {
+  const CudaEncoder& encoder;
+  const Pass& pass;
+  int M, num_tiles;
+  void *x, *y, *qkv, *context;
 
-  const bool is_split = rows_of_hidden(M) == M;
-  for (const CudaWeights::Layer& w : on_device_->layers) {
-    // Q, K, V = X Wq + bq, X Wk + bk, X Wv + bv
-    kernels_.linear(pass.stream, matrix(x, H, w.qkv, qkv, 3 * H, Activation::kNone));
-    // per sentence, per head:  O = softmax(Q K^T / sqrt(D)) V
-    kernels_.attention(pass.stream,
-                       {.q = columns_of_qkv(0),
-                        .k = columns_of_qkv(1),
-                        .v = columns_of_qkv(2),
-                        .ldq = 3 * H,
-                        .ldk = 3 * H,
-                        .ldv = 3 * H,
-                        .mask = nullptr,
-                        .out = pass.context.data(),
-                        .ldout = H,
-                        .tiles = static_cast<const AttentionTile*>(pass.input(pass.tiles_at)),
-                        .seqlen_q = 0,
-                        .seqlen_k = 0,
-                        .num_tiles = num_tiles,
-                        .num_heads = A,
-                        .head_dim = static_cast<int>(description_.head_dim()),
-                        .scale = 1.0f / std::sqrt(static_cast<float>(description_.head_dim()))});
-    // Y = LayerNorm(X + O Wo + bo)
-    kernels_.linear_residual_layer_norm(
-        pass.stream, {matrix(pass.context.data(), H, w.out, y, H, Activation::kNone),
-                      norm(x, w.attention_gamma, w.attention_beta)});
-    // X = LayerNorm(Y + GELU(Y W1 + b1) W2 + b2)
-    if (!is_split) {
-      kernels_.ffn_residual_layer_norm(pass.stream,
-                                       {.x = y,
-                                        .ldx = H,
-                                        .w1 = w.ffn1.weight.data(),
-                                        .b1 = floats(w.ffn1.bias),
-                                        .w2 = w.ffn2.weight.data(),
-                                        .b2 = floats(w.ffn2.bias),
-                                        .y = x,
-                                        .ldy = H,
-                                        .M = M,
-                                        .H = H,
-                                        .F = F,
-                                        .activation = description_.activation,
-                                        .norm = norm(y, w.output_gamma, w.output_beta)});
-    } else {
-      kernels_.linear(pass.stream,
-                      matrix(y, H, w.ffn1, pass.hidden.data(), F, description_.activation));
-      kernels_.linear_residual_layer_norm(
-          pass.stream, {matrix(pass.hidden.data(), F, w.ffn2, x, H, Activation::kNone),
-                        norm(y, w.output_gamma, w.output_beta)});
-    }
+  const ModelDescription& model() const { return encoder.description_; }
+  const cuda::Kernels& kernels() const { return encoder.kernels_; }
+  static const float* floats(const DeviceBuffer& buffer) {
+    return static_cast<const float*>(buffer.data());
   }
-}
+  cuda::LinearParams params(const CudaWeights::Matrix& w, const void* from, void* to,
+                            Activation activation = Activation::kNone) const {
+    return {.x = from,
+            .ldx = w.K,
+            .weight = w.weight.data(),
+            .bias = floats(w.bias),
+            .y = to,
+            .ldy = w.N,
+            .M = M,
+            .N = w.N,
+            .K = w.K,
+            .activation = activation};
+  }
+  cuda::NormParams params(const CudaWeights::Norm& norm, const void* residual) const {
+    return {residual, static_cast<int>(model().hidden_size), floats(norm.gamma), floats(norm.beta),
+            model().layer_norm_eps};
+  }
+
+  // to = from W^T + b
+  void linear(const CudaWeights::Matrix& w, const void* from, void* to) const {
+    kernels().linear(pass.stream, params(w, from, to));
+  }
+  // out = softmax(q k^T / sqrt(D)) v in each sentence
+  void attention(const void* joined, void* out) const {
+    const int H = static_cast<int>(model().hidden_size), D = static_cast<int>(model().head_dim());
+    const auto part = [&](int which) {  // 0: q, 1: k, 2: v
+      return static_cast<const std::byte*>(joined) + which * H * kernels().element_bytes;
+    };
+    kernels().attention(pass.stream,
+                        {.q = part(0),
+                         .k = part(1),
+                         .v = part(2),
+                         .ldq = 3 * H,
+                         .ldk = 3 * H,
+                         .ldv = 3 * H,
+                         .mask = nullptr,
+                         .out = out,
+                         .ldout = H,
+                         .tiles = static_cast<const AttentionTile*>(pass.input(pass.tiles_at)),
+                         .seqlen_q = 0,
+                         .seqlen_k = 0,
+                         .num_tiles = num_tiles,
+                         .num_heads = H / D,
+                         .head_dim = D,
+                         .scale = 1.0f / std::sqrt(static_cast<float>(D))});
+  }
+  // to = LayerNorm(from W^T + b + residual)
+  void linear_residual_norm(const CudaWeights::Matrix& w, const void* from, const void* residual,
+                            const CudaWeights::Norm& norm, void* to) const {
+    kernels().linear_residual_layer_norm(pass.stream,
+                                         {params(w, from, to), params(norm, residual)});
+  }
+  // to = LayerNorm(activation(from W1^T + b1) W2^T + b2 + from): one kernel, or two where a pass has
+  // few tokens or wide rows.
+  void feed_forward_residual_norm(const CudaWeights::Matrix& w1, const CudaWeights::Matrix& w2,
+                                  const void* from, const CudaWeights::Norm& norm, void* to) const {
+    if (encoder.rows_of_hidden(M) == M) {
+      kernels().linear(pass.stream, params(w1, from, pass.hidden.data(), model().activation));
+      linear_residual_norm(w2, pass.hidden.data(), from, norm, to);
+      return;
+    }
+    kernels().ffn_residual_layer_norm(pass.stream, {.x = from,
+                                                    .ldx = w1.K,
+                                                    .w1 = w1.weight.data(),
+                                                    .b1 = floats(w1.bias),
+                                                    .w2 = w2.weight.data(),
+                                                    .b2 = floats(w2.bias),
+                                                    .y = to,
+                                                    .ldy = w2.N,
+                                                    .M = M,
+                                                    .H = w2.N,
+                                                    .F = w1.N,
+                                                    .activation = model().activation,
+                                                    .norm = params(norm, from)});
+  }
+};
 
 void CudaEncoder::start(Pass& pass, const Batch& batch, const Outputs& outputs,
                         const Chunk& chunk) {
@@ -263,7 +271,15 @@ void CudaEncoder::enqueue(Pass& pass, const Outputs& outputs, int M, int num_sen
                     .ldy = H,
                     .M = M,
                     .H = H});
-  run_layers(pass, M, num_tiles);
+  Steps steps{*this,
+              pass,
+              M,
+              num_tiles,
+              pass.x.data(),
+              pass.y.data(),
+              pass.qkv.data(),
+              pass.context.data()};
+  for (const CudaWeights::Layer& layer : on_device_->layers) post_norm_layer(steps, layer);
 
   const int width = H * static_cast<int>(outputs.poolings.size());
   for (size_t j = 0; outputs.pooled && j < outputs.poolings.size(); ++j)

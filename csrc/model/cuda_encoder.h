@@ -44,6 +44,7 @@ class CudaEncoder {
 
  private:
   struct Pass;  // what one pass of sentences through the model needs, on a stream of its own
+  struct Steps;  // of a layer
   struct Chunk {
     int64_t first, last;  // sentences
   };
@@ -56,7 +57,6 @@ class CudaEncoder {
   void start(Pass& pass, const Batch& batch, const Outputs& outputs, const Chunk& chunk);
   void launch_graph(Pass& pass, const Outputs& outputs, int M, int num_sentences, int num_tiles);
   void enqueue(Pass& pass, const Outputs& outputs, int M, int num_sentences, int num_tiles);
-  void run_layers(const Pass& pass, int M, int num_tiles);
   void finish(Pass& pass, const Batch& batch, const Outputs& outputs);
 
   ModelDescription description_;

@@ -75,7 +75,12 @@ CudaWeights::CudaWeights(const ModelDescription& description, const Weights& wei
   const auto send_matrix = [&](const PackedLinear& matrix, const char* name) {
     const auto size_bytes = static_cast<size_t>(matrix.weight.size());
     return Matrix{send(runtime, matrix.weight.data(), size_bytes, name),
-                  send_floats(matrix.bias, "a bias")};
+                  send_floats(matrix.bias, "a bias"), static_cast<int>(matrix.N),
+                  static_cast<int>(matrix.K)};
+  };
+  const auto send_norm = [&](const NormWeights& norm) {
+    return Norm{send_floats(norm.gamma, "a LayerNorm's gamma"),
+                send_floats(norm.beta, "a LayerNorm's beta")};
   };
   const auto send_table = [&](const Buffer& table, int64_t num_rows, const char* name) {
     const int64_t H = description.hidden_size;
@@ -93,10 +98,8 @@ CudaWeights::CudaWeights(const ModelDescription& description, const Weights& wei
                       .out = send_matrix(w.out, "Wo"),
                       .ffn1 = send_matrix(w.ffn1, "W1"),
                       .ffn2 = send_matrix(w.ffn2, "W2"),
-                      .attention_gamma = send_floats(w.attention_gamma, "attention gamma"),
-                      .attention_beta = send_floats(w.attention_beta, "attention beta"),
-                      .output_gamma = send_floats(w.output_gamma, "output gamma"),
-                      .output_beta = send_floats(w.output_beta, "output beta")});
+                      .attention_norm = send_norm(w.attention_norm),
+                      .output_norm = send_norm(w.output_norm)});
 }
 
 }  // namespace minifuse

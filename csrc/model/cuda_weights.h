@@ -16,10 +16,14 @@ MatrixFormat row_major_format(const std::string& element);
 struct CudaWeights {
   struct Matrix {
     cuda::DeviceBuffer weight, bias;
+    int N, K;
+  };
+  struct Norm {
+    cuda::DeviceBuffer gamma, beta;
   };
   struct Layer {
     Matrix qkv, out, ffn1, ffn2;
-    cuda::DeviceBuffer attention_gamma, attention_beta, output_gamma, output_beta;
+    Norm attention_norm, output_norm;
   };
 
   // Sends what `weights` holds, packed by `rows`. Throws where the device has no room.

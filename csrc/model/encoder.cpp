@@ -6,29 +6,13 @@
 #include "model/encoder.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "common/fork_safe.h"
-#include "threads/barrier.h"
+#include "model/layer.h"
 #include "threads/pool.h"
 
 namespace minifuse {
-
-// Identifies a thread within its team, and holds the barrier that the team shares.
-struct Team {
-  int member, size;
-  bool is_caller;  // the thread that called encode(): the one that may ask should_stop
-  SpinBarrier* barrier;
-
-  bool is_alone() const { return size == 1; }
-  void meet() const {
-    if (!is_alone()) barrier->wait(size);
-  }
-  // This member's part of n items.
-  int64_t begin(int64_t n) const { return n * member / size; }
-  int64_t end(int64_t n) const { return n * (member + 1) / size; }
-};
 
 struct Encoder::Call {
   const Batch& batch;
@@ -39,156 +23,14 @@ struct Encoder::Call {
   std::atomic<bool> is_stopped{false};
 };
 
-namespace {
-
-// f(), its ticks added to a stage where they are asked for.
-template <typename F>
-void timed(StageTicks* ticks, uint64_t StageTicks::* stage, F f) {
-  const uint64_t start = ticks_now();
-  f();
-  if (ticks) ticks->*stage += ticks_now() - start;
-}
-
-}  // namespace
-
 Encoder::Encoder(const ModelDescription& description, const InstructionSet& isa,
                  WeightType weight_type, int64_t l2_bytes)
     : description_(description),
-      blocks_(block_sizes(l2_bytes)),
-      kernels_(*isa.kernels),
-      linear_kernels_(isa.linear(weight_type)),
-      attention_(isa.attention(weight_type)),
-      weights_(description, linear_kernels_.format) {}
+      kernels_{*isa.kernels, isa.linear(weight_type), isa.attention(weight_type),
+               block_sizes(l2_bytes)},
+      weights_(description, kernels_.linear.format) {}
 
 Encoder::~Encoder() = default;
-
-void Encoder::layer(const LayerWeights& w, const int32_t* cu_seqlens, const Chunk& chunk,
-                    Workspace& ws, const Team& team, float* matrix_inputs) const noexcept {
-  const int64_t H = description_.hidden_size, A = description_.num_attention_heads,
-                D = description_.head_dim();
-  const int64_t M = cu_seqlens[chunk.last] - cu_seqlens[chunk.first];
-  float *x = ws.x.data(), *y = ws.y.data(), *qkv = ws.qkv.data(), *context = ws.context.data();
-  float* hidden = ws.hidden.data();
-  const WorkspaceSizes& ld = ws.sizes;
-
-  StageTicks* ticks = ws.ticks_of(team.member);
-  // The ticks of f() that are not of a stage inside it go to the matrices.
-  const auto timed_matrix = [&](const auto& f) {
-    if (!ticks) return f();
-    const auto inside = [&] { return ticks->quantization + ticks->activation + ticks->layer_norm; };
-    const uint64_t start = ticks_now(), before = inside();
-    f();
-    ticks->matrices += ticks_now() - start - (inside() - before);
-  };
-
-  const auto with_resources = [&](LinearParams params) {
-    params.ticks = ticks;
-    params.scratch = ws.linear_scratch_of(team.member);
-    params.scratch_bytes = ws.linear_scratch_bytes_of(team.member);
-    return params;
-  };
-
-  // Columns shared out; y [M, N] = activation(x W^T + b).
-  const auto linear = [&](LinearParams params) {
-    params = with_resources(params);
-    const int64_t num_panels = params.panel_end;
-    params.panel_begin = team.begin(num_panels);
-    params.panel_end = team.end(num_panels);
-    timed_matrix([&] { linear_kernels_.linear(params); });
-    team.meet();
-  };
-  // y [M, H] = LayerNorm(x W^T + b + residual): fused for one, columns then rows for a team.
-  const auto linear_residual_layer_norm = [&](LinearParams params, const float* residual,
-                                              const Buffer& gamma, const Buffer& beta) {
-    params = with_resources(params);
-    LayerNormParams norm{.x = params.y,
-                         .ldx = params.ldy,
-                         .residual = residual,
-                         .ldr = ld.ldx,
-                         .gamma = gamma.data(),
-                         .beta = beta.data(),
-                         .eps = description_.layer_norm_eps,
-                         .y = params.y,
-                         .ldy = params.ldy,
-                         .M = params.M,
-                         .H = H};
-    if (team.is_alone())
-      return timed_matrix([&] { linear_kernels_.linear_residual_layer_norm(params, norm); });
-    linear(params);
-    const int64_t begin = team.begin(params.M);
-    norm.x = norm.y = params.y + begin * params.ldy;
-    norm.residual = residual + begin * ld.ldx;
-    norm.M = team.end(params.M) - begin;
-    timed(ticks, &StageTicks::layer_norm, [&] { kernels_.layer_norm(norm); });
-    team.meet();
-  };
-
-  // Passes inputs of a matrix, from row `first` of the chunk on, to the caller.
-  const auto show = [&](const float* rows, int64_t ldx, int64_t first, int64_t num_rows, int64_t K,
-                        int64_t column) {
-    if (!matrix_inputs || team.member != 0) return;
-    for (int64_t row = 0; row < num_rows; ++row)
-      std::memcpy(matrix_inputs + (first + row) * inputs_per_layer(description_) + column,
-                  rows + row * ldx, static_cast<size_t>(K) * sizeof(float));
-  };
-
-  // Q, K, V = X Wq + bq, X Wk + bk, X Wv + bv
-  show(x, ld.ldx, 0, M, H, 0);
-  linear(w.qkv.params(x, ld.ldx, qkv, ld.ldqkv, M, Activation::kNone));
-
-  // per sentence, per head:  O = softmax(Q K^T / sqrt(D)) V
-  const int64_t num_sentences = chunk.last - chunk.first;
-  const int64_t item_end = team.end(num_sentences * A);
-  const uint64_t attention_start = ticks_now();
-  for (int64_t item = team.begin(num_sentences * A); item < item_end;) {
-    const int64_t sentence = chunk.first + item / A, head = item % A;
-    const int64_t heads = std::min(A - head, item_end - item);
-    const int64_t row = cu_seqlens[sentence] - cu_seqlens[chunk.first];
-    const int64_t seqlen = cu_seqlens[sentence + 1] - cu_seqlens[sentence];
-    const float* q = qkv + row * ld.ldqkv;
-    attention_({.q = q,
-                .k = q + H,
-                .v = q + 2 * H,
-                .out = context + row * ld.ldx,
-                .q_row_stride = ld.ldqkv,
-                .k_row_stride = ld.ldqkv,
-                .v_row_stride = ld.ldqkv,
-                .out_row_stride = ld.ldx,
-                .q_head_stride = D,
-                .k_head_stride = D,
-                .v_head_stride = D,
-                .out_head_stride = D,
-                .seqlen_q = seqlen,
-                .seqlen_k = seqlen,
-                .head_dim = D,
-                .key_index = nullptr,
-                .head_begin = head,
-                .head_end = head + heads,
-                .scale = 1.0f / std::sqrt(static_cast<float>(D)),
-                .scratch = ws.attention_scratch_of(team.member)});
-    item += heads;
-  }
-  if (ticks) ticks->attention += ticks_now() - attention_start;
-  team.meet();
-
-  // Y = LayerNorm(X + O Wo + bo)
-  show(context, ld.ldx, 0, M, H, H);
-  linear_residual_layer_norm(w.out.params(context, ld.ldx, y, ld.ldx, M, Activation::kNone), x,
-                             w.attention_gamma, w.attention_beta);
-
-  // X = LayerNorm(Y + GELU(Y W1 + b1) W2 + b2), rows block by block while GELU(...) is in L2
-  show(y, ld.ldx, 0, M, H, 2 * H);
-  const int64_t block = team.is_alone() ? ffn_block_rows(M, blocks_, linear_kernels_) : M;
-  for (int64_t row = 0; row < M; row += block) {
-    const int64_t rows = std::min(block, M - row);
-    const float* y_rows = y + row * ld.ldx;
-    linear(w.ffn1.params(y_rows, ld.ldx, hidden, ld.ldhidden, rows, description_.activation));
-    show(hidden, ld.ldhidden, row, rows, description_.intermediate_size, 3 * H);
-    linear_residual_layer_norm(
-        w.ffn2.params(hidden, ld.ldhidden, x + row * ld.ldx, ld.ldx, rows, Activation::kNone),
-        y_rows, w.output_gamma, w.output_beta);
-  }
-}
 
 bool Encoder::encode_chunk(Call& call, const Chunk& chunk, Workspace& ws,
                            const Team& team) const noexcept {
@@ -209,18 +51,19 @@ bool Encoder::encode_chunk(Call& call, const Chunk& chunk, Workspace& ws,
       ws.positions[static_cast<size_t>(row)] = static_cast<int32_t>(row - begin);
   }
   StageTicks* ticks = ws.ticks_of(team.member);
-  timed(ticks, &StageTicks::embedding, [&] {
-    kernels_.embed_layer_norm({.ids = batch.ids + first_token + row_begin,
-                               .positions = ws.positions.data() + row_begin,
-                               .word = weights_.word_embeddings.data(),
-                               .position = weights_.position_embeddings.data(),
-                               .gamma = weights_.embedding_gamma.data(),
-                               .beta = weights_.embedding_beta.data(),
-                               .eps = description_.layer_norm_eps,
-                               .y = x + row_begin * ldx,
-                               .ldy = ldx,
-                               .M = row_end - row_begin,
-                               .H = H});
+  const Observer clock(ticks, nullptr, 0);
+  clock.time(&StageTicks::embedding, [&] {
+    kernels_.rows.embed_layer_norm({.ids = batch.ids + first_token + row_begin,
+                                    .positions = ws.positions.data() + row_begin,
+                                    .word = weights_.word_embeddings.data(),
+                                    .position = weights_.position_embeddings.data(),
+                                    .gamma = weights_.embedding_gamma.data(),
+                                    .beta = weights_.embedding_beta.data(),
+                                    .eps = description_.layer_norm_eps,
+                                    .y = x + row_begin * ldx,
+                                    .ldy = ldx,
+                                    .M = row_end - row_begin,
+                                    .H = H});
   });
 
   const auto copy_rows = [&](float* destination) {
@@ -240,17 +83,20 @@ bool Encoder::encode_chunk(Call& call, const Chunk& chunk, Workspace& ws,
     }
     team.meet();
     if (call.is_stopped) return false;
-    float* matrix_inputs =
-        outputs.matrix_inputs ? outputs.matrix_inputs + (index * batch.total_tokens + first_token) *
-                                                            inputs_per_layer(description_)
-                              : nullptr;
-    layer(weights_.layers[static_cast<size_t>(index)], batch.cu_seqlens, chunk, ws, team,
-          matrix_inputs);
+    const int64_t width = outputs.matrix_inputs ? inputs_per_layer(description_) : 0;
+    const Observer observer(
+        ticks,
+        outputs.matrix_inputs && team.member == 0
+            ? outputs.matrix_inputs + (index * batch.total_tokens + first_token) * width
+            : nullptr,
+        width);
+    TeamSteps steps(description_, kernels_, batch.cu_seqlens, chunk, ws, team, observer);
+    post_norm_layer(steps, weights_.layers[static_cast<size_t>(index)]);
   }
   if (outputs.hidden_states) copy_rows(outputs.hidden_states + num_layers * batch.total_tokens * H);
   if (outputs.token_embeddings) copy_rows(outputs.token_embeddings);
   team.meet();
-  timed(ticks, &StageTicks::pooling, [&] { pool_chunk(batch, outputs, chunk, ws, team); });
+  clock.time(&StageTicks::pooling, [&] { pool_chunk(batch, outputs, chunk, ws, team); });
   team.meet();
   return true;
 }
@@ -267,14 +113,14 @@ void Encoder::pool_chunk(const Batch& batch, const Outputs& outputs, const Chunk
     const int64_t seqlen = batch.cu_seqlens[sentence + 1] - batch.cu_seqlens[sentence];
     const int64_t row = batch.cu_seqlens[sentence] - first_token;
     for (size_t j = 0; j < outputs.poolings.size(); ++j)
-      kernels_.pool({.x = ws.x.data() + row * ldx,
-                     .ldx = ldx,
-                     .mask = nullptr,
-                     .y = outputs.pooled + sentence * width + static_cast<int64_t>(j) * H,
-                     .first_row = outputs.pool_from,
-                     .num_rows = seqlen,
-                     .H = H,
-                     .pooling = outputs.poolings[j]});
+      kernels_.rows.pool({.x = ws.x.data() + row * ldx,
+                          .ldx = ldx,
+                          .mask = nullptr,
+                          .y = outputs.pooled + sentence * width + static_cast<int64_t>(j) * H,
+                          .first_row = outputs.pool_from,
+                          .num_rows = seqlen,
+                          .H = H,
+                          .pooling = outputs.poolings[j]});
   }
 }
 
@@ -344,8 +190,8 @@ CostModel Encoder::cost_model() const {
   const double F = static_cast<double>(description_.intermediate_size);
   const double L = static_cast<double>(description_.num_hidden_layers);
   const double num_weights = L * (4 * H * H + 2 * H * F);
-  const double bytes_per_weight = static_cast<double>(linear_kernels_.format.panel_bytes(64)) /
-                                  static_cast<double>(64 * linear_kernels_.format.panel_columns);
+  const double bytes_per_weight = static_cast<double>(kernels_.linear.format.panel_bytes(64)) /
+                                  static_cast<double>(64 * kernels_.linear.format.panel_columns);
   return {.per_token = 2 * num_weights,
           .per_pair = 4 * L * H,
           .per_chunk = num_weights * bytes_per_weight * kOperationsPerByte,
@@ -358,14 +204,14 @@ Schedule Encoder::plan(const Batch& batch, int64_t max_sentences, int num_thread
   check(max_sentences > 0, "batch_size is ", max_sentences, ", wanted > 0");
   check(num_threads > 0, "num_threads is ", num_threads, ", wanted > 0");
   num_threads = std::min(num_threads, ThreadPool::most_threads());
-  return plan_schedule(batch.cu_seqlens, batch.batch, max_sentences, blocks_.chunk_tokens,
+  return plan_schedule(batch.cu_seqlens, batch.batch, max_sentences, kernels_.blocks.chunk_tokens,
                        num_threads, cost_model(), considered);
 }
 
 std::unique_ptr<Workspace> Encoder::borrow_workspace(int64_t tokens, int64_t max_seqlen,
                                                      int64_t members) const {
   const WorkspaceSizes sizes =
-      workspace_sizes(description_, linear_kernels_, blocks_, tokens, max_seqlen, members);
+      workspace_sizes(description_, kernels_.linear, kernels_.blocks, tokens, max_seqlen, members);
   std::unique_ptr<Workspace> dropped;  // its memory goes back when the mutex is free
   {
     const std::lock_guard<std::mutex> lock(fork_safe_mutex());

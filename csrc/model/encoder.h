@@ -9,13 +9,12 @@
 #include "model/batch.h"
 #include "model/description.h"
 #include "model/plan.h"
+#include "model/team_steps.h"
 #include "model/weights.h"
 #include "model/workspace.h"
 #include "threads/machine.h"
 
 namespace minifuse {
-
-struct Team;
 
 class Encoder {
  public:
@@ -33,7 +32,7 @@ class Encoder {
   Schedule plan(const Batch& batch, int64_t max_sentences, int num_threads,
                 std::vector<Schedule>* considered = nullptr) const;
   // Returns the kernels that multiply its matrices.
-  const LinearKernels& linear_kernels() const { return linear_kernels_; }
+  const LinearKernels& linear_kernels() const { return kernels_.linear; }
 
   // Throws std::invalid_argument where the batch is not well formed or the weights are not complete.
   // Returns false where should_stop, asked now and then on the calling thread, said true; it must
@@ -47,8 +46,6 @@ class Encoder {
   // Returns false where the call was told to stop: for every member of a team alike. noexcept: a
   // member that left between two barriers would leave the others waiting there for ever.
   bool encode_chunk(Call& call, const Chunk& chunk, Workspace& ws, const Team& team) const noexcept;
-  void layer(const LayerWeights& w, const int32_t* cu_seqlens, const Chunk& chunk, Workspace& ws,
-             const Team& team, float* matrix_inputs) const noexcept;
   void add_ticks(const Outputs& outputs, Workspace& ws) const;
   void pool_chunk(const Batch& batch, const Outputs& outputs, const Chunk& chunk,
                   const Workspace& ws, const Team& team) const;
@@ -59,10 +56,7 @@ class Encoder {
   void return_workspace(std::unique_ptr<Workspace> workspace) const;
 
   ModelDescription description_;
-  BlockSizes blocks_;
-  const Kernels& kernels_;
-  const LinearKernels& linear_kernels_;
-  void (*attention_)(const AttentionParams& params);
+  EncoderKernels kernels_;
   Weights weights_;
   mutable std::vector<std::unique_ptr<Workspace>> free_workspaces_;  // under fork_safe_mutex()
 };

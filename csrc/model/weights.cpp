@@ -52,8 +52,11 @@ Weights::Weights(const ModelDescription& description, const MatrixFormat& format
 }
 
 void Weights::add_layer(const std::string& prefix, LayerWeights& layer) {
+  int64_t input_column = 0;
   for (const LayerMatrix& one : layer_matrices(description_)) {
-    PackedLinear& packed = layer.*one.member;
+    LayerLinear& packed = layer.*one.member;
+    packed.input_column = input_column;
+    input_column += one.K;
     Matrix& matrix = matrices_.emplace_back(Matrix{.packed = &packed, .N = one.N, .K = one.K});
     if (is_quantized())
       slots_[prefix + one.name + ".weight"] = {.shape = {one.N, one.K}, .matrix = &matrix};
@@ -69,12 +72,12 @@ void Weights::add_layer(const std::string& prefix, LayerWeights& layer) {
     }
   }
   const int64_t H = description_.hidden_size;
-  const auto add_norm = [&](const char* name, Buffer& gamma, Buffer& beta) {
-    slots_[prefix + name + ".weight"] = {.shape = {H}, .buffer = &gamma, .buffer_size = H};
-    slots_[prefix + name + ".bias"] = {.shape = {H}, .buffer = &beta, .buffer_size = H};
+  const auto add_norm = [&](const char* name, NormWeights& norm) {
+    slots_[prefix + name + ".weight"] = {.shape = {H}, .buffer = &norm.gamma, .buffer_size = H};
+    slots_[prefix + name + ".bias"] = {.shape = {H}, .buffer = &norm.beta, .buffer_size = H};
   };
-  add_norm("attention_norm", layer.attention_gamma, layer.attention_beta);
-  add_norm("output_norm", layer.output_gamma, layer.output_beta);
+  add_norm("attention_norm", layer.attention_norm);
+  add_norm("output_norm", layer.output_norm);
 }
 
 Weights::Slot& Weights::accept(const std::string& name, const std::vector<int64_t>& shape) {

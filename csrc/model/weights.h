@@ -14,13 +14,21 @@
 
 namespace minifuse {
 
+// A matrix of a layer, and where its inputs begin in a row of Outputs::matrix_inputs.
+struct LayerLinear : PackedLinear {
+  int64_t input_column = 0;
+};
+
+struct NormWeights {
+  Buffer gamma, beta;  // [H]
+};
+
 struct LayerWeights {
-  PackedLinear qkv;  // Wq, Wk, Wv one after the other: [3H, H]
-  PackedLinear out;  // Wo [H, H]
-  PackedLinear ffn1;  // W1 [F, H]
-  PackedLinear ffn2;  // W2 [H, F]
-  Buffer attention_gamma, attention_beta;  // [H]
-  Buffer output_gamma, output_beta;  // [H]
+  LayerLinear qkv;  // Wq, Wk, Wv one after the other: [3H, H]
+  LayerLinear out;  // Wo [H, H]
+  LayerLinear ffn1;  // W1 [F, H]
+  LayerLinear ffn2;  // W2 [H, F]
+  NormWeights attention_norm, output_norm;
 };
 
 // A matrix of a layer: its rows come in tensors of equal height, one after the other.
@@ -28,7 +36,7 @@ struct LayerMatrix {
   const char* name;
   std::vector<const char*> parts;
   int64_t N, K;
-  PackedLinear LayerWeights::* member;
+  LayerLinear LayerWeights::* member;
 };
 // Returns the matrices of a layer in the order of Outputs::matrix_inputs.
 std::vector<LayerMatrix> layer_matrices(const ModelDescription& description);

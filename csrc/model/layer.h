@@ -1,0 +1,21 @@
+// A layer of the encoder as its equations, for whatever carries out its steps: a team of threads on
+// the CPU (team_steps.h) or the stream of a device (cuda_encoder.cpp). No step knows the next one.
+#pragma once
+
+namespace minifuse {
+
+// The post-norm layer (Vaswani et al. 2017; Devlin et al. 2019). `run` has the steps as functions and
+// the activations x, y, qkv and context; x comes in and goes out.
+template <typename Steps, typename LayerWeights>
+void post_norm_layer(Steps& run, const LayerWeights& w) {
+  // Q, K, V = X Wq + bq, X Wk + bk, X Wv + bv
+  run.linear(w.qkv, run.x, run.qkv);
+  // per sentence, per head:  O = softmax(Q K^T / sqrt(D)) V
+  run.attention(run.qkv, run.context);
+  // Y = LayerNorm(X + O Wo + bo)
+  run.linear_residual_norm(w.out, run.context, run.x, w.attention_norm, run.y);
+  // X = LayerNorm(Y + activation(Y W1 + b1) W2 + b2)
+  run.feed_forward_residual_norm(w.ffn1, w.ffn2, run.y, w.output_norm, run.x);
+}
+
+}  // namespace minifuse

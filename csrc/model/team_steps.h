@@ -1,0 +1,58 @@
+// The steps of a layer on the CPU, as one member of a team takes part in them: each member computes a
+// share of the columns, rows or heads, and all meet at the end of a step.
+#pragma once
+
+#include "common/kernels.h"
+#include "model/description.h"
+#include "model/observer.h"
+#include "model/plan.h"
+#include "model/team.h"
+#include "model/workspace.h"
+
+namespace minifuse {
+
+// The kernels of an encoder and what it knows of the machine.
+struct EncoderKernels {
+  const Kernels& rows;
+  const LinearKernels& linear;
+  void (*attention)(const AttentionParams& params);
+  BlockSizes blocks;
+};
+
+class TeamSteps {
+ public:
+  TeamSteps(const ModelDescription& description, const EncoderKernels& kernels,
+            const int32_t* cu_seqlens, const Chunk& chunk, Workspace& workspace, const Team& team,
+            const Observer& observer);
+
+  const Rows x, y, qkv, context;
+
+  // y = activation(x W^T + b). Members take columns.
+  void linear(const LayerLinear& w, const Rows& x, const Rows& y,
+              Activation activation = Activation::kNone) const noexcept;
+  // out = softmax(q k^T / sqrt(D)) v in each sentence. Members take heads.
+  void attention(const Rows& qkv, const Rows& out) const noexcept;
+  // y = LayerNorm(x W^T + b + residual): fused for a member alone; columns, then rows, for a team.
+  void linear_residual_norm(const LayerLinear& w, const Rows& x, const Rows& residual,
+                            const NormWeights& norm, const Rows& y) const noexcept;
+  // y = LayerNorm(activation(x W1^T + b1) W2^T + b2 + x). A member alone takes block after block of
+  // rows, so that the intermediate stays in L2.
+  void feed_forward_residual_norm(const LayerLinear& w1, const LayerLinear& w2, const Rows& x,
+                                  const NormWeights& norm, const Rows& y) const noexcept;
+
+ private:
+  LinearParams params(const LayerLinear& w, const Rows& x, const Rows& y,
+                      Activation activation) const;
+  // This member's columns.
+  void multiply(const LinearParams& params) const;
+
+  const ModelDescription& description_;
+  const EncoderKernels& kernels_;
+  const int32_t* cu_seqlens_;
+  const Chunk chunk_;
+  Workspace& ws_;
+  const Team& team_;
+  const Observer observer_;
+};
+
+}  // namespace minifuse
