@@ -44,10 +44,11 @@ PYBIND11_MODULE(MINIFUSE_CUDA_MODULE, module) {
   module.def("devices", &devices);
   register_cuda_ops(module);
   py::class_<CudaEncoder>(module, "Encoder", py::module_local())
-      .def(py::init([](int64_t vocab_size, int64_t max_position_embeddings, int64_t hidden_size,
-                       int64_t num_hidden_layers, int64_t num_attention_heads,
-                       int64_t intermediate_size, double layer_norm_eps,
-                       const std::string& activation, const std::string& dtype, int device) {
+      .def("__init__",
+           constructor(+[](int64_t vocab_size, int64_t max_position_embeddings, int64_t hidden_size,
+                           int64_t num_hidden_layers, int64_t num_attention_heads,
+                           int64_t intermediate_size, double layer_norm_eps,
+                           const std::string& activation, const std::string& dtype, int device) {
              const Config config{.vocab_size = vocab_size,
                                  .max_position_embeddings = max_position_embeddings,
                                  .hidden_size = hidden_size,
@@ -58,10 +59,10 @@ PYBIND11_MODULE(MINIFUSE_CUDA_MODULE, module) {
                                  .activation = parse_activation(activation)};
              return std::make_unique<CudaEncoder>(config, cuda::open_device(device), dtype);
            }),
-           py::kw_only(), py::arg("vocab_size"), py::arg("max_position_embeddings"),
-           py::arg("hidden_size"), py::arg("num_hidden_layers"), py::arg("num_attention_heads"),
-           py::arg("intermediate_size"), py::arg("layer_norm_eps"), py::arg("activation"),
-           py::arg("dtype"), py::arg("device"))
+           py::detail::is_new_style_constructor(), py::kw_only(), py::arg("vocab_size"),
+           py::arg("max_position_embeddings"), py::arg("hidden_size"), py::arg("num_hidden_layers"),
+           py::arg("num_attention_heads"), py::arg("intermediate_size"), py::arg("layer_norm_eps"),
+           py::arg("activation"), py::arg("dtype"), py::arg("device"))
       .def_property_readonly("isa",
                              [](const CudaEncoder& e) { return std::string(e.kernels().isa); })
       .def_property_readonly("device_name",

@@ -265,7 +265,10 @@ void register_cuda_ops(py::module_& module) {
              py::arg("num_rows"));
   module.def("attention_tiles", &attention_tiles, py::arg("cu_seqlens").noconvert());
   py::class_<CudaOps>(module, "Ops", py::module_local())
-      .def(py::init<int, const std::string&>(), py::arg("device"), py::arg("dtype"))
+      .def("__init__", constructor(+[](int device, const std::string& dtype) {
+             return std::make_unique<CudaOps>(device, dtype);
+           }),
+           py::detail::is_new_style_constructor(), py::arg("device"), py::arg("dtype"))
       .def("layer_norm", &CudaOps::layer_norm)
       .def("linear", &CudaOps::linear)
       .def("linear_residual_layer_norm", &CudaOps::linear_residual_layer_norm)

@@ -130,10 +130,11 @@ std::vector<std::tuple<int64_t, int64_t, int64_t, double>> plan(const Encoder& e
 
 void register_encoder(py::module_& module) {
   py::class_<Encoder>(module, "Encoder")
-      .def(py::init([](int64_t vocab_size, int64_t max_position_embeddings, int64_t hidden_size,
-                       int64_t num_hidden_layers, int64_t num_attention_heads,
-                       int64_t intermediate_size, double layer_norm_eps,
-                       const std::string& activation, const std::string& dtype) {
+      .def("__init__",
+           constructor(+[](int64_t vocab_size, int64_t max_position_embeddings, int64_t hidden_size,
+                           int64_t num_hidden_layers, int64_t num_attention_heads,
+                           int64_t intermediate_size, double layer_norm_eps,
+                           const std::string& activation, const std::string& dtype) {
              const Config config{.vocab_size = vocab_size,
                                  .max_position_embeddings = max_position_embeddings,
                                  .hidden_size = hidden_size,
@@ -145,10 +146,10 @@ void register_encoder(py::module_& module) {
              config.validate();
              return std::make_unique<Encoder>(config, active_isa(), parse_weight_type(dtype));
            }),
-           py::kw_only(), py::arg("vocab_size"), py::arg("max_position_embeddings"),
-           py::arg("hidden_size"), py::arg("num_hidden_layers"), py::arg("num_attention_heads"),
-           py::arg("intermediate_size"), py::arg("layer_norm_eps"), py::arg("activation"),
-           py::arg("dtype"))
+           py::detail::is_new_style_constructor(), py::kw_only(), py::arg("vocab_size"),
+           py::arg("max_position_embeddings"), py::arg("hidden_size"), py::arg("num_hidden_layers"),
+           py::arg("num_attention_heads"), py::arg("intermediate_size"), py::arg("layer_norm_eps"),
+           py::arg("activation"), py::arg("dtype"))
       .def_property_readonly("isa",
                              [](const Encoder& e) { return std::string(e.linear_kernels().isa); })
       .def_property_readonly("hidden_size", [](const Encoder& e) { return e.config().hidden_size; })
