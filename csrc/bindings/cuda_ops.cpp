@@ -28,7 +28,7 @@ struct View {
 using Fields = std::tuple<uintptr_t, int64_t, int64_t, int64_t>;
 using OptionalFields = std::optional<Fields>;
 
-// Lends the arrays of one call to its kernels, under their names, and takes them back.
+// Borrows the arrays of one call for its kernels, under their names, until the call ends.
 class Loan {
  public:
   explicit Loan(cuda::Runtime& runtime) : runtime_(runtime) {}
@@ -37,7 +37,7 @@ class Loan {
   }
   Loan(const Loan&) = delete;
 
-  // Lends an array to read, whose elements have `size` bytes; `alignment` divides its address.
+  // Borrows an array to read, whose elements have `size` bytes; `alignment` divides its address.
   const void* in(const char* name, const View& view, int64_t size, int64_t alignment = 16) {
     return lend(name, view, size, alignment, true);
   }
