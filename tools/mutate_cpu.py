@@ -114,6 +114,8 @@ FAULTS = (
     Fault("chunks too large", "csrc/model/plan.cpp", "cu_seqlens[last + 1] - cu_seqlens[first] <= chunk_tokens)",
           "cu_seqlens[last + 1] - cu_seqlens[first] <= 2 * chunk_tokens)", "native:test_schedule"),
     # ---- bindings ----
+    Fault("an object that is freed twice", "csrc/bindings/bindings.h", "instance.value_ptr() = nullptr;", "",
+          "tests/test_fault_injection.py -k load-memory"),
     Fault("unwinding that aborts", "csrc/bindings/bindings.h", "for (;;) pause();", "throw;",
           f"{INTERRUPTS} -k daemon"),
     Fault("a refusal that is gone", "csrc/bindings/search.cpp", "space.type != WeightType::kInt8 || stride % 4 == 0",

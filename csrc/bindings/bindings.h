@@ -9,6 +9,7 @@
 
 #include <chrono>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -118,5 +119,22 @@ void register_hardware(py::module_& module);
 void register_search(py::module_& module);
 void register_training(py::module_& module);
 void register_cuda_ops(py::module_& module);  // of _cuda
+
+// A constructor for .def("__init__", constructor(...), py::detail::is_new_style_constructor(), ...).
+// py::init does the same, but where memory ends in its last step, in which pybind11 makes the new
+// object known, it deletes the object twice or ends the process (pybind11 3.1.0).
+template <typename Class, typename... Args>
+auto constructor(std::unique_ptr<Class> (*make)(Args...)) {
+  return [make](py::detail::value_and_holder& instance, Args... args) {
+    std::unique_ptr<Class> object = make(std::forward<Args>(args)...);
+    instance.value_ptr() = object.get();
+    try {
+      instance.type->init_instance(instance.inst, &object);
+    } catch (...) {
+      instance.value_ptr() = nullptr;
+      throw;
+    }
+  };
+}
 
 }  // namespace minifuse

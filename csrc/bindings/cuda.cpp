@@ -45,11 +45,13 @@ PYBIND11_MODULE(MINIFUSE_CUDA_MODULE, module) {
   module.def("devices", &devices);
   register_cuda_ops(module);
   py::class_<CudaEncoder>(module, "Encoder", py::module_local())
-      .def(py::init([](const py::object& description, const std::string& dtype, int device) {
+      .def("__init__",
+           constructor(+[](const py::object& description, const std::string& dtype, int device) {
              return std::make_unique<CudaEncoder>(description_of(description),
                                                   cuda::open_device(device), dtype);
            }),
-           py::arg("description"), py::arg("dtype"), py::arg("device"))
+           py::detail::is_new_style_constructor(), py::arg("description"), py::arg("dtype"),
+           py::arg("device"))
       .def_property_readonly("isa",
                              [](const CudaEncoder& e) { return std::string(e.kernels().isa); })
       .def_property_readonly("device_name",

@@ -28,7 +28,7 @@ struct View {
 using Fields = std::tuple<uintptr_t, int64_t, int64_t, int64_t>;
 using OptionalFields = std::optional<Fields>;
 
-// Lends the arrays of one call to its kernels, under their names, and takes them back.
+// Borrows the arrays of one call for its kernels, under their names, until the call ends.
 class Loan {
  public:
   explicit Loan(cuda::Runtime& runtime) : runtime_(runtime) {}
@@ -37,7 +37,7 @@ class Loan {
   }
   Loan(const Loan&) = delete;
 
-  // Lends an array to read, whose elements have `size` bytes; `alignment` divides its address.
+  // Borrows an array to read, whose elements have `size` bytes; `alignment` divides its address.
   const void* in(const char* name, const View& view, int64_t size, int64_t alignment = 16) {
     return lend(name, view, size, alignment, true);
   }
@@ -265,7 +265,10 @@ void register_cuda_ops(py::module_& module) {
              py::arg("num_rows"));
   module.def("attention_tiles", &attention_tiles, py::arg("cu_seqlens").noconvert());
   py::class_<CudaOps>(module, "Ops", py::module_local())
-      .def(py::init<int, const std::string&>(), py::arg("device"), py::arg("dtype"))
+      .def("__init__", constructor(+[](int device, const std::string& dtype) {
+             return std::make_unique<CudaOps>(device, dtype);
+           }),
+           py::detail::is_new_style_constructor(), py::arg("device"), py::arg("dtype"))
       .def("layer_norm", &CudaOps::layer_norm)
       .def("linear", &CudaOps::linear)
       .def("linear_residual_layer_norm", &CudaOps::linear_residual_layer_norm)

@@ -131,11 +131,11 @@ std::vector<std::tuple<int64_t, int64_t, int64_t, double>> plan(const Encoder& e
 
 void register_encoder(py::module_& module) {
   py::class_<Encoder>(module, "Encoder")
-      .def(py::init([](const py::object& description, const std::string& dtype) {
+      .def("__init__", constructor(+[](const py::object& description, const std::string& dtype) {
              return std::make_unique<Encoder>(description_of(description), active_isa(),
                                               parse_weight_type(dtype));
            }),
-           py::arg("description"), py::arg("dtype"))
+           py::detail::is_new_style_constructor(), py::arg("description"), py::arg("dtype"))
       .def_property_readonly(
           "isa", [](const Encoder& e) { return std::string(e.linear_kernels().format.isa); })
       .def_property_readonly("hidden_size",

@@ -533,8 +533,8 @@ class Index:
                     "the index is in the middle of an add or a save of this thread, which a signal "
                     "handler interrupted: note the signal in the handler and add or save afterwards"
                 )
-            self._is_changing = True
             try:
+                self._is_changing = True
                 yield
             finally:
                 self._is_changing = False

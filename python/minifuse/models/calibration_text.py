@@ -1,6 +1,7 @@
 """The text on which int8 is calibrated: its bits decide the bits of every int8 vector.
 
-Frozen. A test holds its hash; texts for benchmarks and examples are in sample_text.py.
+Frozen, and a test holds its hash. sample_text.py has the same sentences for benchmarks and
+examples; they are apart on purpose, so that editing those never changes a vector.
 """
 
 _SENTENCES: tuple[str, ...] = (
