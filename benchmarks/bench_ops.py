@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from minifuse import hardware
-from minifuse.op_cases import OP_TOKENS, op_cases
+from minifuse.bench.ops import OP_TOKENS, op_cases
 
 # Only an op with weights has an unpacked form.
 RUNS = [

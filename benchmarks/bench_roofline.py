@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from minifuse import SentenceTransformer, bench, hardware, ops, sample_text
+from minifuse import SentenceTransformer, hardware, ops
+from minifuse.bench import encode, report, sample_text, timing
 
 # (N, K, activation) of MiniLM's matrices.
 MATRICES = {
@@ -38,8 +39,8 @@ def matrix_shares(rounds: int) -> list[dict[str, Any]]:
             x = rng.standard_normal((m, k)).astype(np.float32)
             flops = 2.0 * m * n * k
             repeat = max(1, int(2e8 / flops))  # calls of a millisecond
-            run = bench.repeated(partial(ops.linear, x, weight, bias, activation), repeat)
-            share = bench.share_of_peak(run, flops * repeat, threads, rounds)
+            run = timing.repeated(partial(ops.linear, x, weight, bias, activation), repeat)
+            share = timing.share_of_peak(run, flops * repeat, threads, rounds)
             rows.append({"matrix": name, "rows": m} | share)
     return rows
 
@@ -56,19 +57,19 @@ def main() -> None:
     for count, gflops in peaks.items():
         print(f"ceiling, {count} threads: {gflops:.1f} GFLOP/s in float32")
     rows = matrix_shares(arguments.rounds)
-    print(bench.format_table(rows, {"matrix": "matrix", "rows": "rows", "gflops": "GFLOP/s",
+    print(report.format_table(rows, {"matrix": "matrix", "rows": "rows", "gflops": "GFLOP/s",
                                     "share_of_peak": "share"}))  # fmt: skip
     model = SentenceTransformer("sentence-transformers/all-MiniLM-L6-v2")
     workloads = {"short": sample_text.sentences(1000), "paragraphs": sample_text.paragraphs(300)}
     encoder = {
-        name: bench.encoder_share(model, texts, threads, arguments.rounds)
+        name: encode.encoder_share(model, texts, threads, arguments.rounds)
         for name, texts in workloads.items()
     }
     for name, share in encoder.items():
         print(f"encoder, {name}: {share['share_of_peak']:.1%} of the ceiling")
     if arguments.json:
-        result = {"machine": bench.machine(), "peak_gflops": peaks, "rows": rows}
-        bench.write_json(arguments.json, result | {"encoder": encoder})
+        result = {"machine": timing.machine(), "peak_gflops": peaks, "rows": rows}
+        report.write_json(arguments.json, result | {"encoder": encoder})
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from minifuse import Index, hardware
-from minifuse.bench import format_table, machine, write_json
+from minifuse.bench.report import format_table, write_json
+from minifuse.bench.timing import machine
 
 DIM, K = 384, 10
 

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from minifuse import SentenceTransformer, hardware
-from minifuse.bench import format_table, machine, write_json
+from minifuse.bench.report import format_table, write_json
+from minifuse.bench.timing import machine
 from minifuse.models.resolve import resolve_model
 from minifuse.training import TrainingConfig, TrainingPairs, finetune, read_training_pairs
 from minifuse.training.judging import rank_of_answers

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minifuse import Index
-from minifuse.adapters import search_postgres, to_faiss, to_postgres
+from minifuse.search.adapters import search_postgres, to_faiss, to_postgres
 
 
 @pytest.fixture

@@ -7,10 +7,13 @@ import json
 import numpy as np
 import pytest
 
-from minifuse import SentenceTransformer, bench_device, cuda_ops, native, op_cases
+from minifuse import SentenceTransformer, native
+from minifuse.bench import device as bench_device
+from minifuse.bench import ops as op_cases
+from minifuse.bench.sample_text import SENTENCES
 from minifuse.cli import main
-from minifuse.devices import Device
-from minifuse.sample_text import SENTENCES
+from minifuse.native import cuda_ops
+from minifuse.native.devices import Device
 
 torch = pytest.importorskip("torch", reason="compares with PyTorch")
 

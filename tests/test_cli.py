@@ -136,12 +136,12 @@ def test_what_is_wrong_is_said_and_nothing_is_left(run, inputs, arguments, text)
 
 
 def test_a_full_disk_leaves_nothing(run, inputs, monkeypatch):
-    from minifuse import files
+    from minifuse.files import vectors as writers
 
     def full(self, texts, vectors):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files._NpyWriter, "write", full)
+    monkeypatch.setattr(writers._NpyWriter, "write", full)
     printed = run("encode", inputs / "x.txt", "-o", inputs / "out.npy", "--no-progress", status=2)
     assert "No space left" in printed.err
     assert sorted(p.name for p in inputs.iterdir()) == ["x.csv", "x.jsonl", "x.tsv", "x.txt"]
@@ -242,7 +242,7 @@ def test_parity(run):
 
 
 def test_parity_fails_beyond_the_tolerance(run, monkeypatch):
-    monkeypatch.setattr("minifuse.parity._EMBEDDING_BOUND", 1e-12)
+    monkeypatch.setattr("minifuse.bench.parity._EMBEDDING_BOUND", 1e-12)
     assert "BEYOND THE BOUND" in run("parity", "--limit", 5, status=1).out
 
 

@@ -9,13 +9,6 @@ import pytest
 
 from minifuse import SentenceTransformer
 from minifuse.cli import main
-from minifuse.comparison import (
-    Comparison,
-    Difference,
-    compare_groups,
-    compare_on_pairs,
-    compare_on_retrieval,
-)
 from minifuse.evaluation import (
     LabelledPairs,
     RetrievalTask,
@@ -24,9 +17,16 @@ from minifuse.evaluation import (
     read_retrieval_task,
     read_scored_pairs,
 )
+from minifuse.evaluation.comparison import (
+    Comparison,
+    Difference,
+    compare_groups,
+    compare_on_pairs,
+    compare_on_retrieval,
+)
+from minifuse.evaluation.stats import Interval
 from minifuse.models.folder import read_model_folder
 from minifuse.models.safetensors import SafetensorsFile, write_safetensors
-from minifuse.stats import Interval
 
 
 class Angles:

@@ -14,7 +14,7 @@ import pytest
 
 from cuda_library import ROOT
 from minifuse import SentenceTransformer
-from minifuse.devices import cuda_devices
+from minifuse.native.devices import cuda_devices
 
 needs_nvcc = pytest.mark.skipif(
     shutil.which("nvcc") is None, reason="nvcc is not on the PATH: the CUDA part is not built"

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import minifuse
-from minifuse import SentenceTransformer, hardware, inputs, sentence_transformer
+from minifuse import SentenceTransformer, hardware, sentence_transformer
+from minifuse.bench.sample_text import SENTENCES
 from minifuse.cli import main
-from minifuse.sample_text import SENTENCES
+from minifuse.models import inputs
 from tiny_model import write_tiny_model
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from cuda_library import ELEMENTS, DeviceEncoder, Fault
 from minifuse import SentenceTransformer
-from minifuse.sample_text import SENTENCES
+from minifuse.bench.sample_text import SENTENCES
 from tiny_model import write_tiny_model
 
 # Largest difference from float32 on the CPU of a component of a normalised vector, and the least

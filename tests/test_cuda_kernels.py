@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from cuda_library import ELEMENTS, UNIT_ROUNDOFF, Fault, Ops, float32_bound, rounded
-from minifuse import reference
+from minifuse.bench import reference
 
 
 @pytest.fixture(params=ELEMENTS)

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from cuda_library import UNIT_ROUNDOFF, float32_bound
-from minifuse import cuda_ops, native, ops, reference
+from minifuse import native, ops
+from minifuse.bench import reference
+from minifuse.native import cuda_ops
 
 torch = pytest.importorskip("torch", reason="the ops take torch's tensors")
 

@@ -13,9 +13,9 @@ import pytest
 
 from minifuse import SentenceTransformer
 from minifuse.cli import main
-from minifuse.exploration import explore
-from minifuse.exploration_page import write_page
-from minifuse.files import read_texts
+from minifuse.explore.clusters import explore
+from minifuse.explore.page import write_page
+from minifuse.files.texts import read_texts
 
 pytest.importorskip("sklearn", reason="clusters are scikit-learn's")
 

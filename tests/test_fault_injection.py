@@ -29,9 +29,9 @@ import numpy as np
 import minifuse
 import minifuse.native
 from minifuse import Index, SentenceTransformer, ops
-from minifuse.files import open_writer
+from minifuse.files.vectors import open_writer
 from minifuse.models.safetensors import SafetensorsFile
-from minifuse.whole_files import replacing
+from minifuse.files.whole import replacing
 
 faults = ctypes.CDLL(None)
 operation, kind, most = sys.argv[1], sys.argv[2], int(sys.argv[3])

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from minifuse.cli import main
-from minifuse.files import open_writer, read_header, read_rows, read_texts
-from minifuse.whole_files import replacing
+from minifuse.files.texts import read_header, read_rows, read_texts
+from minifuse.files.vectors import open_writer
+from minifuse.files.whole import replacing
 
 # ---- texts in ------------------------------------------------------------------------------------
 
@@ -67,7 +68,7 @@ def test_only_a_line_feed_ends_a_line(tmp_path):
         [
             sys.executable,
             "-c",
-            "from minifuse.files import read_texts; print(list(read_texts('-')))",
+            "from minifuse.files.texts import read_texts; print(list(read_texts('-')))",
         ],
         input=path.read_bytes(),
         env=os.environ | {"PYTHONUTF8": "1"},
@@ -120,7 +121,7 @@ def test_a_partial_file_follows_no_link(tmp_path, monkeypatch):
     victim = tmp_path / "victim"
     victim.write_text("precious")
     tokens = iter(["same", "other"])
-    monkeypatch.setattr("minifuse.whole_files.secrets.token_hex", lambda _: next(tokens))
+    monkeypatch.setattr("minifuse.files.whole.secrets.token_hex", lambda _: next(tokens))
     for name in ("same", str(os.getpid())):
         (tmp_path / f".x.npy.{name}.partial").symlink_to(victim)
     with open_writer(tmp_path / "x.npy") as writer:

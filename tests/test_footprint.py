@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from minifuse.footprint import measure_footprint
+from minifuse.bench.footprint import measure_footprint
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the resource module is POSIX's")
 
@@ -20,7 +20,7 @@ def test_our_own(tiny_folder):
 
 def test_the_parents_memory_is_not_the_engines(tiny_folder):
     script = (
-        "import sys, numpy as np; from minifuse.footprint import measure_footprint\n"
+        "import sys, numpy as np; from minifuse.bench.footprint import measure_footprint\n"
         "a = np.ones((600, 1 << 20), np.uint8)\n"
         "print(measure_footprint('minifuse', 'float32', sys.argv[1], 1, ['a dog'])['peak_mib'])"
     )

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minifuse import Index, index_file
+from minifuse import Index
+from minifuse.search import index_file
 
 SECTOR = 512
 # A write of one sector or less, a new size of the file, or a sync.
@@ -57,7 +58,7 @@ def recorded(monkeypatch):
         events.append(("sync", 0, b""))
         fsync(descriptor)
 
-    monkeypatch.setattr("minifuse.index.open_locked", recording)
+    monkeypatch.setattr("minifuse.search.index.open_locked", recording)
     monkeypatch.setattr(os, "fsync", sync)
     return events
 

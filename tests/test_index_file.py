@@ -141,7 +141,7 @@ def test_any_string_comes_back():
 
 
 def test_a_full_disk_loses_nothing(saved, monkeypatch):
-    from minifuse import index_file
+    from minifuse.search import index_file
 
     index = Index.load(saved)
     index.add(np.ones((1000, 16)), ["x"] * 1000)

@@ -16,7 +16,7 @@ import pytest
 
 from minifuse import Index
 from minifuse.cli import main
-from minifuse.index_file import _SECTOR
+from minifuse.search.index_file import _SECTOR
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_a_file_that_is_replaced_between_opening_and_locking(saved, monkeypatch)
 
 
 def test_two_writers_of_a_new_file(tmp_path, monkeypatch):
-    from minifuse import index_file
+    from minifuse.search import index_file
 
     path = tmp_path / "new.index"
     one, other = Index(2), Index(2)
@@ -230,7 +230,7 @@ def test_a_mapped_file_that_shrinks(saved, call):
 
 
 def test_opening_a_large_index_reads_little(tmp_path, monkeypatch):
-    from minifuse import index_file
+    from minifuse.search import index_file
 
     path = tmp_path / "large.index"
     index = Index(64, metric="dot")
@@ -347,7 +347,7 @@ def test_a_file_that_is_not_its_own_is_never_replaced_in_silence(saved, tmp_path
 
 
 def test_overwriting_waits_for_nobody_who_appends(saved):
-    from minifuse.index_file import open_locked
+    from minifuse.search.index_file import open_locked
 
     fresh = Index(16)
     fresh.add(np.ones((1, 16)), ["fresh"])
@@ -367,7 +367,7 @@ def test_a_killed_append_behind_a_mapped_index(saved):
 
 def test_a_reader_while_a_writer_appends(saved, monkeypatch):
     """Between two looks of a reader the writer commits a head: nothing is damaged."""
-    from minifuse import index_file
+    from minifuse.search import index_file
 
     writer = Index.load(saved)
     state, turns = index_file._state, iter(range(100))
@@ -410,7 +410,7 @@ def test_a_rename_whose_folder_cannot_be_synced(saved, monkeypatch):
     index = Index.load(saved)
     index.bind(Model())
     monkeypatch.setattr(
-        "minifuse.whole_files.sync_folder", lambda _: (_ for _ in ()).throw(OSError(5, "EIO"))
+        "minifuse.files.whole.sync_folder", lambda _: (_ for _ in ()).throw(OSError(5, "EIO"))
     )
     with pytest.raises(OSError, match="EIO"):
         index.save(saved)

@@ -12,7 +12,8 @@ import threading
 import numpy as np
 import pytest
 
-from minifuse import SentenceTransformer, hardware, sample_text
+from minifuse import SentenceTransformer, hardware
+from minifuse.bench import sample_text
 from minifuse.native import core
 
 

@@ -7,7 +7,8 @@ import pytest
 import sentence_transformers
 from onnx.reference import ReferenceEvaluator
 
-from minifuse import SentenceTransformer, sample_text
+from minifuse import SentenceTransformer
+from minifuse.bench import sample_text
 from minifuse.evaluation import evaluate_pairs, read_scored_pairs
 
 FOX = "The quick brown fox jumps over the lazy dog."
@@ -99,7 +100,7 @@ def test_second_model(second_folder, second_graph):
 
 
 def test_peers_parity_table(minilm_folder):
-    from minifuse.parity import run_parity
+    from minifuse.bench.parity import run_parity
 
     checks = run_parity(str(minilm_folder), list(sample_text.SENTENCES)[:12])
     assert [c.name for c in checks if not c.holds] == []

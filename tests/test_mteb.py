@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from minifuse.bench.sample_text import SENTENCES
 from minifuse.evaluation.mteb import MtebEncoder
-from minifuse.sample_text import SENTENCES
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

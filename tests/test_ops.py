@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import shapes
-from minifuse import ops, reference
-from minifuse.parity import op_bound
+from minifuse import ops
+from minifuse.bench import reference
+from minifuse.bench.parity import op_bound
 
 KINDS = ("normal", "large_mean", "outliers", "denormal")
 

@@ -8,7 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from minifuse import SentenceTransformer, reference, sample_text
+from minifuse import SentenceTransformer
+from minifuse.bench import reference, sample_text
 from minifuse.cli import main
 from minifuse.models import calibration_text, quantization
 from minifuse.models.quantization import quantize

@@ -1,4 +1,4 @@
-"""minifuse.stats against scipy, against what is known, and on what has no answer."""
+"""minifuse.evaluation.stats against scipy, against what is known, and on what has no answer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from minifuse import stats
+from minifuse.evaluation import stats
 
 
 @pytest.fixture

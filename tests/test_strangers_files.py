@@ -17,11 +17,11 @@ import pytest
 
 from minifuse import Index, SentenceTransformer
 from minifuse.cli import main
-from minifuse.files import read_objects
+from minifuse.cli.terminal import printable, printable_json
+from minifuse.files.texts import read_objects
 from minifuse.models import resolve
 from minifuse.models.safetensors import SafetensorsFile
 from minifuse.models.tokenization import TextTokenizer
-from minifuse.terminal import printable, printable_json
 from test_memory_safety import run
 
 DEEP = "[" * 100_000
@@ -386,7 +386,7 @@ def test_pip_runs_nothing_of_the_current_folder(unreachable, tmp_path, monkeypat
 
 
 def test_footprint_runs_nothing_of_the_current_folder(tmp_path, monkeypatch, tiny_folder):
-    from minifuse.footprint import measure_footprint
+    from minifuse.bench.footprint import measure_footprint
 
     for name in ("minifuse.py", "json.py", "numpy.py"):
         (tmp_path / name).write_text("raise SystemExit('executed')")

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from minifuse import reference
+from minifuse.bench import reference
 from minifuse.native import core
 
 

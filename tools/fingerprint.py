@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from minifuse import SentenceTransformer
-from minifuse.files import read_rows
+from minifuse.files.texts import read_rows
 from minifuse.native import core
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))

@@ -36,7 +36,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 with atheris.instrument_imports(include=["minifuse"]):
     import minifuse
     from minifuse import Index, ops
-    from minifuse.files import read_header, read_rows, read_texts
+    from minifuse.files.texts import read_header, read_rows, read_texts
     from minifuse.models.description import ModelDescription
     from minifuse.models.folder import read_model_folder
     from minifuse.models.safetensors import SafetensorsFile, write_safetensors

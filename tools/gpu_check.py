@@ -177,7 +177,7 @@ class Check:
                 for tool in ("memcheck", "racecheck")}  # fmt: skip
 
     def _texts(self) -> dict[str, list[str]]:
-        from minifuse.sample_text import SENTENCES
+        from minifuse.bench.sample_text import SENTENCES
 
         found = {"sample": list(SENTENCES)}
         for name in ("short", "paragraphs"):
@@ -216,7 +216,7 @@ class Check:
         import numpy as np
 
         from minifuse import SentenceTransformer
-        from minifuse.sample_text import SENTENCES
+        from minifuse.bench.sample_text import SENTENCES
 
         self._cuda()
         import torch
@@ -254,7 +254,7 @@ class Check:
 
     def encoder(self) -> dict[str, Any]:
         """`minifuse bench --device cuda`: the encoder, whole encodes and one query."""
-        from minifuse.bench_device import bench_device
+        from minifuse.bench.device import bench_device
 
         self._cuda()
         query = "how do i reset the password of my account"
@@ -268,8 +268,8 @@ class Check:
 
     def ops(self) -> dict[str, Any]:
         """`minifuse bench --ops --device cuda` in each dtype."""
-        from minifuse import cuda_ops
-        from minifuse.bench_device import bench_device_ops
+        from minifuse.bench.device import bench_device_ops
+        from minifuse.native import cuda_ops
 
         self._cuda()
 

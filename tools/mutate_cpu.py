@@ -47,9 +47,10 @@ CRASH = "tests/test_index_crash.py"
 INTERRUPTS = "tests/test_interrupts.py"
 
 ENCODER = "csrc/model/encoder.cpp"
+STEPS = "csrc/model/team_steps.cpp"
 POOL = "csrc/threads/pool.cpp"
 WORKSPACE = "csrc/model/workspace.h"
-INDEX_FILE = "python/minifuse/index_file.py"
+INDEX_FILE = "python/minifuse/search/index_file.py"
 SHORTENING = "python/minifuse/models/shortening.py"
 
 FAULTS = (
@@ -73,20 +74,20 @@ FAULTS = (
           "*shared_ws, team)) return;",
           "if (call.is_stopped || !encode_chunk(call, schedule.chunks[static_cast<size_t>(i)], "
           "*shared_ws, team)) return;", "native:test_encoder"),
-    Fault("a missing barrier", ENCODER, "timed_matrix([&] { linear_kernels_.linear(params); }); team.meet();",
-          "timed_matrix([&] { linear_kernels_.linear(params); });", "native:test_encoder"),
-    Fault("a missing barrier", ENCODER, "ticks->attention += ticks_now() - attention_start; team.meet();",
-          "ticks->attention += ticks_now() - attention_start;", "native:test_encoder"),
-    Fault("off by one", ENCODER, "norm.M = team.end(params.M) - begin;",
-          "norm.M = team.end(params.M) - begin - (begin > 0);", "native:test_encoder"),
+    Fault("a missing barrier", STEPS, "kernels_.linear.linear(part); }); team_.meet();",
+          "kernels_.linear.linear(part); });", "native:test_encoder"),
+    Fault("a missing barrier", STEPS, "item += heads; } }); team_.meet();", "item += heads; } });",
+          "native:test_encoder"),
+    Fault("off by one", STEPS, "rows.M = team_.end(y.count) - begin;",
+          "rows.M = team_.end(y.count) - begin - (begin > 0);", "native:test_encoder"),
     Fault("positions of the chunk", ENCODER, "static_cast<int32_t>(row - begin);", "static_cast<int32_t>(row);",
           "native:test_encoder"),
-    Fault("heads of the next sentence", ENCODER, "std::min(A - head, item_end - item)", "item_end - item",
+    Fault("heads of the next sentence", STEPS, "std::min(A - head, item_end - item)", "item_end - item",
           "native:test_encoder"),
     Fault("a refusal that is gone", ENCODER, 'check(weights_.is_finished(), "the encoder\'s weights are not '
           'complete: call finish_weights()");', "", "native:test_encoder"),
     Fault("a refusal that is gone", "csrc/model/batch.cpp", "batch.ids[i] < description.vocab_size",
-          "batch.ids[i] <= config.vocab_size", "native:test_encoder"),
+          "batch.ids[i] <= description.vocab_size", "native:test_encoder"),
     Fault("a refusal that is gone", "csrc/model/batch.cpp", "check(seqlen >= 0,", "check(seqlen >= -9,",
           "native:test_encoder"),
     Fault("scratch memory of another member", WORKSPACE,
@@ -155,9 +156,9 @@ FAULTS = (
           f"{WRITERS} -k locking"),
     Fault("a map that has shrunk", INDEX_FILE, "if self._map.size() < len(self._map):", "if False:",
           f"{WRITERS} -k shrinks"),
-    Fault("overwrites what another wrote", "python/minifuse/index.py",
+    Fault("overwrites what another wrote", "python/minifuse/search/index.py",
           "elif overwrite:", "elif True:", f"{WRITERS} -k replaced"),
-    Fault("appends twice", "python/minifuse/index.py", "self._num_saved += 1", "pass",
+    Fault("appends twice", "python/minifuse/search/index.py", "self._num_saved += 1", "pass",
           "tests/test_index_file.py"),
     # ---- texts ----
     Fault("a word cut too short", SHORTENING, "kept = self._longest_word + 1", "kept = self._longest_word - 1",
@@ -168,13 +169,13 @@ FAULTS = (
           "return text", SHORT),
     Fault("white space by Python's rule", SHORTENING, "return _REMOVED",
           "return _SPACE if character.isspace() else _REMOVED", SHORT),
-    Fault("a row cut short", "python/minifuse/files.py", "if extra is not None:", "if False:", f"{FILES} -k fields"),
-    Fault("a quotation that swallows", "python/minifuse/files.py", "csv.DictReader(file, strict=True)",
+    Fault("a row cut short", "python/minifuse/files/texts.py", "if extra is not None:", "if False:", f"{FILES} -k fields"),
+    Fault("a quotation that swallows", "python/minifuse/files/texts.py", "csv.DictReader(file, strict=True)",
           "csv.DictReader(file)", f"{FILES} -k quotation"),
     # ---- files, models, strangers ----
-    Fault("a link that is followed", "python/minifuse/whole_files.py", "os.O_RDWR | os.O_CREAT | os.O_EXCL",
+    Fault("a link that is followed", "python/minifuse/files/whole.py", "os.O_RDWR | os.O_CREAT | os.O_EXCL",
           "os.O_RDWR | os.O_CREAT | os.O_TRUNC", f"{FILES} -k partial"),
-    Fault("a name that is not synced", "python/minifuse/whole_files.py",
+    Fault("a name that is not synced", "python/minifuse/files/whole.py",
           "os.replace(partial, path)\n        else:", "os.replace(partial, path); return\n        else:",
           f"{FILES} -k synced"),
     Fault("another dtype after a copy", "python/minifuse/sentence_transformer.py",
@@ -190,7 +191,7 @@ FAULTS = (
           f"{STRANGERS} -k pip"),
     Fault("a file that nobody checked", "python/minifuse/models/resolve.py", "!= _MINILM_WHEEL_SHA256:", "== 'x':",
           f"{STRANGERS} -k package"),
-    Fault("escapes that reach the terminal", "python/minifuse/terminal.py", "\\x7f-\\x9f", "",
+    Fault("escapes that reach the terminal", "python/minifuse/cli/terminal.py", "\\x7f-\\x9f", "",
           f"{STRANGERS} -k print"),
     Fault("half an update", "python/minifuse/training/trainer.py",
           "signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))", "pass",

@@ -26,7 +26,7 @@ namespace minifuse {
 
 namespace py = pybind11;
 
-// C-contiguous arrays of exactly this dtype; python/minifuse/native.py makes them so.
+// C-contiguous arrays of exactly this dtype; python/minifuse/native/arrays.py makes them so.
 using FloatArray = py::array_t<float, py::array::c_style>;
 using IntArray = py::array_t<int32_t, py::array::c_style>;
 using CodeArray = py::array_t<int8_t, py::array::c_style>;

@@ -1,5 +1,5 @@
 // The fused ops on a device's memory that somebody else owns, torch's: addresses and shapes in, the
-// kernel started on the stream that is named. python/minifuse/cuda_ops.py makes the tensors fit.
+// kernel started on the stream that is named. python/minifuse/native/cuda_ops.py makes the tensors fit.
 
 #include <algorithm>
 #include <optional>

@@ -1,5 +1,5 @@
 // Search among the vectors of an index: segments are borrowed under the GIL, which is then released.
-// Shapes and meanings are in python/minifuse/index.py.
+// Shapes and meanings are in python/minifuse/search/index.py.
 
 #include "search/search.h"
 

@@ -13,7 +13,7 @@ from minifuse.sentence_transformer import EncodeInfo, SentenceTransformer
 __all__ = ["EncodeInfo", "Index", "SentenceTransformer", "__version__", "hardware", "ops", "util"]
 
 if TYPE_CHECKING:
-    from minifuse.index import Index
+    from minifuse.search.index import Index
 
 __version__: str
 
@@ -25,7 +25,7 @@ def __getattr__(name: str) -> Any:
 
         return version("minifuse")
     if name == "Index":
-        from minifuse.index import Index
+        from minifuse.search.index import Index
 
         return Index
     raise AttributeError(f"module 'minifuse' has no attribute {name!r}")

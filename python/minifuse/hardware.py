@@ -5,8 +5,8 @@ from __future__ import annotations
 import platform
 from typing import Any
 
-from minifuse.devices import cuda_devices
 from minifuse.native import core
+from minifuse.native.devices import cuda_devices
 
 __all__ = ["DTYPES", "describe", "peak", "tile_rate"]
 

@@ -43,7 +43,7 @@ def _on_its_device(op: _Op) -> _Op:
     @functools.wraps(op)
     def call(*args: Any, **kwargs: Any) -> Any:
         if native.is_cuda_tensor(args[0] if args else kwargs.get(name)):
-            from minifuse import cuda_ops
+            from minifuse.native import cuda_ops
 
             return getattr(cuda_ops, op.__name__)(*args, **kwargs)
         return op(*args, **kwargs)

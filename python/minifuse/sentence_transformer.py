@@ -23,22 +23,22 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from minifuse import similarity
-from minifuse.devices import CUDA_DTYPES, Device, new_tensor, resolve_device
+from minifuse.files.whole import ignore_other_engines, new_folder
 from minifuse.hardware import DTYPES
-from minifuse.inputs import WINDOW_TEXTS, as_list, checked, one_ahead, windows
 from minifuse.models.folder import (
     DenseModule,
     ModelFolder,
     NormalizeModule,
     read_model_folder,
 )
+from minifuse.models.inputs import WINDOW_TEXTS, as_list, checked, one_ahead, windows
 from minifuse.models.quantization import load_quantized_encoder
 from minifuse.models.resolve import resolve_model
 from minifuse.models.tokenization import TextTokenizer, TokenBatch
 from minifuse.models.weights import load_encoder
 from minifuse.native import core
-from minifuse.whole_files import ignore_other_engines, new_folder
+from minifuse.native.devices import CUDA_DTYPES, Device, new_tensor, resolve_device
+from minifuse.search import similarity
 
 __all__ = ["Device", "EncodeInfo", "SentenceTransformer"]
 

@@ -6,13 +6,13 @@ a torch tensor the result is one.
 
 from __future__ import annotations
 
-from minifuse.mining import (
+from minifuse.search.mining import (
     community_detection,
     paraphrase_mining,
     paraphrase_mining_embeddings,
     semantic_search,
 )
-from minifuse.similarity import (
+from minifuse.search.similarity import (
     cos_sim,
     dot_score,
     euclidean_sim,

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from minifuse import similarity
-from minifuse.files import read_header, read_rows
+from minifuse.files.texts import read_header, read_rows
+from minifuse.search import similarity
 
 __all__ = [
     "ClassificationScores",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from minifuse import util
-from minifuse.files import read_rows
+from minifuse.files.texts import read_rows
 
 __all__ = ["PairScores", "ScoredPairs", "evaluate_pairs", "read_scored_pairs"]
 

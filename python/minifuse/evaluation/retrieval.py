@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from minifuse import util
-from minifuse.files import read_objects, read_rows
+from minifuse.files.texts import read_objects, read_rows
 
 __all__ = [
     "RetrievalScores",

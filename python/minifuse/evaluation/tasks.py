@@ -16,7 +16,7 @@ from minifuse.evaluation.labels import (
 )
 from minifuse.evaluation.pairs import evaluate_pairs, read_scored_pairs
 from minifuse.evaluation.retrieval import evaluate_retrieval, read_retrieval_task
-from minifuse.files import read_header
+from minifuse.files.texts import read_header
 
 __all__ = ["task_of"]
 

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minifuse import ops
+from minifuse.files.whole import ignore_other_engines, new_folder
 from minifuse.models import calibration_text
 from minifuse.models.folder import QUANTIZED_WEIGHTS, ModelFolder, read_model_folder
 from minifuse.models.resolve import resolve_model
@@ -32,7 +33,6 @@ from minifuse.models.weights import (
     stored_tensors,
 )
 from minifuse.native import FloatArray, core
-from minifuse.whole_files import ignore_other_engines, new_folder
 
 __all__ = ["QuantizedMatrix", "load_quantized_encoder", "quantize", "quantized_matrices"]
 

@@ -18,7 +18,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from minifuse.whole_files import sync_folder, sync_tree
+from minifuse.files.whole import sync_folder, sync_tree
 
 __all__ = ["cache_folder", "resolve_model"]
 

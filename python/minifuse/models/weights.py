@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from minifuse.devices import Device, cuda_module
 from minifuse.models.description import ModelDescription
 from minifuse.models.folder import ModelFolder
 from minifuse.models.safetensors import SafetensorsFile
 from minifuse.native import core
+from minifuse.native.devices import Device, cuda_module
 
 __all__ = ["load_encoder", "new_encoder", "read_slots", "set_weights", "stored_tensors"]
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from minifuse import mining, stats
+from minifuse.evaluation import stats
+from minifuse.search import mining
 from minifuse.training.pairs import TrainingPairs
 
 __all__ = ["judge_of", "plot_training", "rank_of_answers"]
@@ -63,7 +64,7 @@ def plot_training(result: Any, path: str | Path) -> None:
         ImportError: matplotlib is not installed.
         ValueError: another ending.
     """
-    from minifuse.plots import new_figure, save_figure
+    from minifuse.files.plots import new_figure, save_figure
 
     figure = new_figure(8, 4)
     chart = figure.subplots()

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from minifuse.files import read_header, read_objects, read_rows
+from minifuse.files.texts import read_header, read_objects, read_rows
 
 __all__ = ["TrainingPairs", "batches", "read_training_pairs"]
 

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from minifuse.files.whole import ignore_other_engines, new_folder, replacing
 from minifuse.models.folder import read_model_folder
 from minifuse.models.resolve import resolve_model
 from minifuse.models.safetensors import write_safetensors
@@ -32,7 +33,6 @@ from minifuse.native import core
 from minifuse.training.encoder import Draws, TrainableEncoder
 from minifuse.training.losses import cosent_loss, ranking_loss, same_text_groups
 from minifuse.training.pairs import TrainingPairs, batches
-from minifuse.whole_files import ignore_other_engines, new_folder, replacing
 
 __all__ = ["TrainingConfig", "TrainingResult", "finetune"]
 

@@ -1,6 +1,6 @@
 """Speed on a CUDA device: our encoder and ops beside PyTorch's, and the device's measured ceiling.
 
-As bench.py on the CPU: everything in one process, interleaved, medians and ratios, rows that we
+As encode.py on the CPU: everything in one process, interleaved, medians and ratios, rows that we
 lose stay. PyTorch runs at its best published setting: float16 with SDPA at the best of four batch
 sizes, with and without torch.compile.
 """
@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from minifuse.bench import encoder_flops, interleaved, machine, repeated, time_once
-from minifuse.devices import CUDA_DTYPES, cuda_module, resolve_device
+from minifuse.bench.encode import encoder_flops
+from minifuse.bench.ops import OP_TOKENS, Placement, op_cases
+from minifuse.bench.timing import interleaved, machine, repeated, time_once
 from minifuse.models.resolve import resolve_model
-from minifuse.op_cases import OP_TOKENS, Placement, op_cases
+from minifuse.native.devices import CUDA_DTYPES, cuda_module, resolve_device
 from minifuse.sentence_transformer import SentenceTransformer
 
 __all__ = ["bench_device", "bench_device_ops", "measured_peak"]

@@ -8,15 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from minifuse.whole_files import check_distinct
+from minifuse.cli.common import add_command
+from minifuse.files.whole import check_distinct
 
 QUERY = "how do i reset the password of my account"
 
-__all__ = ["add_bench_arguments", "run_bench"]
+__all__ = ["add"]
 
 
-def add_bench_arguments(sub: argparse.ArgumentParser) -> None:
-    """Add the options of ``minifuse bench``, except those of the model and the threads."""
+def add(commands: Any) -> None:
+    """Add ``minifuse bench`` to the commands."""
+    sub = add_command(
+        commands, "bench", _run, "Compare with the peers that are installed, interleaved."
+    )
     sub.add_argument("files", nargs="*", help="NAME=FILE or FILE[:LINES] workloads; none: our own")
     sub.add_argument(
         "--peers", action="store_true", help="in float32, bfloat16 and int8; float32 only without"
@@ -33,8 +37,8 @@ def add_bench_arguments(sub: argparse.ArgumentParser) -> None:
 
 def _workloads(files: Sequence[str]) -> dict[str, Sequence[str]]:
     """NAME=FILE:LINES -> texts; name and lines may be left out."""
-    from minifuse import sample_text
-    from minifuse.files import read_texts
+    from minifuse.bench import sample_text
+    from minifuse.files.texts import read_texts
 
     if not files:
         return {"short": sample_text.sentences(1000), "paragraphs": sample_text.paragraphs(300)}
@@ -60,16 +64,17 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
         check_distinct(output, filter(None, inputs))
 
 
-def run_bench(arguments: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace) -> int:
     """Measure, print the tables, and write what was asked for; the exit status."""
-    from minifuse import bench, hardware
+    from minifuse import hardware
+    from minifuse.bench import encode, ops, report, timing
 
     _check_outputs(arguments)
     if arguments.device not in (None, "cpu"):
         return _bench_device(arguments)
     threads = arguments.threads or hardware.describe()["num_threads"]
     if arguments.ops:
-        rows = bench.bench_ops(threads, arguments.rounds)
+        rows = ops.bench_ops(threads, arguments.rounds)
         columns = {
             "op": "op",
             "tokens": "tokens",
@@ -79,7 +84,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
             "unpacked_us": "unpacked us",
             "speedup_unpacked": "speed-up unpacked",
         }
-        print(bench.format_table(rows, columns))
+        print(report.format_table(rows, columns))
         lost = [f"{r['op']} at {r['tokens']}" for r in rows if r["speedup_packed"] <= 1]
         lost += [
             f"{r['op']} at {r['tokens']}, unpacked"
@@ -88,12 +93,12 @@ def run_bench(arguments: argparse.Namespace) -> int:
         ]
         print("\nslower than PyTorch:", "; ".join(lost) or "none")
         if arguments.json:
-            bench.write_json(arguments.json, {"machine": bench.machine(), "rows": rows})
+            report.write_json(arguments.json, {"machine": timing.machine(), "rows": rows})
         return 0
     if arguments.profile:
         return _bench_profile(arguments, threads)
     dtypes = hardware.DTYPES if arguments.peers else ("float32",)
-    result = bench.bench_encode(
+    result = encode.bench_encode(
         arguments.model, _workloads(arguments.files), QUERY, threads, arguments.rounds, dtypes
     )
     for name, workload in result["workloads"].items():
@@ -106,7 +111,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
             "cosine_min": "cosine min",
             "cosine_mean": "mean",
         }
-        print(bench.format_table(workload["rows"], columns))
+        print(report.format_table(workload["rows"], columns))
         for dtype, share in result["encoder"][name].items():
             print(
                 f"encoder alone, {dtype}: {share['tokens_per_second']:,.0f} tokens/s, "
@@ -122,7 +127,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
         "p99_ms": "p99 ms",
         "ours_over_theirs_time": "our time / theirs",
     }
-    print(bench.format_table(result["query"]["rows"], columns))
+    print(report.format_table(result["query"]["rows"], columns))
     print("\nseconds to the first vector, and peak memory of a process")
     columns = {
         "engine": "engine",
@@ -130,30 +135,30 @@ def run_bench(arguments: argparse.Namespace) -> int:
         "startup_seconds": "start-up s",
         "peak_mib": "peak MiB",
     }
-    print(bench.format_table(result["footprint"], columns))
+    print(report.format_table(result["footprint"], columns))
     if arguments.plot:
-        bench.plot_encode(result, arguments.plot)
+        report.plot_encode(result, arguments.plot)
     return _tell_absent_and_write(arguments, result)
 
 
 def _tell_absent_and_write(arguments: argparse.Namespace, result: dict[str, Any]) -> int:
     """Print what did not run and why, and write the figures to the files that were asked for."""
-    from minifuse import bench
+    from minifuse.bench import report
 
     for name, reason in result["absent"].items():
         print(f"{name}: {reason}")
     if arguments.json:
-        bench.write_json(arguments.json, result)
+        report.write_json(arguments.json, result)
     return 0
 
 
 def _bench_device(arguments: argparse.Namespace) -> int:
-    from minifuse import bench, bench_device
+    from minifuse.bench import device, report, timing
 
     if arguments.profile or arguments.peers or arguments.plot:
         raise ValueError("--device goes with --ops, --rounds and --json only")
     if arguments.ops:
-        rows = bench_device.bench_device_ops(arguments.device, rounds=arguments.rounds)
+        rows = device.bench_device_ops(arguments.device, rounds=arguments.rounds)
         columns = {
             "op": "op",
             "tokens": "tokens",
@@ -163,11 +168,11 @@ def _bench_device(arguments: argparse.Namespace) -> int:
             "speedup": "speed-up",
             "share_of_peak": "share of peak",
         }
-        print(bench.format_table(rows, columns))
+        print(report.format_table(rows, columns))
         if arguments.json:
-            bench.write_json(arguments.json, {"machine": bench.machine(), "rows": rows})
+            report.write_json(arguments.json, {"machine": timing.machine(), "rows": rows})
         return 0
-    result = bench_device.bench_device(
+    result = device.bench_device(
         arguments.model, _workloads(arguments.files), QUERY, arguments.device, arguments.rounds
     )
     print(result["machine"]["device"])
@@ -182,7 +187,7 @@ def _bench_device(arguments: argparse.Namespace) -> int:
     }
     for name, workload in result["workloads"].items():
         print(f"\n{name}: {workload['num_texts']} texts, {workload['num_tokens']} tokens")
-        print(bench.format_table(workload["rows"], columns))
+        print(report.format_table(workload["rows"], columns))
     print("\none query")
     columns = {
         "engine": "engine",
@@ -190,22 +195,23 @@ def _bench_device(arguments: argparse.Namespace) -> int:
         "encoder_us": "encoder us",
         "encode_us": "encode us",
     }
-    print(bench.format_table(result["query"], columns))
+    print(report.format_table(result["query"], columns))
     return _tell_absent_and_write(arguments, result)
 
 
 def _bench_profile(arguments: argparse.Namespace, threads: int) -> int:
-    from minifuse import SentenceTransformer, bench, hardware
+    from minifuse import SentenceTransformer, hardware
+    from minifuse.bench import encode, report, timing
 
     columns = {"stage": "stage", "share": "share", "us_per_token": "us a token"}
     tables: dict[str, Any] = {}
     for dtype in hardware.DTYPES:
         model = SentenceTransformer(arguments.model, dtype=dtype, num_threads=threads)
         for name, texts in _workloads(arguments.files).items():
-            rows = bench.bench_profile(model, texts, threads, arguments.rounds)
+            rows = encode.bench_profile(model, texts, threads, arguments.rounds)
             tables[f"{name}, {dtype}"] = rows
             print(f"\n{name}, {dtype} ({model.isa}): {len(texts)} texts, {threads} threads")
-            print(bench.format_table(rows, columns))
+            print(report.format_table(rows, columns))
     if arguments.json:
-        bench.write_json(arguments.json, {"machine": bench.machine(), "profiles": tables})
+        report.write_json(arguments.json, {"machine": timing.machine(), "profiles": tables})
     return 0

@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from minifuse import native
 from minifuse.hardware import DTYPES
-from minifuse.index_file import (
+from minifuse.native import core
+from minifuse.search.index_file import (
     Layout,
     MappedFile,
     Segment,
@@ -33,7 +34,6 @@ from minifuse.index_file import (
     recover,
     write_index,
 )
-from minifuse.native import core
 
 __all__ = ["Index"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from minifuse.index import Index
+from minifuse.search.index import Index
 
 __all__ = ["search_postgres", "to_faiss", "to_postgres"]
 

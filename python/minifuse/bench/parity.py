@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from minifuse import ops, reference
+from minifuse import ops
+from minifuse.bench import reference
 from minifuse.models.weights import read_slots
 from minifuse.native import core
 from minifuse.sentence_transformer import SentenceTransformer

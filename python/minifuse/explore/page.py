@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from minifuse.exploration import Exploration
-from minifuse.whole_files import write_text
+from minifuse.explore.clusters import Exploration
+from minifuse.files.whole import write_text
 
 __all__ = ["write_page"]
 
@@ -38,7 +38,7 @@ def write_page(exploration: Exploration, path: str | Path, title: str) -> None:
         "variance": exploration.variance[:30].astype(float).round(5).tolist(),
         "silhouettes": list(exploration.silhouettes.items()),
     }
-    template = resources.files("minifuse").joinpath("exploration.html").read_text("utf-8")
+    template = resources.files("minifuse.explore").joinpath("page.html").read_text("utf-8")
     # "<" never appears inside the data, so nothing in a text can end the script.
     text = json.dumps(data, ensure_ascii=True).replace("<", "\\u003c")
     page = template.replace("{{title}}", html.escape(title)).replace("{{data}}", text)

@@ -35,7 +35,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from minifuse.whole_files import replacing
+from minifuse.files.whole import replacing
 
 __all__ = [
     "PARTS",

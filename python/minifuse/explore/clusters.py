@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from minifuse import similarity
+from minifuse.search import similarity
 
 __all__ = ["Exploration", "explore", "write_png"]
 
@@ -186,7 +186,7 @@ def write_png(exploration: Exploration, path: str | Path) -> None:
     """
     from matplotlib import colormaps
 
-    from minifuse.plots import new_figure, save_figure
+    from minifuse.files.plots import new_figure, save_figure
 
     figure = new_figure(11, 6)
     grid = figure.add_gridspec(2, 2, width_ratios=[3, 1])

@@ -10,23 +10,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from minifuse.index import Index
-from minifuse.terminal import printable, printable_json
+from minifuse.cli.common import DEFAULT_MODEL, WINDOW_TEXTS, add_command
+from minifuse.cli.terminal import printable, printable_json
+from minifuse.search.index import Index
 
-__all__ = ["add_index_commands"]
-
-# Texts that are embedded and appended at a time: what a killed build loses at most.
-_WINDOW_TEXTS = 4096
+__all__ = ["add"]
 
 
-def add_index_commands(parser: argparse.ArgumentParser, default_model: str) -> None:
-    """Add the commands below ``minifuse index``."""
-    commands = parser.add_subparsers(dest="index_command", required=True, metavar="COMMAND")
+def add(commands: Any) -> None:
+    """Add ``minifuse index`` and the commands below it."""
+    text = "An index of texts on the disk: build, search, info, repair."
+    parser = add_command(commands, "index", None, text, with_model=False)
+    below = parser.add_subparsers(dest="index_command", required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[Any], int], text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
-        sub.set_defaults(run=run)
-        return sub
+        return add_command(below, name, run, text, with_model=False)
 
     sub = command(
         "build", _build, "Embed texts into an index; an interrupted build goes on where it was."
@@ -34,7 +32,7 @@ def add_index_commands(parser: argparse.ArgumentParser, default_model: str) -> N
     sub.add_argument("inputs", nargs="+", help="files of lines, .jsonl, .csv, .tsv; - for stdin")
     sub.add_argument("-o", "--output", required=True, help="the index")
     sub.add_argument("--column", help="the column or key that holds the text")
-    sub.add_argument("-m", "--model", default=default_model, help="folder or name (%(default)s)")
+    sub.add_argument("-m", "--model", default=DEFAULT_MODEL, help="folder or name (%(default)s)")
     sub.add_argument("--model-dtype", choices=("float32", "bfloat16", "int8", "auto"))
     sub.add_argument("--dtype", choices=("float32", "bfloat16", "int8"), default="float32",
                      help="of the vectors (%(default)s)")  # fmt: skip
@@ -63,7 +61,7 @@ def add_index_commands(parser: argparse.ArgumentParser, default_model: str) -> N
 
 
 def _texts(arguments: argparse.Namespace) -> Iterator[str]:
-    from minifuse.files import read_texts
+    from minifuse.files.texts import read_texts
 
     for path in arguments.inputs:
         yield from read_texts(path, arguments.column)
@@ -73,7 +71,7 @@ def _build(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from minifuse import SentenceTransformer
-    from minifuse.whole_files import check_distinct
+    from minifuse.files.whole import check_distinct
 
     path = Path(arguments.output)
     if not path.parent.is_dir():
@@ -102,7 +100,7 @@ def _build(arguments: argparse.Namespace) -> int:
         index.save(path)
     start, done = time.perf_counter(), 0
     with tqdm(unit=" texts", disable=arguments.no_progress or None, initial=len(index)) as bar:
-        while window := list(itertools.islice(texts, _WINDOW_TEXTS)):
+        while window := list(itertools.islice(texts, WINDOW_TEXTS)):
             index.add(model.encode(window, show_progress_bar=False), texts=window)
             index.save(path)
             index = Index.load(path)  # what is on the disk need not stay in memory

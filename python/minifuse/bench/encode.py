@@ -1,62 +1,36 @@
-"""Speed beside accuracy: whole encodes and single queries against the peers, ops against PyTorch.
+"""Speed beside accuracy: whole encodes and single queries against the peers, and our own stages.
 
-Everything runs in one process, interleaved, so that a machine whose speed drifts is fair to all;
-medians and ratios are reported, and rows that we lose stay.
+Rows that we lose stay.
 """
 
 from __future__ import annotations
 
-import json
-import platform
 import time
 from collections.abc import Callable, Sequence
-from datetime import date
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 
 from minifuse import hardware
-from minifuse.engines import Engine, installed_engines
-from minifuse.footprint import measure_footprint
+from minifuse.bench.engines import Engine, installed_engines
+from minifuse.bench.footprint import measure_footprint
+from minifuse.bench.timing import interleaved, machine, share_of_peak, time_once
 from minifuse.models.folder import read_model_folder
 from minifuse.models.resolve import resolve_model
 from minifuse.models.weights import new_encoder
-from minifuse.op_cases import OP_TOKENS, op_cases
 from minifuse.sentence_transformer import SentenceTransformer
 
 __all__ = [
     "bench_encode",
-    "bench_ops",
     "bench_profile",
-    "format_table",
-    "machine",
-    "plot_encode",
+    "encoder_flops",
+    "encoder_share",
     "schedules",
 ]
 
 _FLOPS_PER_TOKEN_TERM = 2
 _REFEREE = "sentence-transformers, float32"
-
-
-def machine() -> dict[str, Any]:
-    """Return the machine and the versions of libraries, recorded with every result."""
-    packages = ("torch", "sentence-transformers", "onnxruntime", "openvino", "ctranslate2")
-    versions = {"minifuse": version("minifuse"), "python": platform.python_version()}
-    for name in packages:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    about = hardware.describe()
-    return {
-        "date": date.today().isoformat(),
-        "cpu": about["cpu"],
-        "isa": about["isa"],
-        "num_threads": about["num_threads"],
-        "versions": versions,
-    }
 
 
 def encoder_flops(model: SentenceTransformer, seqlens: Any) -> float:
@@ -67,30 +41,6 @@ def encoder_flops(model: SentenceTransformer, seqlens: Any) -> float:
     lengths = np.asarray(seqlens, np.float64)
     attention = layers * _FLOPS_PER_TOKEN_TERM * 2 * hidden * (lengths**2).sum()
     return float(per_token * lengths.sum() + attention)
-
-
-def time_once(f: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    f()
-    return time.perf_counter() - start
-
-
-def interleaved(
-    runs: dict[str, Callable[[], Any]], rounds: int, warms_up: bool = False
-) -> dict[str, list[float]]:
-    """Seconds of each call, rounds times in turn."""
-    for run in runs.values():
-        run()  # warm
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            # An engine's threads spin for some milliseconds after their work (OpenMP's do): they
-            # must sleep before the next engine is timed, which is warmed up again first.
-            time.sleep(0.02)
-            if warms_up:
-                run()
-            times[name].append(time_once(run))
-    return times
 
 
 def bench_encode(
@@ -277,31 +227,6 @@ def schedules(
     ]
 
 
-def share_of_peak(
-    run: Callable[[], Any], flops: float, num_threads: int, rounds: int, dtype: str = "float32"
-) -> dict[str, float]:
-    """The rate of run against the arithmetic ceiling, measured between its calls; medians.
-
-    Returns:
-        ``seconds`` a call, ``gflops``, ``peak_gflops`` and ``share_of_peak``; and
-        ``tile_share_of_peak``, of the micro-kernel on operands in L1.
-    """
-    run()
-    seconds, peaks, tiles = [], [], []
-    for _ in range(rounds):
-        peaks.append(hardware.peak(num_threads, 0.1, dtype)[dtype])
-        seconds.append(time_once(run))
-        tiles.append(hardware.tile_rate(num_threads, 0.1, dtype))
-    median, peak = float(np.median(seconds)), float(np.median(peaks))
-    return {
-        "tile_share_of_peak": float(np.median(tiles)) / peak,
-        "seconds": median,
-        "gflops": flops / median / 1e9,
-        "peak_gflops": peak / 1e9,
-        "share_of_peak": flops / median / peak,
-    }
-
-
 def _bench_query(
     model: SentenceTransformer, engines: Sequence[Engine], query: str, bursts: int = 5
 ) -> dict[str, Any]:
@@ -359,100 +284,3 @@ def _bench_footprint(
         for engine, results in zip(engines, runs, strict=True)
         if results
     ]
-
-
-def bench_ops(num_threads: int, rounds: int = 30) -> list[dict[str, Any]]:
-    """Each fused op against PyTorch on MiniLM's shapes, 32 to 4,096 tokens, interleaved.
-
-    Returns:
-        Rows with op, tokens, microseconds of PyTorch, of ours with packed and unpacked weights, the
-        speed-ups, and the share of the measured arithmetic ceiling with packed weights.
-
-    Raises:
-        ImportError: PyTorch is not installed.
-    """
-    import torch
-
-    torch.set_num_threads(num_threads)
-    rows: list[dict[str, Any]] = []
-    for tokens in OP_TOKENS:
-        for case in op_cases(tokens):
-            runs = {"torch": case.torch, "packed": case.packed}
-            if case.unpacked is not None:
-                runs["unpacked"] = case.unpacked
-            # Calls of some milliseconds, so that the clock's resolution does not matter.
-            repeat = max(1, int(2e-3 / max(time_once(case.packed), 1e-6)))
-            with torch.inference_mode():
-                times = interleaved({k: repeated(f, repeat) for k, f in runs.items()}, rounds, True)
-            medians = {k: float(np.median(v)) / repeat * 1e6 for k, v in times.items()}
-            unpacked = medians.get("unpacked")
-            peak = hardware.peak(num_threads, 0.1, "float32")["float32"]
-            rows.append(
-                {
-                    "op": case.name,
-                    "tokens": tokens,
-                    "torch_us": medians["torch"],
-                    "packed_us": medians["packed"],
-                    "unpacked_us": unpacked,
-                    "speedup_packed": medians["torch"] / medians["packed"],
-                    "speedup_unpacked": medians["torch"] / unpacked if unpacked else None,
-                    "share_of_peak": case.flops / (medians["packed"] * 1e-6) / peak,
-                }
-            )
-    return rows
-
-
-def repeated(f: Callable[[], Any], count: int) -> Callable[[], Any]:
-    def run() -> None:
-        for _ in range(count):
-            f()
-
-    return run
-
-
-def format_table(rows: Sequence[dict[str, Any]], columns: dict[str, str]) -> str:
-    """Rows as a Markdown table; columns: key -> heading. Numbers get four significant digits."""
-
-    def cell(value: Any) -> str:
-        if value is None:
-            return "-"
-        if isinstance(value, float):
-            return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-        return str(value)
-
-    lines = ["| " + " | ".join(columns.values()) + " |", "|" + " --- |" * len(columns)]
-    lines += ["| " + " | ".join(cell(row.get(key)) for key in columns) + " |" for row in rows]
-    return "\n".join(lines)
-
-
-def plot_encode(result: dict[str, Any], path: str) -> None:
-    """The engines' speeds as bars, a chart a workload: a .png, .svg or .pdf.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: another ending.
-    """
-    from minifuse.plots import new_figure, save_figure
-
-    workloads = result["workloads"]
-    rows = max(len(workload["rows"]) for workload in workloads.values())
-    figure = new_figure(5.5 * len(workloads), 1.2 + 0.32 * rows)
-    charts = figure.subplots(1, len(workloads), squeeze=False)[0]
-    for chart, (name, workload) in zip(charts, workloads.items(), strict=True):
-        ranked = sorted(workload["rows"], key=lambda row: row["tokens_per_second"])
-        names = [f"{row['engine']}, {row['dtype']}" for row in ranked]
-        colors = ["C1" if row["engine"] == "minifuse" else "C0" for row in ranked]
-        bars = chart.barh(names, [row["tokens_per_second"] for row in ranked], color=colors)
-        chart.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=8)
-        chart.set_title(f"{name}: {workload['num_texts']} texts, tokens/s", fontsize=10)
-        chart.margins(x=0.15)
-        chart.spines[["top", "right"]].set_visible(False)
-    figure.supxlabel(f"{result['machine']['cpu']}, {result['machine']['date']}", fontsize=8)
-    save_figure(figure, path)
-
-
-def write_json(path: str, value: dict[str, Any]) -> None:
-    """Write a result whole or not at all."""
-    from minifuse.whole_files import write_text
-
-    write_text(path, json.dumps(value, indent=1) + "\n")

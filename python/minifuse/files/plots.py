@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from minifuse.whole_files import replacing
+from minifuse.files.whole import replacing
 
 __all__ = ["new_figure", "save_figure"]
 

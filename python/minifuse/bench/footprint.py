@@ -1,7 +1,7 @@
 """Measure the start of an engine: seconds to its first vector, and peak memory.
 
-Each engine starts in a process of its own (python -m minifuse.footprint, one JSON object in, one
-out), since neither can be measured in a process where others have run.
+Each engine starts in a process of its own (python -m minifuse.bench.footprint, one JSON object
+in, one out), since neither can be measured in a process where others have run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def measure_footprint(
     """Start an engine, embed one text, then all of them.
 
     Args:
-        engine: its name in minifuse.engines; what it needs must be installed and converted.
+        engine: its name in minifuse.bench.engines; what it needs must be installed and converted.
         dtype: "float32", "bfloat16" or "int8".
         model: a folder or name.
         num_threads: for the engine.
@@ -50,7 +50,7 @@ def measure_footprint(
     # where the user happens to be is run.
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
-            [sys.executable, "-m", "minifuse.footprint"],
+            [sys.executable, "-m", "minifuse.bench.footprint"],
             input=json.dumps(request),
             capture_output=True,
             text=True,
@@ -79,7 +79,7 @@ def _peak_mib() -> float:
 
 def _main() -> None:
     request = json.load(sys.stdin)
-    from minifuse.engines import start_engine
+    from minifuse.bench.engines import start_engine
 
     engine = start_engine(
         request["engine"], request["model"], request["num_threads"], request["dtype"]

@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from minifuse import sample_text
+from minifuse.bench import sample_text
 from minifuse.hardware import describe
 from minifuse.models.folder import read_model_folder
 from minifuse.models.resolve import cache_folder, resolve_model

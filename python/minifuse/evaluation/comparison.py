@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from minifuse import similarity, stats
 from minifuse.evaluation import (
     LabelledPairs,
     RetrievalTask,
@@ -25,8 +24,10 @@ from minifuse.evaluation import (
     read_retrieval_task,
     read_scored_pairs,
     retrieval_rows,
+    stats,
 )
-from minifuse.files import read_header
+from minifuse.files.texts import read_header
+from minifuse.search import similarity
 
 __all__ = [
     "Comparison",
@@ -220,7 +221,7 @@ def plot_comparison(comparison: Comparison, path: str | Path) -> None:
         ImportError: matplotlib is not installed.
         ValueError: another ending.
     """
-    from minifuse.plots import new_figure, save_figure
+    from minifuse.files.plots import new_figure, save_figure
 
     figure = new_figure(9, 3.4)
     left, right = figure.subplots(1, 2)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from minifuse import native
 from minifuse.native import core
-from minifuse.similarity import as_matrix, cos_sim, dot_score, unit_rows
+from minifuse.search.similarity import as_matrix, cos_sim, dot_score, unit_rows
 
 __all__ = [
     "community_detection",

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from minifuse import ops
+from minifuse import hardware, ops
+from minifuse.bench.timing import interleaved, repeated, time_once
 
-__all__ = ["OP_TOKENS", "OpCase", "Placement", "op_cases"]
+__all__ = ["OP_TOKENS", "OpCase", "Placement", "bench_ops", "op_cases"]
 
 OP_TOKENS = (32, 128, 512, 2048, 4096)
 
@@ -169,3 +170,44 @@ def _pooling(x: Any, seqlens: Any, place: Placement) -> OpCase:
         pool,
         lambda: ops.masked_mean_pool(ours, keep),
     )
+
+
+def bench_ops(num_threads: int, rounds: int = 30) -> list[dict[str, Any]]:
+    """Each fused op against PyTorch on MiniLM's shapes, 32 to 4,096 tokens, interleaved.
+
+    Returns:
+        Rows with op, tokens, microseconds of PyTorch, of ours with packed and unpacked weights, the
+        speed-ups, and the share of the measured arithmetic ceiling with packed weights.
+
+    Raises:
+        ImportError: PyTorch is not installed.
+    """
+    import torch
+
+    torch.set_num_threads(num_threads)
+    rows: list[dict[str, Any]] = []
+    for tokens in OP_TOKENS:
+        for case in op_cases(tokens):
+            runs = {"torch": case.torch, "packed": case.packed}
+            if case.unpacked is not None:
+                runs["unpacked"] = case.unpacked
+            # Calls of some milliseconds, so that the clock's resolution does not matter.
+            repeat = max(1, int(2e-3 / max(time_once(case.packed), 1e-6)))
+            with torch.inference_mode():
+                times = interleaved({k: repeated(f, repeat) for k, f in runs.items()}, rounds, True)
+            medians = {k: float(np.median(v)) / repeat * 1e6 for k, v in times.items()}
+            unpacked = medians.get("unpacked")
+            peak = hardware.peak(num_threads, 0.1, "float32")["float32"]
+            rows.append(
+                {
+                    "op": case.name,
+                    "tokens": tokens,
+                    "torch_us": medians["torch"],
+                    "packed_us": medians["packed"],
+                    "unpacked_us": unpacked,
+                    "speedup_packed": medians["torch"] / medians["packed"],
+                    "speedup_unpacked": medians["torch"] / unpacked if unpacked else None,
+                    "share_of_peak": case.flops / (medians["packed"] * 1e-6) / peak,
+                }
+            )
+    return rows

@@ -1,4 +1,4 @@
-"""The border to the native module: arrays and tensors in, float32 C-contiguous arrays across.
+"""Arrays on their way to the compiled core: arrays and tensors in, C-contiguous arrays across.
 
 A CPU torch tensor shares its memory with the array made from it; other strides are copied. torch is
 never imported here: a tensor can only be given where somebody else has imported it.
@@ -6,7 +6,6 @@ never imported here: a tensor can only be given where somebody else has imported
 
 from __future__ import annotations
 
-import atexit
 import math
 import sys
 from typing import Any
@@ -14,18 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-try:
-    from minifuse import _core as core
-except ImportError as error:  # pragma: no cover - a broken installation
-    raise ImportError(
-        "minifuse's native module _core cannot be loaded; install a wheel, or build one with "
-        f"'pip install .' from the source folder ({error})"
-    ) from error
-
-__all__ = ["as_float32", "as_int32", "as_mask", "as_strided_float32", "core", "is_cuda_tensor",
-           "is_tensor", "like", "softmax_scale"]  # fmt: skip
-
-atexit.register(core.shutdown_threads)
+__all__ = ["FloatArray", "as_float32", "as_int32", "as_mask", "as_strided_float32",
+           "is_cuda_tensor", "is_tensor", "like", "softmax_scale"]  # fmt: skip
 
 FloatArray = npt.NDArray[np.float32]
 

@@ -1,0 +1,1 @@
+"""The laboratory: engines against each other, ops against PyTorch, figures against float64."""

@@ -1,0 +1,59 @@
+"""minifuse compare: two models, or two groups of pairs, and whether the difference is real."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from typing import Any
+
+from minifuse.cli.common import add_command
+
+__all__ = ["add"]
+
+
+def add(commands: Any) -> None:
+    """Add ``minifuse compare`` to the commands."""
+    sub = add_command(
+        commands,
+        "compare",
+        _run,
+        "Two models, or two groups of pairs: is the difference real?",
+        False,
+    )
+    sub.add_argument("a", help="folder or name; NAME@DTYPE for another dtype")
+    sub.add_argument("b", nargs="?", help="the same; none: the groups of labelled pairs")
+    sub.add_argument("--pairs", "--data", dest="path", required=True, metavar="PATH",
+                     help="scored or labelled pairs, or a retrieval folder")  # fmt: skip
+    sub.add_argument("--plot", metavar="FILE", help="intervals and distributions: .png, .svg, .pdf")
+    sub.add_argument("--threads", type=int, help="at most this many threads")
+    sub.add_argument("--json", action="store_true")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from minifuse import SentenceTransformer
+    from minifuse.evaluation import comparison
+    from minifuse.files.whole import check_distinct
+
+    def load(name: str) -> Any:
+        name, _, dtype = name.partition("@")
+        return SentenceTransformer(name, dtype=dtype or None, num_threads=arguments.threads)
+
+    a = load(arguments.a)
+    b = None if arguments.b is None else load(arguments.b)
+    result = comparison.compare(a, b, arguments.path, (arguments.a, str(arguments.b)))
+    if arguments.plot:
+        check_distinct(arguments.plot, [arguments.path])
+        comparison.plot_comparison(result, arguments.plot)
+    if arguments.json:
+        rows = [asdict(one) | {"is_real": one.is_real} for one in result.differences]
+        print(json.dumps({"verdict": result.verdict(), "differences": rows}))
+        return 0
+    for one in result.differences:
+        print(
+            f"{one.measure:12s} {one.a:8.4f} {one.b:8.4f}  {one.interval.estimate:+.4f} "
+            f"[{one.interval.low:+.4f}, {one.interval.high:+.4f}]  p = {one.p_value:.3g}"
+            f"{'  real' if one.is_real else ''}"
+        )
+    print(result.verdict())
+    return 0

@@ -1,0 +1,1 @@
+"""Search among vectors: the index and its file, mining, similarity, other engines."""
