@@ -64,11 +64,11 @@ def test_vectors_stay_on_the_device(cuda_device, cuda_folder, monkeypatch):
     assert (16, 64, "cuda:0") in made  # a window
     assert (19, 5, "cuda:0") in made
     raw = SentenceTransformer(cuda_folder, device="cuda")
-    raw._folder.modules.clear()
+    raw.pipeline.folder.modules.clear()
     plain = raw.encode(texts, convert_to_tensor=True).numpy()
     assert np.array_equal(plain.view(np.uint32), raw.encode(texts).view(np.uint32))
     made.clear()
-    model._folder.modules.append(lambda x: x + 1)
+    model.pipeline.folder.modules.append(lambda x: x + 1)
     monkeypatch.setattr(torch.Tensor, "to", lambda self, device: self)
     assert torch.is_tensor(model.encode(texts[:3], convert_to_tensor=True))
     assert not made

@@ -41,13 +41,13 @@ def encoder(cuda_library, cuda_folder, element):
 def batch(cuda_folder):
     """Ids of sentences of 2 to 32 tokens, one of them empty of words."""
     model = SentenceTransformer(cuda_folder)
-    tokens = model._tokenize([*SENTENCES[:6], "", "a dog " * 40])
+    tokens = model.pipeline.tokenize([*SENTENCES[:6], "", "a dog " * 40])
     return tokens.ids, tokens.cu_seqlens()
 
 
 def test_two_layers_agree_with_the_cpu(encoder, element, cuda_folder, batch):
     ids, cu_seqlens = batch
-    cpu = SentenceTransformer(cuda_folder)._encoder
+    cpu = SentenceTransformer(cuda_folder).pipeline.encoder
     wanted = cpu.encode(
         ids, cu_seqlens, poolings=["mean"], pool_from=0, batch_size=8, num_threads=1
     )
@@ -60,7 +60,7 @@ def test_two_layers_agree_with_the_cpu(encoder, element, cuda_folder, batch):
 def test_sm_90a_agrees_with_the_cpu(cuda_library, cuda_folder, batch, element, monkeypatch):
     """By wgmma and TMA; alone and batched in the same bits."""
     ids, cu_seqlens = batch
-    cpu = SentenceTransformer(cuda_folder)._encoder
+    cpu = SentenceTransformer(cuda_folder).pipeline.encoder
     wanted = cpu.encode(
         ids, cu_seqlens, poolings=["mean"], pool_from=0, batch_size=8, num_threads=1
     )
@@ -81,7 +81,7 @@ def test_two_kernels_where_one_does_not_fit(cuda_library, tmp_path, element, bat
         tmp_path / "wide", hidden_size=768, num_attention_heads=12, intermediate_size=128
     )
     ids, cu_seqlens = batch[0][: batch[1][2]], batch[1][:3]
-    cpu = SentenceTransformer(folder)._encoder
+    cpu = SentenceTransformer(folder).pipeline.encoder
     wanted = cpu.encode(
         ids, cu_seqlens, poolings=["mean"], pool_from=0, batch_size=8, num_threads=1
     )
@@ -91,7 +91,7 @@ def test_two_kernels_where_one_does_not_fit(cuda_library, tmp_path, element, bat
 
 
 def test_the_real_model(cuda_library, minilm, minilm_folder, element):
-    tokens = minilm._tokenize([SENTENCES[3], SENTENCES[7]])
+    tokens = minilm.pipeline.tokenize([SENTENCES[3], SENTENCES[7]])
     encoder = DeviceEncoder(cuda_library, minilm_folder, element)
     vectors = encoder.encode(tokens.ids, tokens.cu_seqlens())
     assert_agrees(element, vectors, minilm.encode([SENTENCES[3], SENTENCES[7]]))

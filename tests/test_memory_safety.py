@@ -188,7 +188,7 @@ def test_an_encoder_without_weights_refuses(dtype):
 
 def test_arrays_that_another_thread_changes(tiny):
     """The array that is checked and the array that is read are one copy."""
-    encoder = tiny._encoder
+    encoder = tiny.pipeline.encoder
     ids, cu_seqlens = np.full(40, 7, np.int32), np.array([0, 20, 40], np.int32)
     expected = encoder.encode(
         ids, cu_seqlens, poolings=["mean"], pool_from=0, batch_size=8, num_threads=1
@@ -347,4 +347,4 @@ core.measure_tile("float32", 2**31 - 1, 1e-3)
 """
     run(script)
     lengths = np.arange(0, 400, 4, dtype=np.int32)
-    assert tiny._encoder.plan(lengths, batch_size=1, num_threads=2**31 - 1)
+    assert tiny.pipeline.encoder.plan(lengths, batch_size=1, num_threads=2**31 - 1)

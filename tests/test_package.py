@@ -59,7 +59,7 @@ def test_stubs_list_what_the_native_module_has(name):
 def test_native_encoder_refuses_malformed_batches(tiny):
     import numpy as np
 
-    encoder = tiny._encoder
+    encoder = tiny.pipeline.encoder
 
     def call(ids, cu_seqlens, **changes):
         options = {

@@ -140,11 +140,13 @@ def test_statistics_of_the_calibration_text(wide, monkeypatch):
     found = []
     for limit in (quantization._MAX_INPUT_FLOATS, 20_000, 1):
         monkeypatch.setattr(quantization, "_MAX_INPUT_FLOATS", limit)
-        found.append(quantization._input_statistics(model._folder, model._tokenizer, 2))
+        found.append(
+            quantization._input_statistics(model.pipeline.folder, model.pipeline.tokenizer, 2)
+        )
     texts = calibration_text.TEXTS
-    tokens = model._tokenizer.encode(texts, model.max_seq_length)
-    inputs = model._encoder.matrix_inputs(tokens.ids, tokens.cu_seqlens(), num_threads=1)
-    hidden = model._encoder.hidden_states(tokens.ids, tokens.cu_seqlens(), num_threads=1)
+    tokens = model.pipeline.tokenizer.encode(texts, model.max_seq_length)
+    inputs = model.pipeline.encoder.matrix_inputs(tokens.ids, tokens.cu_seqlens(), num_threads=1)
+    hidden = model.pipeline.encoder.hidden_states(tokens.ids, tokens.cu_seqlens(), num_threads=1)
     width = hidden.shape[2]
     np.testing.assert_array_equal(inputs[:, :, :width], hidden[:-1])
     with SafetensorsFile(wide / "model.safetensors") as file:
@@ -173,9 +175,11 @@ def test_statistics_of_the_calibration_text(wide, monkeypatch):
 def test_the_same_codes_on_every_instruction_set(isa, wide):
     """The statistics of the inputs come from float32's kernels, which agree in every bit."""
     model = SentenceTransformer(wide)
-    matrices = dict(quantization.quantized_matrices(model._folder, model._tokenizer, 1))
+    matrices = dict(
+        quantization.quantized_matrices(model.pipeline.folder, model.pipeline.tokenizer, 1)
+    )
     core.select_isa("scalar")
-    wanted = quantization.quantized_matrices(model._folder, model._tokenizer, 2)
+    wanted = quantization.quantized_matrices(model.pipeline.folder, model.pipeline.tokenizer, 2)
     for name, matrix in wanted:
         for ours, theirs in zip(matrices[name], matrix, strict=True):
             np.testing.assert_array_equal(ours, theirs)

@@ -151,7 +151,7 @@ def test_threads_are_bounded_by_the_texts_of_a_call(pair, monkeypatch, num_threa
 
 def test_a_model_passes_its_threads_on(tiny, monkeypatch):
     monkeypatch.setattr(tokenization, "_num_cpus", lambda: 8)
-    spy = Spy(tiny._tokenizer.backend)
-    monkeypatch.setattr(tiny._tokenizer, "backend", spy)
+    spy = Spy(tiny.pipeline.tokenizer.backend)
+    monkeypatch.setattr(tiny.pipeline.tokenizer, "backend", spy)
     tiny.encode(["a dog", "a cat", "the mat"], num_threads=2)
     assert spy.sizes == [2, 1]

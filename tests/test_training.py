@@ -53,7 +53,7 @@ def encoder(tiny_folder):
 
 def test_forward_is_the_encoders(tiny, encoder, rng):
     texts = ["a red car", "the sky is blue", "", "dog " * 20]
-    tokens = tiny._tokenize(texts)
+    tokens = tiny.pipeline.tokenize(texts)
     vectors = encoder(tokens.ids, tokens.cu_seqlens(), np.arange(4)).detach().numpy()
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     np.testing.assert_allclose(unit, tiny.encode(texts, normalize_embeddings=True), atol=2e-6)

@@ -70,12 +70,21 @@ PYBIND11_MODULE(MINIFUSE_CUDA_MODULE, module) {
       .def(
           "encode",
           [](CudaEncoder& e, const IntArray& ids, const IntArray& cu_seqlens,
-             const std::vector<std::string>& poolings, int64_t pool_from, int64_t, int) {
+             const std::vector<std::string>& poolings, int64_t pool_from) {
             return encode_pooled(e.description().hidden_size, ids, cu_seqlens, poolings, pool_from,
                                  [&](const Batch& b, const Outputs& o) { run(e, b, o); });
           },
           py::arg("ids").noconvert(), py::arg("cu_seqlens").noconvert(), py::kw_only(),
-          py::arg("poolings"), py::arg("pool_from"), py::arg("batch_size"), py::arg("num_threads"))
+          py::arg("poolings"), py::arg("pool_from"))
+      .def(
+          "encode_with_tokens",
+          [](CudaEncoder& e, const IntArray& ids, const IntArray& cu_seqlens,
+             const std::vector<std::string>& poolings, int64_t pool_from) {
+            return encode_both(e.description().hidden_size, ids, cu_seqlens, poolings, pool_from,
+                               [&](const Batch& b, const Outputs& o) { run(e, b, o); });
+          },
+          py::arg("ids").noconvert(), py::arg("cu_seqlens").noconvert(), py::kw_only(),
+          py::arg("poolings"), py::arg("pool_from"))
       .def(
           "encode_into",
           [](CudaEncoder& e, const IntArray& ids, const IntArray& cu_seqlens, uintptr_t address,
@@ -91,12 +100,11 @@ PYBIND11_MODULE(MINIFUSE_CUDA_MODULE, module) {
           py::kw_only(), py::arg("poolings"), py::arg("pool_from"))
       .def(
           "token_embeddings",
-          [](CudaEncoder& e, const IntArray& ids, const IntArray& cu_seqlens, int64_t, int) {
+          [](CudaEncoder& e, const IntArray& ids, const IntArray& cu_seqlens) {
             return encode_tokens(e.description().hidden_size, ids, cu_seqlens,
                                  [&](const Batch& b, const Outputs& o) { run(e, b, o); });
           },
-          py::arg("ids").noconvert(), py::arg("cu_seqlens").noconvert(), py::kw_only(),
-          py::arg("batch_size"), py::arg("num_threads"));
+          py::arg("ids").noconvert(), py::arg("cu_seqlens").noconvert());
 }
 
 }  // namespace minifuse

@@ -2,6 +2,8 @@
 // its outputs go, and is expected to release the GIL.
 #pragma once
 
+#include <utility>
+
 #include "bindings/bindings.h"
 
 namespace minifuse {
@@ -14,6 +16,18 @@ inline Outputs pooled_outputs(const std::vector<std::string>& poolings, int64_t 
   return outputs;
 }
 
+// Room for vectors, [batch, poolings * H], and for rows of tokens, [total_tokens, H].
+inline FloatArray new_vectors(int64_t hidden_size, const Batch& batch, size_t num_poolings) {
+  return FloatArray(
+      {static_cast<py::ssize_t>(batch.batch),
+       static_cast<py::ssize_t>(hidden_size) * static_cast<py::ssize_t>(num_poolings)});
+}
+
+inline FloatArray new_rows(int64_t hidden_size, const Batch& batch) {
+  return FloatArray(
+      {static_cast<py::ssize_t>(batch.total_tokens), static_cast<py::ssize_t>(hidden_size)});
+}
+
 // float32 [batch, poolings * H]
 template <typename Run>
 FloatArray encode_pooled(int64_t hidden_size, const IntArray& ids, const IntArray& cu_seqlens,
@@ -21,12 +35,27 @@ FloatArray encode_pooled(int64_t hidden_size, const IntArray& ids, const IntArra
   const OwnedBatch owned(ids, cu_seqlens);
   const Batch batch = owned.view();
   Outputs outputs = pooled_outputs(poolings, pool_from);
-  FloatArray pooled(
-      {static_cast<py::ssize_t>(batch.batch),
-       static_cast<py::ssize_t>(hidden_size) * static_cast<py::ssize_t>(poolings.size())});
+  FloatArray pooled = new_vectors(hidden_size, batch, poolings.size());
   outputs.pooled = pooled.mutable_data();
   run(batch, outputs);
   return pooled;
+}
+
+// Both of one pass: vectors and rows of tokens.
+template <typename Run>
+std::pair<FloatArray, FloatArray> encode_both(int64_t hidden_size, const IntArray& ids,
+                                              const IntArray& cu_seqlens,
+                                              const std::vector<std::string>& poolings,
+                                              int64_t pool_from, Run run) {
+  const OwnedBatch owned(ids, cu_seqlens);
+  const Batch batch = owned.view();
+  Outputs outputs = pooled_outputs(poolings, pool_from);
+  FloatArray pooled = new_vectors(hidden_size, batch, poolings.size());
+  FloatArray rows = new_rows(hidden_size, batch);
+  outputs.pooled = pooled.mutable_data();
+  outputs.token_embeddings = rows.mutable_data();
+  run(batch, outputs);
+  return {pooled, rows};
 }
 
 // float32 [total_tokens, H]
@@ -35,8 +64,7 @@ FloatArray encode_tokens(int64_t hidden_size, const IntArray& ids, const IntArra
                          Run run) {
   const OwnedBatch owned(ids, cu_seqlens);
   const Batch batch = owned.view();
-  FloatArray rows(
-      {static_cast<py::ssize_t>(batch.total_tokens), static_cast<py::ssize_t>(hidden_size)});
+  FloatArray rows = new_rows(hidden_size, batch);
   Outputs outputs;
   outputs.token_embeddings = rows.mutable_data();
   run(batch, outputs);

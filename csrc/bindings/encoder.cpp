@@ -33,6 +33,17 @@ FloatArray encode(const Encoder& encoder, const IntArray& ids, const IntArray& c
                        });
 }
 
+std::pair<FloatArray, FloatArray> encode_with_tokens(const Encoder& encoder, const IntArray& ids,
+                                                     const IntArray& cu_seqlens,
+                                                     const std::vector<std::string>& poolings,
+                                                     int64_t pool_from, int64_t batch_size,
+                                                     int num_threads) {
+  return encode_both(encoder.description().hidden_size, ids, cu_seqlens, poolings, pool_from,
+                     [&](const Batch& batch, const Outputs& outputs) {
+                       run(encoder, batch, outputs, batch_size, num_threads);
+                     });
+}
+
 FloatArray token_embeddings(const Encoder& encoder, const IntArray& ids, const IntArray& cu_seqlens,
                             int64_t batch_size, int num_threads) {
   return encode_tokens(encoder.description().hidden_size, ids, cu_seqlens,
@@ -163,6 +174,9 @@ void register_encoder(py::module_& module) {
       .def("encode", &encode, py::arg("ids").noconvert(), py::arg("cu_seqlens").noconvert(),
            py::kw_only(), py::arg("poolings"), py::arg("pool_from"), py::arg("batch_size"),
            py::arg("num_threads"))
+      .def("encode_with_tokens", &encode_with_tokens, py::arg("ids").noconvert(),
+           py::arg("cu_seqlens").noconvert(), py::kw_only(), py::arg("poolings"),
+           py::arg("pool_from"), py::arg("batch_size"), py::arg("num_threads"))
       .def("token_embeddings", &token_embeddings, py::arg("ids").noconvert(),
            py::arg("cu_seqlens").noconvert(), py::kw_only(), py::arg("batch_size"),
            py::arg("num_threads"))

@@ -64,12 +64,12 @@ struct CudaEncoder::Pass {
   DeviceBuffer pooled;  // float32 [sentences, poolings * H]
   DeviceBuffer inputs;  // the four arrays of a chunk, each at a multiple of 256 bytes
   std::byte* staging = nullptr;  // the same on the host, pinned
-  std::byte* results = nullptr;  // of the host, pinned: pooled, or the rows of x
-  size_t ids_at = 0, positions_at = 0, offsets_at = 0, tiles_at = 0;
+  std::byte* results = nullptr;  // of the host, pinned: pooled, and the rows of x at rows_at
+  size_t ids_at = 0, positions_at = 0, offsets_at = 0, tiles_at = 0, rows_at = 0;
   Chunk chunk{0, 0};  // under way; empty: none
 
   // Arguments that a graph depends on, besides the pass.
-  using Shape = std::tuple<int, int, int, int64_t, bool, bool, std::vector<Pooling>>;
+  using Shape = std::tuple<int, int, int, int64_t, bool, bool, bool, std::vector<Pooling>>;
   std::map<Shape, cuda::Graph> graphs;
 
   void forget_graphs() {
@@ -239,6 +239,7 @@ void CudaEncoder::launch_graph(Pass& pass, const Outputs& outputs, int M, int nu
                           num_tiles,
                           outputs.pool_from,
                           outputs.pooled != nullptr,
+                          outputs.token_embeddings != nullptr,
                           outputs.is_on_device,
                           outputs.poolings};
   auto found = pass.graphs.find(shape);
@@ -300,8 +301,8 @@ void CudaEncoder::enqueue(Pass& pass, const Outputs& outputs, int M, int num_sen
     runtime_->download(pass.results, pass.pooled.data(),
                        static_cast<size_t>(num_sentences) * static_cast<size_t>(width) * 4,
                        pass.stream);
-  else
-    runtime_->download(pass.results, pass.x.data(),
+  if (outputs.token_embeddings)
+    runtime_->download(pass.results + pass.rows_at, pass.x.data(),
                        static_cast<size_t>(M) * static_cast<size_t>(H * kernels_.element_bytes),
                        pass.stream);
 }
@@ -328,12 +329,12 @@ void CudaEncoder::finish(Pass& pass, const Batch& batch, const Outputs& outputs)
     const int64_t width = H * static_cast<int64_t>(outputs.poolings.size());
     std::memcpy(outputs.pooled + chunk.first * width, pass.results,
                 static_cast<size_t>((chunk.last - chunk.first) * width) * sizeof(float));
-    return;
   }
+  if (!outputs.token_embeddings) return;
   const int64_t begin = int64_t{batch.cu_seqlens[chunk.first]} * H;
   const int64_t end = int64_t{batch.cu_seqlens[chunk.last]} * H;
   for (int64_t i = begin; i < end; ++i)
-    outputs.token_embeddings[i] = float_of(pass.results, i - begin, kernels_);
+    outputs.token_embeddings[i] = float_of(pass.results + pass.rows_at, i - begin, kernels_);
 }
 
 // Sentences in order, as many as fit.
@@ -386,8 +387,9 @@ void CudaEncoder::make_room(int64_t tokens, int64_t sentences, size_t num_poolin
     const size_t staging_bytes = pass->tiles_at + num_tiles * sizeof(AttentionTile);
     room(pass->inputs, staging_bytes, "inputs");
     pass->staging = static_cast<std::byte*>(runtime_->allocate_pinned(staging_bytes));
-    pass->results = static_cast<std::byte*>(
-        runtime_->allocate_pinned(std::max(M * H * size, B * num_poolings * H * sizeof(float))));
+    pass->rows_at = round_up_bytes(B * num_poolings * H * sizeof(float));
+    pass->results =
+        static_cast<std::byte*>(runtime_->allocate_pinned(pass->rows_at + M * H * size));
     pass->tokens = tokens;
     pass->sentences = sentences;
   }

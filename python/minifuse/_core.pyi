@@ -47,6 +47,16 @@ class Encoder:
         batch_size: int,
         num_threads: int,
     ) -> _F32: ...
+    def encode_with_tokens(
+        self,
+        ids: _I32,
+        cu_seqlens: _I32,
+        *,
+        poolings: Sequence[str],
+        pool_from: int,
+        batch_size: int,
+        num_threads: int,
+    ) -> tuple[_F32, _F32]: ...
     def token_embeddings(
         self, ids: _I32, cu_seqlens: _I32, *, batch_size: int, num_threads: int
     ) -> _F32: ...

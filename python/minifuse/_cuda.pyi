@@ -31,9 +31,15 @@ class Encoder:
         *,
         poolings: Sequence[str],
         pool_from: int,
-        batch_size: int,
-        num_threads: int,
     ) -> _F32: ...
+    def encode_with_tokens(
+        self,
+        ids: _I32,
+        cu_seqlens: _I32,
+        *,
+        poolings: Sequence[str],
+        pool_from: int,
+    ) -> tuple[_F32, _F32]: ...
     def encode_into(
         self,
         ids: _I32,
@@ -43,9 +49,7 @@ class Encoder:
         poolings: Sequence[str],
         pool_from: int,
     ) -> None: ...
-    def token_embeddings(
-        self, ids: _I32, cu_seqlens: _I32, *, batch_size: int, num_threads: int
-    ) -> _F32: ...
+    def token_embeddings(self, ids: _I32, cu_seqlens: _I32) -> _F32: ...
 
 class Ops:
     def __init__(self, device: int, dtype: str) -> None: ...

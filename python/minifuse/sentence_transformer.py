@@ -9,58 +9,33 @@ docs/differences.md lists them all.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import logging
 import shutil
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from minifuse.files.whole import ignore_other_engines, new_folder
-from minifuse.hardware import DTYPES
-from minifuse.models.folder import (
-    DenseModule,
-    ModelFolder,
-    NormalizeModule,
-    read_model_folder,
-)
-from minifuse.models.inputs import WINDOW_TEXTS, as_list, checked, one_ahead, windows
-from minifuse.models.quantization import load_quantized_encoder
+from minifuse.models.folder import read_model_folder
+from minifuse.models.inputs import WINDOW_TEXTS, as_list, checked
+from minifuse.models.pipeline import EncodeInfo, OutputValue, Pipeline, Request, pipeline_of
 from minifuse.models.resolve import resolve_model
-from minifuse.models.tokenization import TextTokenizer, TokenBatch
-from minifuse.models.weights import load_encoder
+from minifuse.models.tokenization import TextTokenizer
 from minifuse.native import core
-from minifuse.native.devices import CUDA_DTYPES, Device, new_tensor, resolve_device
+from minifuse.native.devices import Device, resolve_device
 from minifuse.search import similarity
 
 __all__ = ["Device", "EncodeInfo", "SentenceTransformer"]
 
 logger = logging.getLogger(__name__)
 
-# A device wants more texts at a time than threads do: passes of 32,768 tokens.
-_DEVICE_WINDOW = 8
-
 FloatArray = npt.NDArray[np.float32]
-OutputValue = Literal["sentence_embedding", "token_embeddings"]
-
-
-class EncodeInfo(NamedTuple):
-    """Additional result of encode(..., return_info=True).
-
-    Attributes:
-        num_tokens: int64 [batch], tokens embedded, special tokens included.
-        truncated: bool [batch], whether the text was cut at max_seq_length.
-    """
-
-    num_tokens: npt.NDArray[np.int64]
-    truncated: npt.NDArray[np.bool_]
 
 
 def _either(new: Any, old: Any, new_name: str, old_name: str) -> Any:
@@ -131,8 +106,9 @@ class SentenceTransformer:
         if use_auth_token is not None:
             warnings.warn("use_auth_token is deprecated, use token", FutureWarning, stacklevel=2)
             token = _either(token, use_auth_token, "token", "use_auth_token")
-        self._device = resolve_device(device)
-        asked_dtype = self._check_dtype(dtype, model_kwargs)
+        placed = resolve_device(device)
+        kind = pipeline_of(placed)
+        asked_dtype = _asked_dtype(dtype, model_kwargs, kind, placed)
         if backend not in ("torch", "minifuse"):
             raise ValueError(f"backend is {backend!r}: minifuse is the backend; leave it out")
         for name in sorted(set(config_kwargs or {})):
@@ -154,61 +130,26 @@ class SentenceTransformer:
             token=token,
             local_files_only=local_files_only,
         )
-        self._folder: ModelFolder = read_model_folder(path)
-        self._tokenizer = TextTokenizer.from_folder(
-            self._folder.transformer_path, self._folder.do_lower_case
-        )
-        self._check_vocabulary()
         self._num_threads = core.default_num_threads()
         if num_threads is not None:
             self._num_threads = self._check_num_threads(num_threads)
-        self._dtype = asked_dtype or ("int8" if self._folder.is_quantized else "float32")
-        if self._dtype == "int8" and self._device == "cpu":
-            self._encoder = load_quantized_encoder(self._folder, self._tokenizer, self._num_threads)
-        else:
-            self._encoder = load_encoder(self._folder, self._dtype, self._device)
-        self._check_modules()
-        self._max_seq_length = self._folder.max_seq_length
+        folder = read_model_folder(path)
+        self.pipeline: Pipeline = kind(folder, asked_dtype, placed, self._num_threads)
         if model_max_length is not None:
-            self.max_seq_length = min(int(model_max_length), self._max_seq_length)
+            self.max_seq_length = min(int(model_max_length), self.max_seq_length)
 
-        saved = {"query": "", "document": ""} | self._folder.prompts
+        saved = {"query": "", "document": ""} | folder.prompts
         self.prompts: dict[str, str] = saved | {k: v or "" for k, v in (prompts or {}).items()}
-        self.default_prompt_name = default_prompt_name or self._folder.default_prompt_name
+        self.default_prompt_name = default_prompt_name or folder.default_prompt_name
         if self.default_prompt_name is not None and self.default_prompt_name not in self.prompts:
             raise ValueError(
                 f"Default prompt name '{self.default_prompt_name}' not found in the configured "
                 f"prompts dictionary with keys {list(self.prompts)!r}."
             )
-        self.truncate_dim = truncate_dim if truncate_dim is not None else self._folder.truncate_dim
+        self.truncate_dim = truncate_dim if truncate_dim is not None else folder.truncate_dim
         self._similarity_fn_name = "cosine"
-        self.similarity_fn_name = similarity_fn_name or self._folder.similarity_fn_name or "cosine"
+        self.similarity_fn_name = similarity_fn_name or folder.similarity_fn_name or "cosine"
         self.model_card_data = model_card_data
-
-    def _check_dtype(self, dtype: str | None, model_kwargs: dict[str, Any] | None) -> str | None:
-        options = dict(model_kwargs or {})
-        asked = [dtype, options.pop("torch_dtype", None), options.pop("dtype", None)]
-        asked[1:] = [one for one in asked[1:] if one != "auto"]  # transformers': as the file has it
-        options.pop("attn_implementation", None)  # there is one attention, and it is exact
-        for name in sorted(options):
-            raise ValueError(f"model_kwargs[{name!r}] is not supported")
-        names = {str(one).removeprefix("torch.") for one in asked if one is not None}
-        if len(names) > 1:
-            raise ValueError(f"dtype is given as {sorted(names)}: pass one")
-        if not names:
-            return None
-        name = names.pop()
-        known = DTYPES if self._device == "cpu" else CUDA_DTYPES
-        if name == "auto" and self._device != "cpu":
-            return "bfloat16"  # float16's range is exceeded by some models
-        if name == "auto":
-            # int8 costs nothing that the evaluations can tell; plain C++ is no faster with it.
-            return "int8" if core.isa() != "scalar" else "float32"
-        if name not in known:
-            raise ValueError(
-                f"dtype is {name!r}, wanted one of {', '.join(known)}, auto on {self._device}"
-            )
-        return name
 
     @staticmethod
     def _check_num_threads(num_threads: Any) -> int:
@@ -218,35 +159,12 @@ class SentenceTransformer:
             raise ValueError(f"num_threads is {num_threads}, wanted 1..1024")
         return int(num_threads)
 
-    def _check_vocabulary(self) -> None:
-        size, rows = self._tokenizer.vocab_size, self._folder.description.vocab_size
-        if size > rows:
-            raise ValueError(
-                f"{self._folder.path}: the tokenizer has ids up to {size - 1} but config.json says "
-                f"vocab_size={rows}: they belong to different models"
-            )
-
-    def _check_modules(self) -> None:
-        width = self._pooled_width()
-        for module in self._folder.modules:
-            if isinstance(module, DenseModule):
-                if module.weight.in_features != width:
-                    raise ValueError(
-                        f"{self._folder.path}: Dense takes {module.weight.in_features} inputs, "
-                        f"what comes before it gives {width}"
-                    )
-                width = module.out_features
-        self._full_dimension = width
-
-    def _pooled_width(self) -> int:
-        return self._folder.description.hidden_size * len(self._folder.poolings)
-
     # ---- properties -------------------------------------------------------------------------
 
     @property
     def device(self) -> Device:
         """Device that the model runs on: "cpu" or "cuda:N"."""
-        return self._device
+        return self.pipeline.device
 
     @property
     def name(self) -> str:
@@ -256,17 +174,17 @@ class SentenceTransformer:
     @property
     def is_quantized(self) -> bool:
         """True if the folder was written by `minifuse quantize`: it has int8 weights only."""
-        return self._folder.is_quantized
+        return self.pipeline.folder.is_quantized
 
     @property
     def dtype(self) -> str:
         """The type of the weights: "float32", "bfloat16" or "int8"."""
-        return self._dtype
+        return self.pipeline.dtype
 
     @property
     def isa(self) -> str:
         """The instruction set of the kernels that this model was packed for."""
-        return self._encoder.isa
+        return str(self.pipeline.encoder.isa)
 
     @property
     def num_threads(self) -> int:
@@ -280,36 +198,31 @@ class SentenceTransformer:
     @property
     def max_seq_length(self) -> int:
         """Texts are cut at this many tokens, special tokens included."""
-        return self._max_seq_length
+        return self.pipeline.max_seq_length
 
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
-        limit = self._folder.description.max_position_embeddings
+        limit = self.pipeline.folder.description.max_position_embeddings
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
             raise TypeError(f"max_seq_length is {value!r}, wanted an integer")
         if not 1 <= value <= limit:
             raise ValueError(f"max_seq_length is {value}, wanted 1..{limit} (the positions it has)")
-        self._max_seq_length = int(value)
+        self.pipeline.max_seq_length = int(value)
 
     def get_max_seq_length(self) -> int:
         """The same as max_seq_length."""
-        return self._max_seq_length
+        return self.max_seq_length
 
     @property
     def tokenizer(self) -> Any:
         """The ``tokenizers.Tokenizer`` in use, truncation and padding switched off."""
-        return self._tokenizer.backend
+        return self.pipeline.tokenizer.backend
 
     @tokenizer.setter
     def tokenizer(self, value: Any) -> None:
         backend = getattr(value, "backend_tokenizer", value)  # transformers' fast tokenizers
-        previous = self._tokenizer
-        self._tokenizer = TextTokenizer(backend, self._folder.do_lower_case)
-        try:
-            self._check_vocabulary()
-        except ValueError:
-            self._tokenizer = previous
-            raise
+        lowers = self.pipeline.folder.do_lower_case
+        self.pipeline.set_tokenizer(TextTokenizer(backend, lowers))
 
     @property
     def similarity_fn_name(self) -> str:
@@ -329,8 +242,8 @@ class SentenceTransformer:
     def get_embedding_dimension(self) -> int:
         """The width of what encode gives, truncate_dim considered."""
         if self.truncate_dim is None:
-            return self._full_dimension
-        return min(self._full_dimension, self.truncate_dim)
+            return self.pipeline.width
+        return min(self.pipeline.width, self.truncate_dim)
 
     def get_sentence_embedding_dimension(self) -> int:
         """The same as get_embedding_dimension, by its old name."""
@@ -350,12 +263,12 @@ class SentenceTransformer:
 
     def set_pooling_include_prompt(self, include_prompt: bool) -> None:
         """Set whether the tokens of a prompt take part in the pooling."""
-        self._folder.include_prompt = bool(include_prompt)
+        self.pipeline.include_prompt = bool(include_prompt)
 
     def _check_device(self, device: Any) -> None:
-        if device is not None and resolve_device(device) != self._device:
+        if device is not None and resolve_device(device) != self.device:
             raise ValueError(
-                f"device is {str(device)!r}, but the model is on {self._device}: load it again "
+                f"device is {str(device)!r}, but the model is on {self.device}: load it again "
                 "with device="
             )
 
@@ -384,7 +297,7 @@ class SentenceTransformer:
 
     def __repr__(self) -> str:
         return (
-            f"SentenceTransformer({self._name!r}, max_seq_length={self._max_seq_length}, "
+            f"SentenceTransformer({self._name!r}, max_seq_length={self.max_seq_length}, "
             f"dim={self.get_embedding_dimension()}, dtype='{self.dtype}', isa='{self.isa}', "
             f"num_threads={self._num_threads})"
         )
@@ -398,18 +311,19 @@ class SentenceTransformer:
             "default_prompt_name": self.default_prompt_name,
             "truncate_dim": self.truncate_dim,
             "similarity_fn_name": self._similarity_fn_name,
-            "max_seq_length": self._max_seq_length,
-            "include_prompt": self._folder.include_prompt,
+            "max_seq_length": self.max_seq_length,
+            "include_prompt": self.pipeline.include_prompt,
             "num_threads": self._num_threads,
             "tokenizer": self._own_tokenizer(),
             "model_card_data": self.model_card_data,
         }
-        return (_reload, (str(self._folder.path), str(self._device), self._dtype, state))
+        return (_reload, (str(self.pipeline.folder.path), str(self.device), self.dtype, state))
 
     def _own_tokenizer(self) -> str | None:
         """The tokenizer in use, where it is not the folder's, or has been changed in place."""
-        text: str = self._tokenizer.backend.to_str()
-        saved = TextTokenizer.from_folder(self._folder.transformer_path).backend.to_str()
+        text: str = self.tokenizer.to_str()
+        folder = self.pipeline.folder.transformer_path
+        saved = TextTokenizer.from_folder(folder).backend.to_str()
         return None if text == saved else text
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -421,8 +335,8 @@ class SentenceTransformer:
         self.default_prompt_name = state["default_prompt_name"]
         self.truncate_dim = state["truncate_dim"]
         self._similarity_fn_name = state["similarity_fn_name"]
-        self._max_seq_length = state["max_seq_length"]
-        self._folder.include_prompt = state["include_prompt"]
+        self.pipeline.max_seq_length = state["max_seq_length"]
+        self.pipeline.include_prompt = state["include_prompt"]
         self._num_threads = state["num_threads"]
         self.model_card_data = state["model_card_data"]
 
@@ -440,7 +354,7 @@ class SentenceTransformer:
         texts = as_list(inputs)
         if not texts:
             return {}
-        tokens = self._tokenize([(prompt or "") + text for text in checked(texts)])
+        tokens = self.pipeline.tokenize([(prompt or "") + text for text in checked(texts)])
         mask = np.arange(int(tokens.seqlens.max())) < tokens.seqlens[:, None]
         input_ids = np.zeros(mask.shape, np.int64)
         input_ids[mask] = tokens.ids
@@ -453,14 +367,6 @@ class SentenceTransformer:
     def tokenize(self, texts: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
         """The same as preprocess, by its old name."""
         return self.preprocess(texts)
-
-    def _tokenize(self, texts: Sequence[str], num_threads: int | None = None) -> TokenBatch:
-        return self._tokenizer.encode(texts, self._max_seq_length, num_threads)
-
-    def _prompt_length(self, prompt: str) -> int:
-        """Tokens of the prompt that stay out of the pooling: all but the closing one."""
-        ids = self._tokenizer.encode([prompt], self._max_seq_length).ids
-        return len(ids) - self._tokenizer.suffix_length
 
     def _resolve_prompt(self, prompt: str | None, prompt_name: str | None) -> str | None:
         if prompt is not None:
@@ -566,33 +472,9 @@ class SentenceTransformer:
         inputs = _either(inputs, sentences, "inputs", "sentences")
         if inputs is None:
             raise TypeError("inputs is None, wanted a string or a list of strings")
-        if kwargs.pop("task", None) not in (None, "query", "document"):
-            raise ValueError("task: wanted 'query', 'document' or None")
-        if kwargs.pop("processing_kwargs", None):
-            raise ValueError("processing_kwargs is not supported; set model.max_seq_length")
-        if kwargs:
-            raise ValueError(
-                "SentenceTransformer.encode() has been called with additional keyword arguments "
-                f"that this model does not use: {list(kwargs)}"
-            )
-        if batch_size <= 0:
-            raise ValueError(f"batch_size must be a positive integer, got {batch_size}.")
-        if precision is not None and precision not in similarity.PRECISIONS:
-            raise ValueError(
-                f"Precision {precision!r} is not supported, must be one of "
-                f"{list(similarity.PRECISIONS)}"
-            )
-        if output_value not in ("sentence_embedding", "token_embeddings", None):
-            raise ValueError(
-                f"output_value is {output_value!r}, wanted 'sentence_embedding', "
-                "'token_embeddings' or None"
-            )
-        if truncation not in ("cut", "error"):
-            raise ValueError(f"truncation is {truncation!r}, wanted 'cut' or 'error'")
         if pool is not None or chunk_size is not None:
             raise ValueError("pool and chunk_size: minifuse uses threads; pass num_threads instead")
-        if ranges is not None and precision not in ("int8", "uint8"):
-            raise ValueError(f"ranges are given, but precision is {precision!r}, which has none")
+        _check_choices(batch_size, output_value, precision, truncation, ranges, kwargs)
         self._check_device(device)
         width = self.truncate_dim if truncate_dim is None else truncate_dim
         if width is not None and width < 1:
@@ -601,36 +483,29 @@ class SentenceTransformer:
 
         is_single = isinstance(inputs, str)
         texts = [inputs] if is_single else as_list(inputs)
-        job = _Job(
-            prompt=self._resolve_prompt(prompt, prompt_name) or "",
-            batch_size=int(batch_size),
+        is_whole = output_value == "sentence_embedding" and precision in (None, "float32")
+        request = Request(
             num_threads=self._num_threads
             if num_threads is None
             else self._check_num_threads(num_threads),
-            output_value=output_value,
-            refuse_long=truncation == "error",
+            prompt=self._resolve_prompt(prompt, prompt_name) or "",
+            batch_size=int(batch_size),
+            output=output_value,
             truncate_dim=width,
-            normalize=normalize_embeddings,
-            stays_on_device=convert_to_tensor
-            and output_value == "sentence_embedding"
-            and precision in (None, "float32")
-            and self._vectors_can_stay(),
+            normalizes=normalize_embeddings,
+            refuses_long=truncation == "error",
+            stays_on_device=convert_to_tensor and is_whole and self.pipeline.vectors_can_stay(),
         )
-        result, info = self._encode_all(texts, job, show_progress_bar)
+        with _progress_bar(len(texts), show_progress_bar) as advance:
+            result, info = self.pipeline.encode(texts, request, advance)
 
         if output_value != "sentence_embedding":
             result = [_to_tensors(torch, one) if convert_to_tensor else one for one in result]
         else:
-            if precision not in (None, "float32"):
-                if ranges is None and precision in ("int8", "uint8"):
-                    logger.warning(
-                        "precision=%r without ranges: the codes of this call cannot be compared "
-                        "with those of another one; pass ranges=",
-                        precision,
-                    )
-                result = similarity.quantize_embeddings(result, str(precision), ranges)
-            if convert_to_tensor and not job.stays_on_device:
-                result = torch.from_numpy(result).to(self._device)
+            if not is_whole:
+                result = _quantized(result, str(precision), ranges)
+            if convert_to_tensor and not request.stays_on_device:
+                result = torch.from_numpy(result).to(self.device)
             elif not convert_to_tensor and not convert_to_numpy:
                 result = list(torch.from_numpy(result))
         if is_single:
@@ -681,151 +556,6 @@ class SentenceTransformer:
         if pending:
             yield from self.encode(pending, **kwargs)
 
-    def _encode_all(
-        self, texts: list[Any], job: _Job, show_progress_bar: bool | None
-    ) -> tuple[Any, EncodeInfo]:
-        pool_from = 0
-        if job.prompt and not self._folder.include_prompt:
-            pool_from = self._prompt_length(job.prompt)
-        if len(texts) == 1:  # a query: nothing to sort, nothing to show
-            (text,) = checked(texts)
-            ids, was_cut = self._tokenizer.encode_one(job.prompt + text, self._max_seq_length)
-            if was_cut and job.refuse_long:
-                self._refuse_long(0)
-            cu_seqlens = np.array((0, len(ids)), np.int32)
-            encoded = self._encode_tokens(ids, cu_seqlens, job, pool_from)
-            return encoded, EncodeInfo(np.array([len(ids)]), np.array([was_cut]))
-
-        if show_progress_bar is None:
-            show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
-        info = EncodeInfo(np.zeros(len(texts), np.int64), np.zeros(len(texts), np.bool_))
-        if job.stays_on_device:
-            result: Any = new_tensor(len(texts), self._width(job), self._device)
-        elif job.output_value == "sentence_embedding":
-            result = np.empty((len(texts), self._width(job)), np.float32)
-        else:
-            result = [None] * len(texts)
-        lengths = [len(text) for text in checked(texts)]
-        by_length = np.argsort(np.negative(lengths), kind="stable")
-        with _progress_bar(len(texts), show_progress_bar) as advance:
-            scale = 1 if self._device == "cpu" else _DEVICE_WINDOW
-            batches: Iterator[tuple[npt.NDArray[np.intp], TokenBatch]] = (
-                (window, self._tokens_of(texts, window, job))
-                for window in windows(by_length, lengths, scale)
-            )
-            if self._device != "cpu":  # tokenise while the device computes
-                batches = one_ahead(batches)
-            for window, tokens in batches:
-                info.num_tokens[window] = tokens.seqlens
-                info.truncated[window] = tokens.truncated
-                ordered, order = tokens.sorted_by_length()
-                places = window[order]
-                encoded = self._encode_tokens(ordered.ids, ordered.cu_seqlens(), job, pool_from)
-                if job.output_value == "sentence_embedding":
-                    result[places] = encoded
-                else:
-                    for place, one in zip(places, encoded, strict=True):
-                        result[place] = one
-                advance(len(window))
-        return result, info
-
-    def _tokens_of(self, texts: list[str], places: Any, job: _Job) -> TokenBatch:
-        prompted = [texts[place] for place in places.tolist()]
-        if job.prompt:
-            prompted = [job.prompt + text for text in prompted]
-        tokens = self._tokenize(prompted, job.num_threads)
-        if job.refuse_long and tokens.truncated.any():
-            self._refuse_long(places[int(np.flatnonzero(tokens.truncated)[0])])
-        return tokens
-
-    def _refuse_long(self, place: int) -> NoReturn:
-        raise ValueError(
-            f"sentences[{place}] has more than max_seq_length={self._max_seq_length} tokens and "
-            "truncation='error' was asked: shorten it"
-        )
-
-    def _encode_tokens(
-        self,
-        ids: npt.NDArray[np.int32],
-        cu_seqlens: npt.NDArray[np.int32],
-        job: _Job,
-        pool_from: int,
-    ) -> Any:
-        """Tokens of a window -> float32 [batch, dim], or lists for the other output values."""
-        if job.stays_on_device:
-            return self._checked_range(self._encode_on_device(ids, cu_seqlens, job, pool_from))
-        limits = {"batch_size": job.batch_size, "num_threads": job.num_threads}
-        if job.output_value == "token_embeddings":
-            rows = self._encoder.token_embeddings(ids, cu_seqlens, **limits)
-            return [one.copy() for one in np.split(rows, cu_seqlens[1:-1])]
-        pooled = self._encoder.encode(
-            ids,
-            cu_seqlens,
-            poolings=self._folder.poolings,
-            pool_from=pool_from,
-            **limits,
-        )
-        pooled = self._checked_range(pooled)
-        for module in self._folder.modules:
-            pooled = module(pooled)
-        if job.truncate_dim is not None and job.truncate_dim < pooled.shape[1]:
-            pooled = np.ascontiguousarray(pooled[:, : job.truncate_dim])
-        if job.output_value is None:
-            rows = self._encoder.token_embeddings(ids, cu_seqlens, **limits)
-            return [
-                {
-                    "input_ids": ids[begin:end].astype(np.int64),
-                    "token_type_ids": np.zeros(end - begin, np.int64),
-                    "attention_mask": np.ones(end - begin, np.int64),
-                    "token_embeddings": rows[begin:end].copy(),
-                    "sentence_embedding": pooled[i].copy(),
-                }
-                for i, (begin, end) in enumerate(itertools.pairwise(cu_seqlens))
-            ]
-        return core.l2_normalize(pooled) if job.normalize else pooled
-
-    def _checked_range(self, vectors: Any) -> Any:
-        """The vectors, unless float16 was too narrow for a number on their way."""
-        if self._dtype != "float16":
-            return vectors
-        library: Any = np if isinstance(vectors, np.ndarray) else sys.modules["torch"]
-        if not bool(library.isfinite(vectors).all()):
-            raise FloatingPointError(
-                f"{self._name}: numbers exceed float16's range for some of these texts: "
-                "load the model with dtype='bfloat16' or 'float32'"
-            )
-        return vectors
-
-    def _vectors_can_stay(self) -> bool:
-        """Return whether the device's kernels and torch suffice to compute the vectors."""
-        modules = self._folder.modules
-        return self._device != "cpu" and all(isinstance(m, NormalizeModule) for m in modules)
-
-    def _encode_on_device(
-        self,
-        ids: npt.NDArray[np.int32],
-        cu_seqlens: npt.NDArray[np.int32],
-        job: _Job,
-        pool_from: int,
-    ) -> Any:
-        """Tokens of a window -> a float32 tensor [batch, dim] that never left the device."""
-        encoder: Any = self._encoder  # minifuse._cuda's
-        poolings = self._folder.poolings
-        pooled = new_tensor(len(cu_seqlens) - 1, self._pooled_width(), self._device)
-        encoder.encode_into(
-            ids, cu_seqlens, pooled.data_ptr(), poolings=poolings, pool_from=pool_from
-        )
-        normalize = sys.modules["torch"].nn.functional.normalize
-        for _ in self._folder.modules:
-            pooled = normalize(pooled, eps=1e-12)
-        pooled = pooled[:, : self._width(job)]
-        return normalize(pooled, eps=1e-12) if job.normalize else pooled
-
-    def _width(self, job: _Job) -> int:
-        if job.truncate_dim is None:
-            return self._full_dimension
-        return min(job.truncate_dim, self._full_dimension)
-
     # ---- comparison and saving --------------------------------------------------------------
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
@@ -847,21 +577,22 @@ class SentenceTransformer:
             FileExistsError: path holds files already.
             FileNotFoundError: the folder it was loaded from is gone.
         """
-        source = self._folder.path
+        folder = self.pipeline.folder
+        source = folder.path
         try:
-            self._folder.weights_path  # noqa: B018  # a folder without weights would look whole
+            folder.weights_path  # noqa: B018  # a folder without weights would look whole
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{source}: what the model came from is gone") from error
         with new_folder(path) as copy:
             shutil.copytree(source, copy, ignore=ignore_other_engines, dirs_exist_ok=True)
-            transformer = copy / self._folder.transformer_path.relative_to(source)
+            transformer = copy / folder.transformer_path.relative_to(source)
             sentence = {
-                "max_seq_length": self._max_seq_length,
-                "do_lower_case": self._folder.do_lower_case,
+                "max_seq_length": self.max_seq_length,
+                "do_lower_case": folder.do_lower_case,
             }
             _write_json(transformer / "sentence_bert_config.json", sentence)
             # Not by tokenizers' own save: a full disk would be a plain Exception there.
-            text = self._tokenizer.backend.to_str(pretty=True)
+            text = self.tokenizer.to_str(pretty=True)
             (transformer / "tokenizer.json").write_text(text, encoding="utf-8")
             settings_path = copy / "config_sentence_transformers.json"
             settings: dict[str, Any] = {}
@@ -879,19 +610,6 @@ class SentenceTransformer:
     save = save_pretrained
 
 
-class _Job(NamedTuple):
-    """Arguments of a call of encode, checked and converted."""
-
-    prompt: str
-    batch_size: int
-    num_threads: int
-    output_value: OutputValue | None
-    refuse_long: bool
-    truncate_dim: int | None
-    normalize: bool
-    stays_on_device: bool  # vectors become a tensor there
-
-
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
@@ -905,14 +623,87 @@ def _reload(path: str, device: str, dtype: str, state: dict[str, Any]) -> Senten
 
 
 @contextlib.contextmanager
-def _progress_bar(total: int, is_shown: bool) -> Iterator[Callable[[int], Any]]:
-    if not is_shown:
+def _progress_bar(total: int, is_asked: bool | None) -> Iterator[Callable[[int], Any]]:
+    is_talkative = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
+    is_shown = is_talkative if is_asked is None else is_asked
+    if not is_shown or total == 1:
         yield lambda count: None
         return
     from tqdm.auto import tqdm
 
     with tqdm(total=total, desc="Sentences", unit="sentence") as bar:
         yield bar.update
+
+
+def _asked_dtype(
+    dtype: str | None, model_kwargs: dict[str, Any] | None, kind: type[Pipeline], device: Device
+) -> str | None:
+    """The one type of weights that the arguments ask for; None: as the folder has them."""
+    options = dict(model_kwargs or {})
+    asked = [dtype, options.pop("torch_dtype", None), options.pop("dtype", None)]
+    asked[1:] = [one for one in asked[1:] if one != "auto"]  # transformers': as the file has it
+    options.pop("attn_implementation", None)  # there is one attention, and it is exact
+    for name in sorted(options):
+        raise ValueError(f"model_kwargs[{name!r}] is not supported")
+    names = {str(one).removeprefix("torch.") for one in asked if one is not None}
+    if len(names) > 1:
+        raise ValueError(f"dtype is given as {sorted(names)}: pass one")
+    if not names:
+        return None
+    name = names.pop()
+    if name == "auto":
+        return kind.fastest_dtype()
+    if name not in kind.dtypes:
+        raise ValueError(
+            f"dtype is {name!r}, wanted one of {', '.join(kind.dtypes)}, auto on {device}"
+        )
+    return name
+
+
+def _check_choices(
+    batch_size: int,
+    output_value: Any,
+    precision: Any,
+    truncation: Any,
+    ranges: Any,
+    others: dict[str, Any],
+) -> None:
+    """Refuse what encode does not know, by name."""
+    if others.pop("task", None) not in (None, "query", "document"):
+        raise ValueError("task: wanted 'query', 'document' or None")
+    if others.pop("processing_kwargs", None):
+        raise ValueError("processing_kwargs is not supported; set model.max_seq_length")
+    if others:
+        raise ValueError(
+            "SentenceTransformer.encode() has been called with additional keyword arguments "
+            f"that this model does not use: {list(others)}"
+        )
+    if batch_size <= 0:
+        raise ValueError(f"batch_size must be a positive integer, got {batch_size}.")
+    if precision is not None and precision not in similarity.PRECISIONS:
+        raise ValueError(
+            f"Precision {precision!r} is not supported, must be one of "
+            f"{list(similarity.PRECISIONS)}"
+        )
+    if output_value not in ("sentence_embedding", "token_embeddings", None):
+        raise ValueError(
+            f"output_value is {output_value!r}, wanted 'sentence_embedding', "
+            "'token_embeddings' or None"
+        )
+    if truncation not in ("cut", "error"):
+        raise ValueError(f"truncation is {truncation!r}, wanted 'cut' or 'error'")
+    if ranges is not None and precision not in ("int8", "uint8"):
+        raise ValueError(f"ranges are given, but precision is {precision!r}, which has none")
+
+
+def _quantized(vectors: Any, precision: str, ranges: Any) -> Any:
+    if ranges is None and precision in ("int8", "uint8"):
+        logger.warning(
+            "precision=%r without ranges: the codes of this call cannot be compared "
+            "with those of another one; pass ranges=",
+            precision,
+        )
+    return similarity.quantize_embeddings(vectors, precision, ranges)
 
 
 def _import_torch() -> Any:

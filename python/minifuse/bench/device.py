@@ -107,7 +107,7 @@ def bench_device(
     referee = SentenceTransformer(model)
     for name, texts in workloads.items():
         listed = list(texts)
-        tokens = referee._tokenize(listed)
+        tokens = referee.pipeline.tokenize(listed)
         wanted = referee.encode(listed, normalize_embeddings=True)
         flops = encoder_flops(referee, tokens.seqlens)
         runs = [_ours(one, listed) for one in ours.values()]
@@ -152,14 +152,13 @@ def _host(vectors: Any) -> Any:
 
 
 def _ours(model: SentenceTransformer, texts: list[str]) -> Run:
-    tokens, _ = model._tokenize(texts).sorted_by_length()
+    tokens, _ = model.pipeline.tokenize(texts).sorted_by_length()
     cu_seqlens = tokens.cu_seqlens()
 
     def encoder() -> Any:
-        return model._encoder.encode(
-            tokens.ids, cu_seqlens, poolings=model._folder.poolings, pool_from=0, batch_size=32,
-            num_threads=1,
-        )  # fmt: skip
+        return model.pipeline.encoder.encode(
+            tokens.ids, cu_seqlens, poolings=model.pipeline.folder.poolings, pool_from=0
+        )
 
     return Run("minifuse", model.dtype, encoder,
                lambda: model.encode(texts, normalize_embeddings=True))  # fmt: skip

@@ -35,7 +35,7 @@ _REFEREE = "sentence-transformers, float32"
 
 def encoder_flops(model: SentenceTransformer, seqlens: Any) -> float:
     """Floating-point operations of the encoder for sentences of these lengths (DESIGN's count)."""
-    c = model._folder.description
+    c = model.pipeline.folder.description
     hidden, inner, layers = c.hidden_size, c.intermediate_size, c.num_hidden_layers
     per_token = layers * _FLOPS_PER_TOKEN_TERM * (4 * hidden * hidden + 2 * hidden * inner)
     lengths = np.asarray(seqlens, np.float64)
@@ -76,7 +76,7 @@ def bench_encode(
         for name, texts in workloads.items()
     }
     for name, texts in workloads.items():
-        num_tokens = int(model._tokenize(list(texts)).seqlens.sum())
+        num_tokens = int(model.pipeline.tokenize(list(texts)).seqlens.sum())
         vectors = [engine.encode(texts) for engine in engines]
         # PyTorch in float32 is the referee where it is installed.
         referee = vectors[labels.index(_REFEREE) if _REFEREE in labels else 0]
@@ -114,14 +114,14 @@ def encoder_share(
     model: SentenceTransformer, texts: Sequence[str], num_threads: int, rounds: int
 ) -> dict[str, float]:
     """The encoder alone against the ceiling that is measured between its runs."""
-    tokens, _ = model._tokenize(list(texts)).sorted_by_length()
+    tokens, _ = model.pipeline.tokenize(list(texts)).sorted_by_length()
     cu_seqlens = tokens.cu_seqlens()
 
     def run() -> None:
-        model._encoder.encode(
+        model.pipeline.encoder.encode(
             tokens.ids,
             cu_seqlens,
-            poolings=model._folder.poolings,
+            poolings=model.pipeline.folder.poolings,
             pool_from=0,
             batch_size=32,
             num_threads=num_threads,
@@ -163,9 +163,9 @@ def bench_profile(
     for _ in range(rounds):
         seconds["encode"].append(time_once(lambda: model.encode(listed, num_threads=num_threads)))
         start = time.perf_counter()
-        tokens, _ = model._tokenize(listed).sorted_by_length()
+        tokens, _ = model.pipeline.tokenize(listed).sorted_by_length()
         middle = time.perf_counter()
-        profile = model._encoder.profile(tokens.ids, tokens.cu_seqlens(), **arguments)
+        profile = model.pipeline.encoder.profile(tokens.ids, tokens.cu_seqlens(), **arguments)
         seconds["tokens"].append(middle - start)
         seconds["encoder"].append(time.perf_counter() - middle)
         for stage, share in profile.items():
@@ -246,7 +246,7 @@ def _bench_query(
             if key not in best or p50 < best[key][0]:
                 best[key] = (float(p50), float(p99))
     return {
-        "num_tokens": len(model._tokenize([query]).ids),
+        "num_tokens": len(model.pipeline.tokenize([query]).ids),
         "rows": [
             {
                 "engine": name,

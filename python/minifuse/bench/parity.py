@@ -67,7 +67,7 @@ def run_parity(model_name: str, sentences: Sequence[str]) -> list[Check]:
     if not sentences:
         raise ValueError("no sentence to compare on")
     model = SentenceTransformer(model_name, dtype="float32")
-    weights = dict(read_slots(model._folder, model._encoder.weight_slots()))
+    weights = dict(read_slots(model.pipeline.folder, model.pipeline.encoder.weight_slots()))
     checks = _op_checks(model, weights, sentences, torch)
     checks += _layer_checks(model, weights, sentences, torch)
     checks += _whole_checks(model_name, model, weights, sentences, torch)
@@ -88,11 +88,11 @@ def _op_checks(
 ) -> list[Check]:
     """The first layer's operations on real activations, each from the same float32 inputs."""
     functional = torch.nn.functional
-    config = model._folder.description
+    config = model.pipeline.folder.description
     heads, eps = config.num_attention_heads, config.layer_norm_eps
-    tokens = model._tokenize(list(sentences[:_NUM_FLOAT64_SENTENCES]))
+    tokens = model.pipeline.tokenize(list(sentences[:_NUM_FLOAT64_SENTENCES]))
     cu_seqlens = tokens.cu_seqlens()
-    states = model._encoder.hidden_states(tokens.ids, cu_seqlens, num_threads=1)
+    states = model.pipeline.encoder.hidden_states(tokens.ids, cu_seqlens, num_threads=1)
     x = np.ascontiguousarray(states[0])
     tx = torch.from_numpy(x)
     of = {
@@ -230,10 +230,10 @@ def _torch_states(weights: dict[str, Any], config: Any, ids: Any, torch: Any) ->
 def _layer_checks(
     model: SentenceTransformer, weights: dict[str, Any], sentences: Sequence[str], torch: Any
 ) -> list[Check]:
-    config = model._folder.description
-    tokens = model._tokenize(list(sentences[:_NUM_FLOAT64_SENTENCES]))
+    config = model.pipeline.folder.description
+    tokens = model.pipeline.tokenize(list(sentences[:_NUM_FLOAT64_SENTENCES]))
     cu_seqlens = tokens.cu_seqlens()
-    ours = model._encoder.hidden_states(tokens.ids, cu_seqlens, num_threads=1)
+    ours = model.pipeline.encoder.hidden_states(tokens.ids, cu_seqlens, num_threads=1)
     exact: list[list[Any]] = [[] for _ in range(config.num_hidden_layers + 1)]
     theirs: list[list[Any]] = [[] for _ in range(config.num_hidden_layers + 1)]
     for begin, end in itertools.pairwise(cu_seqlens):
@@ -271,19 +271,20 @@ def _whole_checks(
     sentences: Sequence[str],
     torch: Any,
 ) -> list[Check]:
-    if model._folder.poolings != ["mean"]:
-        raise ValueError(f"parity knows mean pooling, this model has {model._folder.poolings}")
+    poolings = model.pipeline.folder.poolings
+    if poolings != ["mean"]:
+        raise ValueError(f"parity knows mean pooling, this model has {poolings}")
     texts = list(sentences)
-    tokens = model._tokenize(texts)
+    tokens = model.pipeline.tokenize(texts)
     starts = tokens.cu_seqlens()[:-1]
-    theirs = np.empty((len(texts), model._folder.description.hidden_size), np.float32)
+    theirs = np.empty((len(texts), model.pipeline.folder.description.hidden_size), np.float32)
     with torch.inference_mode():
         for seqlen in np.unique(tokens.seqlens):
             places = np.flatnonzero(tokens.seqlens == seqlen)
             for first in range(0, len(places), 64):
                 some = places[first : first + 64]
                 ids = tokens.ids[starts[some][:, None] + np.arange(seqlen)]
-                states = _torch_states(weights, model._folder.description, ids, torch)
+                states = _torch_states(weights, model.pipeline.folder.description, ids, torch)
                 theirs[some] = states[-1].mean(1).numpy()
     theirs = _unit(theirs)
 

@@ -73,6 +73,8 @@ class TokenBatch:
 
     def sorted_by_length(self) -> tuple[TokenBatch, npt.NDArray[np.intp]]:
         """The same sentences, longest first, and the place each had before."""
+        if len(self.seqlens) == 1:
+            return self, np.zeros(1, np.intp)
         order = np.argsort(-self.seqlens, kind="stable")
         starts = self.cu_seqlens()[:-1].astype(np.int64)
         lengths = self.seqlens[order]
@@ -148,44 +150,25 @@ class TextTokenizer:
         None leaves the number to tokenizers, which takes all CPUs.
 
         Raises:
-            TypeError: an element is not a string (its place is named).
             ValueError: an element cannot be encoded as UTF-8 (a lone surrogate).
         """
         limit = _LONG_CHARACTERS_PER_TOKEN * max_seq_length
         prepared: list[str] = []
-        for index, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise TypeError(
-                    f"sentences[{index}] is a {type(text).__name__} ({str(text)[:50]!r}), "
-                    "wanted a string"
-                )
-            if (
-                self._do_lower_case
-            ):  # before a cut: a letter's lower case may depend on the next one
-                text = text.lower()
+        for text in texts:
+            if self._do_lower_case:
+                text = text.lower()  # before a cut: a letter's may depend on the next one
             if len(text) > limit:
                 text = self.shorten(text, max_seq_length)
             prepared.append(text)
         lists = self._guarded(prepared, lambda: self._encode_batch(prepared, num_threads))
         return self._pack(lists, max_seq_length)
 
-    def encode_one(self, text: str, max_seq_length: int) -> tuple[npt.NDArray[np.int32], bool]:
-        """The ids of one text and whether it was cut: encode's, without the arrays of a batch.
-
-        Raises:
-            ValueError: the text cannot be encoded as UTF-8 (a lone surrogate).
-        """
-        if self._do_lower_case:
-            text = text.lower()
-        if len(text) > _LONG_CHARACTERS_PER_TOKEN * max_seq_length:
-            text = self.shorten(text, max_seq_length)
-        ids = self._guarded([text], lambda: self.backend.encode(text).ids)
-        return np.array(self._cut(ids, max_seq_length), np.int32), len(ids) > max_seq_length
-
     def _encode_batch(self, texts: list[str], num_threads: int | None) -> list[list[int]]:
         # tokenizers has one pool of a thread for each CPU and no setting for it; but a call cannot
         # use more of them than it has texts.
         size = len(texts)
+        if size == 1:
+            return [self.backend.encode(texts[0]).ids]
         if num_threads is not None and num_threads < _num_cpus():
             size = num_threads
         return [

@@ -1,0 +1,337 @@
+"""The one way from texts to vectors, which every public class uses: tokens, encoder, modules.
+
+A call's texts are sorted by length and cut into windows; a window's tokens are sorted again, so
+that sentences of a length share a chunk; vectors return to the places of their texts. Neither
+order nor windows change a bit.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Literal, NamedTuple, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from minifuse.hardware import DTYPES
+from minifuse.models.folder import DenseModule, ModelFolder, NormalizeModule
+from minifuse.models.inputs import checked, one_ahead, windows
+from minifuse.models.quantization import load_quantized_encoder
+from minifuse.models.tokenization import TextTokenizer, TokenBatch
+from minifuse.models.weights import load_encoder
+from minifuse.native import core
+from minifuse.native.devices import CUDA_DTYPES, Device, new_tensor
+
+__all__ = ["EncodeInfo", "OutputValue", "Pipeline", "Request", "pipeline_of"]
+
+FloatArray = npt.NDArray[np.float32]
+OutputValue = Literal["sentence_embedding", "token_embeddings"]
+# Places of texts in a call, and their tokens, longest first.
+_Window = tuple[npt.NDArray[np.intp], TokenBatch]
+_FIRST = np.zeros(1, np.intp)
+
+
+class EncodeInfo(NamedTuple):
+    """Additional result of encode(..., return_info=True).
+
+    Attributes:
+        num_tokens: int64 [batch], tokens embedded, special tokens included.
+        truncated: bool [batch], whether the text was cut at max_seq_length.
+    """
+
+    num_tokens: npt.NDArray[np.int64]
+    truncated: npt.NDArray[np.bool_]
+
+
+class Request(NamedTuple):
+    """What a call asks for, checked and converted.
+
+    Attributes:
+        num_threads: at most this many.
+        prompt: put before every text.
+        batch_size: at most so many texts share one pass of a thread.
+        output: vectors, the rows of the tokens, or (None) both.
+        truncate_dim: keep only the first dimensions of a vector.
+        normalizes: whether vectors are divided by their length.
+        refuses_long: whether a text that would be cut is an error.
+        stays_on_device: whether vectors become a tensor there.
+    """
+
+    num_threads: int
+    prompt: str = ""
+    batch_size: int = 32
+    output: OutputValue | None = "sentence_embedding"
+    truncate_dim: int | None = None
+    normalizes: bool = False
+    refuses_long: bool = False
+    stays_on_device: bool = False
+
+
+class Pipeline:
+    """A model's tokenizer, encoder and modules, on the CPU.
+
+    Args:
+        folder: of the model.
+        dtype: of the weights; None: as the folder has them.
+        device: where the encoder runs.
+        num_threads: that load the model, at most.
+
+    Attributes:
+        tokenizer: changed by set_tokenizer.
+        encoder: the native one.
+        max_seq_length: where texts are cut, special tokens included.
+        include_prompt: whether the tokens of a prompt take part in the pooling.
+        width: of a vector behind the modules.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is damaged, or files belong to different models.
+    """
+
+    dtypes: ClassVar[tuple[str, ...]] = DTYPES
+    # Windows take so many times what threads want at a time.
+    window_scale: ClassVar[int] = 1
+
+    def __init__(
+        self, folder: ModelFolder, dtype: str | None, device: Device, num_threads: int
+    ) -> None:
+        self.folder = folder
+        self.device = device
+        self.dtype = dtype or ("int8" if folder.is_quantized else "float32")
+        self.max_seq_length = folder.max_seq_length
+        self.include_prompt = folder.include_prompt
+        self.set_tokenizer(TextTokenizer.from_folder(folder.transformer_path, folder.do_lower_case))
+        self.encoder: Any = self._load_encoder(num_threads)
+        self.width = self._width_behind_modules()
+
+    @staticmethod
+    def fastest_dtype() -> str:
+        """The type of weights that "auto" means here."""
+        # int8 costs nothing that the evaluations can tell; plain C++ is no faster with it.
+        return "int8" if core.isa() != "scalar" else "float32"
+
+    def _load_encoder(self, num_threads: int) -> Any:
+        if self.dtype == "int8":
+            return load_quantized_encoder(self.folder, self.tokenizer, num_threads)
+        return load_encoder(self.folder, self.dtype)
+
+    def set_tokenizer(self, tokenizer: TextTokenizer) -> None:
+        """Use another tokenizer.
+
+        Raises:
+            ValueError: it has ids that the model has no rows for.
+        """
+        rows = self.folder.description.vocab_size
+        if tokenizer.vocab_size > rows:
+            raise ValueError(
+                f"{self.folder.path}: the tokenizer has ids up to {tokenizer.vocab_size - 1} but "
+                f"config.json says vocab_size={rows}: they belong to different models"
+            )
+        self.tokenizer = tokenizer
+
+    def _pooled_width(self) -> int:
+        return self.folder.description.hidden_size * len(self.folder.poolings)
+
+    def _width_behind_modules(self) -> int:
+        width = self._pooled_width()
+        for module in self.folder.modules:
+            if isinstance(module, DenseModule):
+                if module.weight.in_features != width:
+                    raise ValueError(
+                        f"{self.folder.path}: Dense takes {module.weight.in_features} inputs, "
+                        f"what comes before it gives {width}"
+                    )
+                width = module.out_features
+        return width
+
+    def vectors_can_stay(self) -> bool:
+        """Return whether vectors can be computed without leaving a device."""
+        return False
+
+    # ---- texts to tokens --------------------------------------------------------------------
+
+    def tokenize(self, texts: list[str], num_threads: int | None = None) -> TokenBatch:
+        """The ids of every text, cut at max_seq_length."""
+        return self.tokenizer.encode(texts, self.max_seq_length, num_threads)
+
+    def _prompt_length(self, prompt: str) -> int:
+        """Tokens of the prompt that stay out of the pooling: all but the closing one."""
+        return len(self.tokenize([prompt]).ids) - self.tokenizer.suffix_length
+
+    def _windows(self, texts: list[Any], request: Request) -> Iterator[_Window]:
+        lengths = [len(text) for text in checked(texts)]
+        if len(texts) == 1:  # a query: nothing to sort
+            yield self._window(texts, _FIRST, request)
+            return
+        by_length = np.argsort(np.negative(lengths), kind="stable")
+        for places in windows(by_length, lengths, self.window_scale):
+            yield self._window(texts, places, request)
+
+    def _window(self, texts: list[str], places: npt.NDArray[np.intp], request: Request) -> _Window:
+        prompted = [request.prompt + texts[place] for place in places.tolist()]
+        tokens = self.tokenize(prompted, request.num_threads)
+        if request.refuses_long and tokens.truncated.any():
+            self._refuse_long(places[int(np.flatnonzero(tokens.truncated)[0])])
+        ordered, order = tokens.sorted_by_length()
+        return places[order], ordered
+
+    def _refuse_long(self, place: int) -> NoReturn:
+        raise ValueError(
+            f"sentences[{place}] has more than max_seq_length={self.max_seq_length} tokens and "
+            "truncation='error' was asked: shorten it"
+        )
+
+    # ---- tokens to vectors ------------------------------------------------------------------
+
+    def encode(
+        self,
+        texts: list[Any],
+        request: Request,
+        advance: Callable[[int], Any] = lambda count: None,
+    ) -> tuple[Any, EncodeInfo]:
+        """Embed texts; advance is told how many are done, now and then.
+
+        Returns:
+            float32 [batch, dim], or a list of what each text gives, as request.output says.
+
+        Raises:
+            TypeError: an input is not a string.
+            ValueError: a text is too long and request.refuses_long, or it is not valid Unicode.
+            FloatingPointError: in float16 a number is out of range.
+            KeyboardInterrupt: within a second of Ctrl-C.
+        """
+        pool_from = 0
+        if request.prompt and not self.include_prompt:
+            pool_from = self._prompt_length(request.prompt)
+        result = self._room(len(texts), request)
+        info = EncodeInfo(np.zeros(len(texts), np.int64), np.zeros(len(texts), np.bool_))
+        for places, tokens in self._prepared(self._windows(texts, request)):
+            info.num_tokens[places] = tokens.seqlens
+            info.truncated[places] = tokens.truncated
+            encoded = self._encode_tokens(tokens, pool_from, request)
+            if isinstance(result, list):
+                for place, one in zip(places.tolist(), encoded, strict=True):
+                    result[place] = one
+            else:
+                result[places] = encoded
+            advance(len(places))
+        return result, info
+
+    def _prepared(self, windows: Iterator[_Window]) -> Iterator[_Window]:
+        return windows
+
+    def _room(self, num_texts: int, request: Request) -> Any:
+        """What the texts' results are put into."""
+        if request.output == "sentence_embedding":
+            return np.empty((num_texts, self._width(request)), np.float32)
+        return [None] * num_texts
+
+    def _width(self, request: Request) -> int:
+        return min(self.width, self.width if request.truncate_dim is None else request.truncate_dim)
+
+    def _limits(self, request: Request) -> dict[str, int]:
+        """What bounds a call of the encoder."""
+        return {"batch_size": request.batch_size, "num_threads": request.num_threads}
+
+    def _encode_tokens(self, tokens: TokenBatch, pool_from: int, request: Request) -> Any:
+        """Tokens of a window -> vectors [batch, dim], or a list for the other outputs."""
+        ids, cu_seqlens = tokens.ids, tokens.cu_seqlens()
+        limits = self._limits(request)
+        if request.output == "token_embeddings":
+            rows = self.encoder.token_embeddings(ids, cu_seqlens, **limits)
+            return [one.copy() for one in np.split(rows, cu_seqlens[1:-1])]
+        pooling = {"poolings": self.folder.poolings, "pool_from": pool_from}
+        if request.output == "sentence_embedding":
+            pooled = self.encoder.encode(ids, cu_seqlens, **pooling, **limits)
+            return self._behind_modules(pooled, request)
+        pooled, rows = self.encoder.encode_with_tokens(ids, cu_seqlens, **pooling, **limits)
+        # As sentence-transformers gives them: with all outputs, vectors keep their length.
+        vectors = self._behind_modules(pooled, request._replace(normalizes=False))
+        return [
+            {
+                "input_ids": ids[begin:end].astype(np.int64),
+                "token_type_ids": np.zeros(end - begin, np.int64),
+                "attention_mask": np.ones(end - begin, np.int64),
+                "token_embeddings": rows[begin:end].copy(),
+                "sentence_embedding": vector.copy(),
+            }
+            for vector, (begin, end) in zip(vectors, itertools.pairwise(cu_seqlens), strict=True)
+        ]
+
+    def _behind_modules(self, pooled: FloatArray, request: Request) -> FloatArray:
+        for module in self.folder.modules:
+            pooled = module(pooled)
+        width = self._width(request)
+        if width < pooled.shape[1]:
+            pooled = np.ascontiguousarray(pooled[:, :width])
+        return core.l2_normalize(pooled) if request.normalizes else pooled
+
+
+class CudaPipeline(Pipeline):
+    """The same with the encoder on a CUDA device."""
+
+    dtypes = CUDA_DTYPES
+    window_scale = 8  # passes of 32,768 tokens
+
+    @staticmethod
+    def fastest_dtype() -> str:
+        """The type of weights that "auto" means here."""
+        return "bfloat16"  # float16's range is exceeded by some models
+
+    def _load_encoder(self, num_threads: int) -> Any:
+        return load_encoder(self.folder, self.dtype, self.device)
+
+    def vectors_can_stay(self) -> bool:
+        """Return whether the device's kernels and torch suffice to compute the vectors."""
+        return all(isinstance(module, NormalizeModule) for module in self.folder.modules)
+
+    def _prepared(self, windows: Iterator[_Window]) -> Iterator[_Window]:
+        return one_ahead(windows)  # tokenise while the device computes
+
+    def _room(self, num_texts: int, request: Request) -> Any:
+        if request.stays_on_device:
+            return new_tensor(num_texts, self._width(request), self.device)
+        return super()._room(num_texts, request)
+
+    def _limits(self, request: Request) -> dict[str, int]:
+        return {}  # a pass has as many texts as fit
+
+    def _encode_tokens(self, tokens: TokenBatch, pool_from: int, request: Request) -> Any:
+        if not request.stays_on_device:
+            return super()._encode_tokens(tokens, pool_from, request)
+        pooled = new_tensor(len(tokens.seqlens), self._pooled_width(), self.device)
+        self.encoder.encode_into(
+            tokens.ids,
+            tokens.cu_seqlens(),
+            pooled.data_ptr(),
+            poolings=self.folder.poolings,
+            pool_from=pool_from,
+        )
+        self._check_range(pooled)
+        normalize = sys.modules["torch"].nn.functional.normalize
+        for _ in self.folder.modules:
+            pooled = normalize(pooled, eps=1e-12)
+        pooled = pooled[:, : self._width(request)]
+        return normalize(pooled, eps=1e-12) if request.normalizes else pooled
+
+    def _behind_modules(self, pooled: FloatArray, request: Request) -> FloatArray:
+        self._check_range(pooled)
+        return super()._behind_modules(pooled, request)
+
+    def _check_range(self, vectors: Any) -> None:
+        """Refuse vectors on whose way float16 was too narrow for a number."""
+        if self.dtype != "float16":
+            return
+        library: Any = np if isinstance(vectors, np.ndarray) else sys.modules["torch"]
+        if not bool(library.isfinite(vectors).all()):
+            raise FloatingPointError(
+                f"{self.folder.path}: numbers exceed float16's range for some of these texts: "
+                "load the model with dtype='bfloat16' or 'float32'"
+            )
+
+
+def pipeline_of(device: Device) -> type[Pipeline]:
+    """The kind of pipeline that runs on a device."""
+    return Pipeline if device == "cpu" else CudaPipeline
