@@ -14,7 +14,7 @@ import subprocess
 import sysconfig
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from ctypes import Structure, byref, c_bool, c_float, c_int, c_int32, c_int64, c_void_p
+from ctypes import Structure, byref, c_float, c_int, c_int32, c_int64, c_void_p
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
@@ -35,13 +35,13 @@ INTERFACE = ("tests/native/cuda_interface.cpp", "csrc/model/batch.cpp",
              "csrc/linear/packed_linear.cpp", "csrc/linear/quantize.cpp",
              "csrc/model/weights.cpp")  # fmt: skip
 MODULE = ("csrc/bindings/cuda.cpp", "csrc/bindings/cuda_ops.cpp", "csrc/bindings/names.cpp",
-          "csrc/cuda/emulator/device.cpp", "csrc/cuda/emulator/runtime.cpp",
-          "csrc/cuda/emulator/warpgroup.cpp",
+          "tests/cuda_emulator/device.cpp", "tests/cuda_emulator/runtime.cpp",
+          "tests/cuda_emulator/warpgroup.cpp",
           "csrc/model/batch.cpp", "csrc/model/cuda_encoder.cpp",
           "csrc/model/cuda_weights.cpp", "csrc/model/weights.cpp",
           "csrc/linear/packed_linear.cpp", "csrc/linear/quantize.cpp")  # fmt: skip
-EMULATOR = ("tests/native/cuda_emulated.cpp", "csrc/cuda/emulator/device.cpp",
-            "csrc/cuda/emulator/warpgroup.cpp")  # fmt: skip
+EMULATOR = ("tests/native/cuda_emulated.cpp", "tests/cuda_emulator/device.cpp",
+            "tests/cuda_emulator/warpgroup.cpp")  # fmt: skip
 
 ELEMENTS = ("float32", "bfloat16", "float16")
 # The largest relative error of one rounding.
@@ -111,12 +111,7 @@ class PoolParams(Structure):
     _fields_ = [("x", c_void_p), ("ldx", c_int64), ("cu_seqlens", c_void_p),
                 ("mask", c_void_p), ("y", c_void_p),
                 ("ldy", c_int64), ("batch", c_int), ("H", c_int), ("first_row", c_int),
-                ("pooling", c_int32), ("normalizes", c_bool)]  # fmt: skip
-
-
-class ContrastiveParams(Structure):
-    _fields_ = [("a", c_void_p), ("b", c_void_p), ("loss", c_void_p), ("batch", c_int),
-                ("num_candidates", c_int), ("D", c_int), ("scale", c_float)]  # fmt: skip
+                ("pooling", c_int32)]  # fmt: skip
 
 
 def compile_objects(root: Path, sources: Sequence[str], folder: Path, *flags: str) -> list[Path]:
@@ -125,7 +120,7 @@ def compile_objects(root: Path, sources: Sequence[str], folder: Path, *flags: st
     def compile_one(source: str) -> Path:
         target = folder / (Path(source).name + ".o")
         command = ["g++", "-std=c++20", "-O1", "-g0", "-fPIC", "-Wall", "-Wextra",
-                   "-Wno-unknown-pragmas", "-ffp-contract=off", f"-I{root / 'csrc'}", *flags, "-c",
+                   "-Wno-unknown-pragmas", "-ffp-contract=off", f"-I{root / 'csrc'}", f"-I{root / 'tests'}", *flags, "-c",
                    str(root / source), "-o", str(target)]  # fmt: skip
         subprocess.run(command, check=True)
         return target
@@ -308,23 +303,15 @@ class Ops:
         self._call("embed_layer_norm", params, len(word), len(position))
         return from_bits(y, self.element)
 
-    def pool(self, x, cu_seqlens, pooling="mean", first_row=0, normalizes=False, mask=None):
+    def pool(self, x, cu_seqlens, pooling="mean", first_row=0, mask=None):
         batch, H = len(cu_seqlens) - 1, x.shape[1]
         y = self._out((batch, H), np.float32)
         keep = None if mask is None else self._pointer(np.asarray(mask, np.uint8))
         params = PoolParams(self._element(x), H,
                             self._pointer(aligned(np.asarray(cu_seqlens, np.int32))), keep,
-                            y.ctypes.data, H, batch, H, first_row, POOLINGS[pooling],
-                            normalizes)  # fmt: skip
+                            y.ctypes.data, H, batch, H, first_row, POOLINGS[pooling])  # fmt: skip
         self._call("pool", params, len(x))
         return y.copy()
-
-    def contrastive_loss(self, a, b, scale):
-        loss = self._out((len(a),), np.float32)
-        params = ContrastiveParams(self._element(a), self._element(b), loss.ctypes.data, len(a),
-                                   len(b), a.shape[1], scale)  # fmt: skip
-        self._call("contrastive_loss", params)
-        return loss.copy()
 
 
 class DeviceEncoder:

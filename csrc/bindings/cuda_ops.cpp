@@ -187,8 +187,7 @@ class CudaOps {
                              .batch = static_cast<int>(y.rows),
                              .H = static_cast<int>(x.columns),
                              .first_row = 0,
-                             .pooling = Pooling::kMean,
-                             .normalizes = false};
+                             .pooling = Pooling::kMean};
     start(stream, [&](cuda::Stream s) { kernels_.pool(s, p); });
   }
 

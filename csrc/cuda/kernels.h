@@ -118,16 +118,6 @@ struct PoolParams {
   int batch, H;
   int first_row;  // rows of a sentence before it stay out
   Pooling pooling;
-  bool normalizes;  // y /= max(||y||, 1e-12)
-};
-
-// loss[i] = log sum_j exp(scale a_i . b_j) - scale a_i . b_i: the multiple negatives ranking loss
-struct ContrastiveParams {
-  const void* a;  // T [batch, D]
-  const void* b;  // T [num_candidates, D]; row i is the positive of a's row i
-  float* loss;  // [batch]
-  int batch, num_candidates, D;
-  float scale;
 };
 
 // A CUDA stream, or a device of the emulator: kernels on one stream run in order.
@@ -147,7 +137,6 @@ struct Kernels {
   void (*linear_residual_layer_norm)(Stream stream, const LinearNormParams& params);
   void (*ffn_residual_layer_norm)(Stream stream, const FfnParams& params);
   void (*pool)(Stream stream, const PoolParams& params);
-  void (*contrastive_loss)(Stream stream, const ContrastiveParams& params);
 };
 
 // The widest H of linear_residual_layer_norm.

@@ -1,14 +1,12 @@
-// One vector a sentence from its rows, and its L2 normalisation: a block a sentence, each thread
-// every 128th pair of columns, rows added in ascending order. The poolings are those of
-// csrc/cpu/pool.inl.h.
+// One vector a sentence from its rows: a block a sentence, each thread every 128th pair of columns,
+// rows added in ascending order. The poolings are those of csrc/cpu/pool.inl.h.
 #pragma once
 
-#include "cuda/row_norm.cuh"
+#include "cuda/elements.cuh"
 
 namespace minifuse::cuda {
 
-inline constexpr int kPoolWarps = 4, kPoolThreads = 32 * kPoolWarps;
-inline constexpr int kPoolSharedBytes = kPoolWarps * static_cast<int>(sizeof(float));
+inline constexpr int kPoolThreads = 128;
 
 template <typename T>
 MINIFUSE_KERNEL(kPoolThreads)
@@ -38,7 +36,6 @@ pool_kernel(const PoolParams p) {
     divisor = 0.5f * static_cast<float>(count) * static_cast<float>(first + 1 + seqlen);
 
   const float factor = ptx::reciprocal(divisor);
-  float square = 0.0f;
   for (int column = 2 * ptx::thread_index(); column < p.H; column += 2 * kPoolThreads) {
     float a = 0.0f, b = 0.0f;
     for (int row = first; count > 0 && row < last; ++row) {
@@ -58,24 +55,7 @@ pool_kernel(const PoolParams p) {
       a *= factor;
       b *= factor;
     }
-    square = ptx::fma(a, a, ptx::fma(b, b, square));
     ptx::store(reinterpret_cast<Pair<float>*>(y + column), Pair<float>{a, b});
-  }
-  if (!p.normalizes) return;
-
-  float* sums = reinterpret_cast<float*>(ptx::shared_memory());  // [kPoolWarps]
-  square = warp_sum(square);
-  if (ptx::lane_index() == 0) ptx::store(sums + ptx::warp_index(), square);
-  ptx::barrier();
-  float total = 0.0f;
-#pragma unroll
-  for (int warp = 0; warp < kPoolWarps; ++warp) total += ptx::load(sums + warp);
-  const float norm = ptx::sqrt(total);
-  const float reciprocal = ptx::reciprocal(norm > 1e-12f ? norm : 1e-12f);
-  for (int column = 2 * ptx::thread_index(); column < p.H; column += 2 * kPoolThreads) {
-    auto* pair = reinterpret_cast<Pair<float>*>(y + column);
-    const Pair<float> v = ptx::load(pair);
-    ptx::store(pair, Pair<float>{v.values[0] * reciprocal, v.values[1] * reciprocal});
   }
 }
 

@@ -1,5 +1,5 @@
 // Every instruction that a CUDA kernel uses beyond plain C++, each in two forms: the device's, and
-// one that runs on a CPU (emulator/), where the tests check addresses, races and fragments. Kernels
+// one that runs on a CPU (tests/cuda_emulator), where the tests check addresses, races and fragments. Kernels
 // are written over these names alone and compiled by nvcc or by any C++20 compiler.
 //
 // Layouts cite the PTX ISA 8.8 manual, section 9.7.14 ("Warp level matrix instructions").
@@ -26,7 +26,7 @@ struct alignas(sizeof(T) * kCount) Vector {
 }  // namespace minifuse::cuda
 
 #if !defined(__CUDACC__)
-#include "cuda/emulator/instructions.h"
+#include "cuda_emulator/instructions.h"
 #else
 
 #include <cuda.h>

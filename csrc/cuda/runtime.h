@@ -1,5 +1,5 @@
 // Interface of a device, besides its kernels: memory, copies, streams. The device implements it
-// (device_runtime.cu), and so does the emulator (emulator/runtime.h).
+// (device_runtime.cu), and so does the emulator (tests/cuda_emulator).
 #pragma once
 
 #include <cstddef>

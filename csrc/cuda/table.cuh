@@ -4,7 +4,6 @@
 
 #include "common/check.h"
 #include "cuda/attention.cuh"
-#include "cuda/contrastive.cuh"
 #include "cuda/embed.cuh"
 #include "cuda/ffn.cuh"
 #include "cuda/launch.cuh"
@@ -108,19 +107,7 @@ struct Launcher {
   static void pool(Stream stream, const PoolParams& p) {
     check(p.H > 0 && p.H % 2 == 0, "pool: H=", p.H, ", wanted an even number");
     check(!p.mask || p.pooling == Pooling::kMean, "pool: a mask goes with the mean only");
-    launch(stream, {"pool", p.batch, kPoolThreads, kPoolSharedBytes}, pool_kernel<T>, p);
-  }
-
-  static void contrastive_loss(Stream stream, const ContrastiveParams& p) {
-    check(p.D > 0 && p.D % kChunk == 0, "contrastive_loss: D=", p.D, ", wanted a multiple of ",
-          kChunk);
-    check(p.batch <= p.num_candidates, "contrastive_loss: ", p.batch, " anchors and ",
-          p.num_candidates, " candidates, wanted one for each at least");
-    using Shape = ContrastiveShape<T>;
-    launch(stream,
-           {"contrastive_loss", blocks_of(p.batch, Shape::kRows), Shape::kThreads,
-            kContrastiveSharedBytes<T>},
-           contrastive_loss_kernel<T>, p);
+    launch(stream, {"pool", p.batch, kPoolThreads, 0}, pool_kernel<T>, p);
   }
 };
 
@@ -137,8 +124,7 @@ constexpr Kernels table_of(const char* element) {
           .attention = Launcher<T>::attention,
           .linear_residual_layer_norm = Launcher<T>::linear_residual_layer_norm,
           .ffn_residual_layer_norm = Launcher<T>::ffn_residual_layer_norm,
-          .pool = Launcher<T>::pool,
-          .contrastive_loss = Launcher<T>::contrastive_loss};
+          .pool = Launcher<T>::pool};
 }
 
 }  // namespace minifuse::cuda

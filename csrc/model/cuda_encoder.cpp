@@ -294,8 +294,7 @@ void CudaEncoder::enqueue(Pass& pass, const Outputs& outputs, int M, int num_sen
                    .batch = num_sentences,
                    .H = H,
                    .first_row = static_cast<int>(std::min<int64_t>(outputs.pool_from, INT32_MAX)),
-                   .pooling = outputs.poolings[j],
-                   .normalizes = false});
+                   .pooling = outputs.poolings[j]});
   if (outputs.is_on_device) return;  // start() copies what is pooled to where this call wants it
   if (outputs.pooled)
     runtime_->download(pass.results, pass.pooled.data(),

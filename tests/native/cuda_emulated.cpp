@@ -3,7 +3,7 @@
 
 #include <dlfcn.h>
 
-#include "cuda/emulator/runtime.h"
+#include "cuda_emulator/runtime.h"
 
 namespace minifuse::cuda {
 

@@ -228,17 +228,6 @@ int cuda_pool(int element, const PoolParams* params, int64_t total_tokens) {
   });
 }
 
-int cuda_contrastive_loss(int element, const ContrastiveParams* params) {
-  return guarded([&] {
-    Session s(element);
-    ContrastiveParams p = *params;
-    s.element_in(p.a, p.batch, p.D, p.D, "a");
-    s.element_in(p.b, p.num_candidates, p.D, p.D, "b");
-    s.out(p.loss, 1, 0, p.batch, sizeof(float), "loss");
-    s.run([&] { s.kernels().contrastive_loss(s.stream(), p); });
-  });
-}
-
 // ---- the encoder -----------------------------------------------------------------------------
 
 CudaEncoder* cuda_encoder_new(const char* element, const int64_t* shape, float eps, int activation,

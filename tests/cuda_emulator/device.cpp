@@ -6,7 +6,7 @@
 #include <cstring>
 #include <set>
 
-#include "cuda/emulator/execution.h"
+#include "cuda_emulator/execution.h"
 
 #if defined(__x86_64__)
 __asm__(

@@ -6,7 +6,7 @@
 #include <cstring>
 
 #include "common/float_bits.h"
-#include "cuda/emulator/device.h"
+#include "cuda_emulator/device.h"
 
 #define MINIFUSE_DEVICE inline
 #define MINIFUSE_KERNEL(threads) void

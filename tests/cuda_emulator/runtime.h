@@ -6,7 +6,7 @@
 #include <cstring>
 #include <new>
 
-#include "cuda/emulator/device.h"
+#include "cuda_emulator/device.h"
 #include "cuda/hopper/table.cuh"
 #include "cuda/runtime.h"
 

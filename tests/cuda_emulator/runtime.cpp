@@ -1,6 +1,6 @@
 // The emulator as the only device of the machine, for tests of everything above it.
 
-#include "cuda/emulator/runtime.h"
+#include "cuda_emulator/runtime.h"
 
 namespace minifuse::cuda {
 

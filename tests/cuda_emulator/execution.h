@@ -6,7 +6,7 @@
 #include <array>
 #include <deque>
 
-#include "cuda/emulator/device.h"
+#include "cuda_emulator/device.h"
 
 #if !defined(__x86_64__)
 #include <ucontext.h>

@@ -4,7 +4,7 @@
 
 #include <cstring>
 
-#include "cuda/emulator/execution.h"
+#include "cuda_emulator/execution.h"
 
 namespace minifuse::cuda::emulator {
 
