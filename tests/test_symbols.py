@@ -14,16 +14,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# Symbols that each instruction set's file may export: its one table.
-TABLES = {
-    "scalar": "kKernels",
-    "avx2": "kKernels",
-    "avx2_vnni": "kInt8",
-    "avx512": "kKernels",
-    "avx512_bf16": "kBfloat16",
-    "avx512_vnni": "kInt8",
-}
-ISAS = tuple(TABLES)
+SETS = (ROOT / "csrc" / "cpu" / "sets_x86.def").read_text()
+ISAS = ("scalar", *re.findall(r"^MINIFUSE_[A-Z]+\((\w+)", SETS, re.MULTILINE))
+TABLE = "kTable"  # what an instruction set's file may export
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="x86-64 objects")
 
@@ -68,8 +61,7 @@ def test_one_symbol_is_exported_and_none_is_weak(objects, isa):
             undefined.append(name)
         elif kind.isupper():
             defined.append(name)
-    table = TABLES[isa]
-    assert defined == [f"_ZN8minifuse{len(isa) + 4}isa_{isa}{len(table)}{table}E"]
+    assert defined == [f"_ZN8minifuse{len(isa) + 4}isa_{isa}{len(TABLE)}{TABLE}E"]
     # The compiler may call these by itself; fmaf is the scalar form's exact multiply-add.
     assert set(undefined) <= {"memcpy", "memset", "memmove", "fmaf", "_GLOBAL_OFFSET_TABLE_"}
 

@@ -130,7 +130,7 @@ FloatArray layer_norm(const FloatArray& x, const FloatArray& gamma, const FloatA
                               .ldy = H,
                               .M = M,
                               .H = H};
-  const Kernels& kernels = *active_isa().kernels;
+  const Kernels& kernels = active_isa().kernels;
   const ReleaseGil release;
   share(M, 4, 16.0 * static_cast<double>(M * H), [&](int64_t begin, int64_t end) {
     LayerNormParams part = whole;
@@ -279,14 +279,14 @@ FloatArray l2_normalize(const FloatArray& x) {
   if (y.size() == 0) return y;
   float* out = y.mutable_data();
   std::copy_n(x.data(), M * H, out);
-  const Kernels& kernels = *active_isa().kernels;
+  const Kernels& kernels = active_isa().kernels;
   const ReleaseGil release;
   kernels.l2_normalize(out, H, M, H);
   return y;
 }
 
 FloatArray vector_math(const std::string& name, const FloatArray& x) {
-  const Kernels& kernels = *active_isa().kernels;
+  const Kernels& kernels = active_isa().kernels;
   FloatArray y(std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim()));
   if (name == "exp") {
     kernels.exp(x.data(), y.mutable_data(), x.size());

@@ -108,7 +108,7 @@ py::tuple quantize_vectors(const FloatArray& x, int64_t stride) {
         x.shape(1), "..", x.shape(1) + 64);
   ByteArray codes({static_cast<py::ssize_t>(x.shape(0)), static_cast<py::ssize_t>(stride)});
   FloatArray scale({static_cast<py::ssize_t>(x.shape(0)), py::ssize_t{2}});
-  const Kernels& kernels = *active_isa().kernels;
+  const Kernels& kernels = active_isa().kernels;
   const float* data = x.data();
   const int64_t count = x.shape(0), dim = x.shape(1);
   uint8_t* code_data = codes.mutable_data();

@@ -85,7 +85,7 @@ FloatArray attention(const py::array& q, const py::array& k, const py::array& v,
   const HeadView ov = view_of(out, false);
   const uint8_t* keep = mask ? mask->data() : nullptr;
   if (out.size() == 0) return out;
-  const Kernels& kernels = *active_isa().kernels;
+  const Kernels& kernels = active_isa().kernels;
   const ReleaseGil release;
   const double flops = 4.0 * static_cast<double>(batch * heads * seqlen_q * seqlen_k * D);
   // An item is one head of one sentence; a masked key is dropped, not added as minus infinity.
@@ -158,7 +158,7 @@ FloatArray attention_varlen(const py::array& q, const py::array& k, const py::ar
   const HeadView qv = view_of(q, true), kv = view_of(k, true), vv = view_of(v, true);
   const HeadView ov = view_of(out, true);
   const size_t batch = offsets.size() - 1;
-  const Kernels& kernels = *active_isa().kernels;
+  const Kernels& kernels = active_isa().kernels;
   const ReleaseGil release;
 
   // Sentences differ, so the heads are shared out: every thread gets the same share of each.
@@ -194,7 +194,7 @@ FloatArray pool_rows(const float* x, int64_t batch, int64_t H, int64_t total_row
   FloatArray y({static_cast<py::ssize_t>(batch), static_cast<py::ssize_t>(H)});
   if (y.size() == 0) return y;
   float* out = y.mutable_data();
-  const Kernels& kernels = *active_isa().kernels;
+  const Kernels& kernels = active_isa().kernels;
   const ReleaseGil release;
   share(batch, 1, 4.0 * static_cast<double>(total_rows * H), [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {

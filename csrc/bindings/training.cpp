@@ -114,7 +114,7 @@ FloatArray attention_forward(const FloatArray& qkv, const IntArray& cu_seqlens,
   FloatArray out({qkv.shape(0), static_cast<py::ssize_t>(shape.hidden_size)});
   if (out.size() == 0) return out;
   float* result = out.mutable_data();
-  const Kernels& kernels = *active_isa().kernels;
+  const Kernels& kernels = active_isa().kernels;
   const ReleaseGil release;
   over_sentences(
       sentences, shape, qkv.data(), result, static_cast<float>(dropout), seed, numbers.data(),
@@ -136,7 +136,7 @@ FloatArray attention_backward(const FloatArray& qkv, const FloatArray& out, cons
   FloatArray dqkv({qkv.shape(0), qkv.shape(1)});
   if (dqkv.size() == 0) return dqkv;
   float* gradient = dqkv.mutable_data();
-  const Kernels& kernels = *active_isa().kernels;
+  const Kernels& kernels = active_isa().kernels;
   const ReleaseGil release;
   over_sentences(sentences, shape, qkv.data(), const_cast<float*>(out.data()),
                  static_cast<float>(dropout), seed, numbers.data(),
@@ -162,7 +162,7 @@ FloatArray dropout(const FloatArray& x, const LongArray& numbers, double p, uint
   const float* from = x.data();
   float* to = y.mutable_data();
   const int64_t* first = numbers.data();
-  const Kernels& kernels = *active_isa().kernels;
+  const Kernels& kernels = active_isa().kernels;
   const ReleaseGil release;
   share(x.shape(0), 1, 8.0 * static_cast<double>(x.size()), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row)

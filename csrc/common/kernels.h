@@ -1,5 +1,5 @@
-// The kernel tables: one function pointer per fused operation. Each instruction set fills one
-// (csrc/cpu/isa_*.cpp); everything above it calls through the table alone. Kernels are
+// The kernel table: one function pointer per fused operation. Each instruction set fills one, or
+// extends another's (csrc/cpu/isa_*.cpp); everything above calls through the table alone. Kernels are
 // single-threaded over the range they are given, and allocate nothing.
 #pragma once
 
@@ -7,16 +7,28 @@
 
 namespace minifuse {
 
+// A pointer to a kernel. It cannot be left out, so a table that lacks one does not compile.
+template <typename F>
+class Kernel {
+ public:
+  constexpr Kernel(F* function) : function_(function) {}
+  Kernel(decltype(nullptr)) = delete;
+  constexpr operator F*() const { return function_; }
+
+ private:
+  F* function_;
+};
+
 // The order in which kernels read a matrix: panels of NR outputs each, one after the other.
 struct MatrixFormat {
   const char* isa;  // the instruction set whose kernels read it
   WeightType weight_type;
   int64_t panel_columns;  // NR
 
-  int64_t (*panel_bytes)(int64_t K);
+  Kernel<int64_t(int64_t K)> panel_bytes;
   // At most NR rows of a weight [num_rows, K] (float, bfloat16 bits or int8 codes; ldw apart) into
   // the order of the micro-kernel; zeros stand for the rows that are missing.
-  void (*pack_panel)(const void* weight, int64_t ldw, int64_t num_rows, int64_t K, void* panel);
+  Kernel<void(const void* weight, int64_t ldw, int64_t num_rows, int64_t K, void* panel)> pack_panel;
 };
 
 // The kernels that multiply by one type of weights.
@@ -25,63 +37,61 @@ struct LinearKernels {
   int64_t tile_rows;  // MR: rows of the micro-kernel's register tile
 
   // Bytes that params.scratch must have for M rows of K inputs; 0: none. Monotone in M and in K.
-  int64_t (*scratch_bytes)(int64_t M, int64_t K);
+  Kernel<int64_t(int64_t M, int64_t K)> scratch_bytes;
   // Rows that go through all panels together: at most kMaxBlockRows, and at most M.
-  int64_t (*block_rows)(int64_t M, int64_t N, int64_t K);
-  void (*linear)(const LinearParams& params);
+  Kernel<int64_t(int64_t M, int64_t N, int64_t K)> block_rows;
+  Kernel<void(const LinearParams& params)> linear;
   // y = LayerNorm(x W^T + bias + residual), block of rows by block of rows while they are in L2.
   // `norm` describes the second half; its x, y and M are taken from `linear`.
-  void (*linear_residual_layer_norm)(const LinearParams& linear, const LayerNormParams& norm);
+  Kernel<void(const LinearParams& linear, const LayerNormParams& norm)> linear_residual_layer_norm;
 
   // Register-only multiply-adds of this type: the arithmetic ceiling. Returns the operations done,
   // a multiplication and an addition being two.
-  double (*peak_loop)(int64_t iterations, float* sink);
+  Kernel<double(int64_t iterations, float* sink)> peak_loop;
   // The first tile of `linear` over and over, its rows rounded once: the micro-kernel's own rate.
   // Returns the operations done.
-  double (*tile_loop)(const LinearParams& linear, int64_t iterations);
+  Kernel<double(const LinearParams& linear, int64_t iterations)> tile_loop;
 };
 
 // Everything else: float32 rows and sentences.
 struct Kernels {
   LinearKernels float32, bfloat16, int8;
 
-  void (*layer_norm)(const LayerNormParams& params);
-  void (*attention)(const AttentionParams& params);
-  void (*embed_layer_norm)(const EmbedParams& params);
-  void (*pool)(const PoolParams& params);
+  Kernel<void(const LayerNormParams& params)> layer_norm;
+  Kernel<void(const AttentionParams& params)> attention;
+  Kernel<void(const AttentionParams& params)> attention_bfloat16;  // of a model with such weights
+  Kernel<void(const EmbedParams& params)> embed_layer_norm;
+  Kernel<void(const PoolParams& params)> pool;
   // x[r] /= max(||x[r]||, 1e-12) for rows of width H, ldx apart.
-  void (*l2_normalize)(float* x, int64_t ldx, int64_t num_rows, int64_t H);
+  Kernel<void(float* x, int64_t ldx, int64_t num_rows, int64_t H)> l2_normalize;
 
-  void (*search_float32)(const SearchParams& params);
-  void (*search_bfloat16)(const SearchParams& params);
-  void (*search_int8)(const SearchParams& params);
+  Kernel<void(const SearchParams& params)> search_float32;
+  Kernel<void(const SearchParams& params)> search_bfloat16;
+  Kernel<void(const SearchParams& params)> search_int8;
   // Rows of x [num_vectors, dim] as 8-bit codes [num_vectors, stride] and scales [num_vectors, 2]
   // (SearchParams); zeros past dim.
-  void (*quantize_vectors)(const float* x, int64_t num_vectors, int64_t dim, uint8_t* codes,
-                           int64_t stride, float* scale);
+  Kernel<void(const float* x, int64_t num_vectors, int64_t dim, uint8_t* codes,
+                           int64_t stride, float* scale)> quantize_vectors;
 
-  void (*attention_forward)(const AttentionTrainingParams& params);
-  void (*attention_backward)(const AttentionTrainingParams& params);
+  Kernel<void(const AttentionTrainingParams& params)> attention_forward;
+  Kernel<void(const AttentionTrainingParams& params)> attention_backward;
   // y = x * keep / (1 - p), keep drawn by hashing the seed with first, first + 1, ...; x may be y.
-  void (*dropout)(const float* x, float* y, int64_t n, uint64_t seed, uint64_t first, float p);
+  Kernel<void(const float* x, float* y, int64_t n, uint64_t seed, uint64_t first, float p)> dropout;
 
   // Elementwise, for the tests that sweep their whole range: y[i] = f(x[i]).
-  void (*exp)(const float* x, float* y, int64_t n);
-  void (*erf)(const float* x, float* y, int64_t n);
-  void (*activate)(const float* x, float* y, int64_t n, Activation activation);
+  Kernel<void(const float* x, float* y, int64_t n)> exp;
+  Kernel<void(const float* x, float* y, int64_t n)> erf;
+  Kernel<void(const float* x, float* y, int64_t n, Activation activation)> activate;
 };
 
-// Integer kernels that replace those of the base table, with the same bits.
-struct Int8Kernels {
-  LinearKernels linear;
-  void (*search)(const SearchParams& params);
-};
-
-// Kernels that multiply bfloat16 in pairs, both operands rounded to it. Their bits differ from those
-// of the other sets.
-struct Bfloat16Kernels {
-  LinearKernels linear;
-  void (*attention)(const AttentionParams& params);
+// What an instruction set replaces in the table of the set that it extends; null: nothing.
+struct Extension {
+  // Weights and rows in bfloat16, multiplied in pairs: other bits than those of the other sets.
+  const LinearKernels* bfloat16 = nullptr;
+  void (*attention_bfloat16)(const AttentionParams& params) = nullptr;
+  // The same bits.
+  const LinearKernels* int8 = nullptr;
+  void (*search_int8)(const SearchParams& params) = nullptr;
 };
 
 }  // namespace minifuse

@@ -7,6 +7,6 @@
 #include "cpu/bfloat16_dot.inl.h"
 #include "cpu/attention_bfloat16.inl.h"
 
-constexpr Bfloat16Kernels bfloat16_kernels(const char* isa) {
-  return {.linear = linear_kernels<Bfloat16Dot>(isa), .attention = attention_bfloat16};
+constexpr LinearKernels bfloat16_kernels(const char* isa) {
+  return linear_kernels<Bfloat16Dot>(isa);
 }

@@ -1,10 +1,12 @@
-// The best-first table of instruction sets and the CPU tests behind it. A test asks for every
-// feature that its file is compiled with, and for the operating system's consent (XGETBV): a CPU
-// may have AVX-512 while the system does not save its registers.
+// The best-first list of instruction sets (sets_x86.def) and the CPU test behind it. The test asks for
+// every feature that a set's file is compiled with, and for the operating system's consent (XGETBV):
+// a CPU may have AVX-512 while the system does not save its registers.
 
 #include "cpu/dispatch.h"
 
+#include <algorithm>
 #include <cstdlib>
+#include <sstream>
 
 #include "common/check.h"
 
@@ -14,26 +16,40 @@
 
 namespace minifuse {
 
-namespace isa_scalar {
-extern const Kernels kKernels;
+namespace {
+
+// Returns the kernels of a set with those that another set replaces.
+[[maybe_unused]] Kernels extended(Kernels kernels, const Extension& extension) {
+  if (extension.bfloat16) kernels.bfloat16 = *extension.bfloat16;
+  if (extension.attention_bfloat16) kernels.attention_bfloat16 = extension.attention_bfloat16;
+  if (extension.int8) kernels.int8 = *extension.int8;
+  if (extension.search_int8) kernels.search_int8 = extension.search_int8;
+  return kernels;
 }
+
+}  // namespace
+
+// For each set kernels(), the whole table, and multiplies_pairs().
+#define MINIFUSE_BASE(NAME, FEATURES)           \
+  namespace isa_##NAME {                        \
+  extern const Kernels kTable;                  \
+  static Kernels kernels() { return kTable; }   \
+  static bool multiplies_pairs() { return false; } \
+  }
+#define MINIFUSE_EXTENSION(NAME, EXTENDED, FEATURES)                                  \
+  namespace isa_##NAME {                                                              \
+  extern const Extension kTable;                                                      \
+  static Kernels kernels() { return extended(isa_##EXTENDED::kernels(), kTable); }    \
+  static bool multiplies_pairs() {                                                    \
+    return kTable.bfloat16 != nullptr || isa_##EXTENDED::multiplies_pairs();          \
+  }                                                                                   \
+  }
+MINIFUSE_BASE(scalar, "")
 #if defined(__x86_64__)
-namespace isa_avx2 {
-extern const Kernels kKernels;
-}
-namespace isa_avx512 {
-extern const Kernels kKernels;
-}
-namespace isa_avx2_vnni {
-extern const Int8Kernels kInt8;
-}
-namespace isa_avx512_vnni {
-extern const Int8Kernels kInt8;
-}
-namespace isa_avx512_bf16 {
-extern const Bfloat16Kernels kBfloat16;
-}
+#include "cpu/sets_x86.def"
 #endif
+#undef MINIFUSE_BASE
+#undef MINIFUSE_EXTENSION
 
 namespace {
 
@@ -61,10 +77,15 @@ std::vector<Feature> read_features() {
   if (!__get_cpuid_count(7, 0, &a, &b7, &c7, &d)) b7 = c7 = 0;
   if (!__get_cpuid_count(7, 1, &a71, &b, &a, &d)) a71 = 0;
   const auto bit = [](uint32_t word, int index) { return ((word >> index) & 1) != 0; };
+#if defined(MINIFUSE_EVEX_VNNI)  // its kernels are encoded for another feature (CMakeLists.txt)
+  const bool has_avx_vnni = avx512_state && bit(c7, 11) && bit(b7, 31);
+#else
+  const bool has_avx_vnni = avx_state && bit(a71, 4);
+#endif
   return {
       {"fma", avx_state && bit(c1, 12)},
       {"avx2", avx_state && bit(c1, 28) && bit(b7, 5)},
-      {"avx_vnni", avx_state && bit(a71, 4)},
+      {"avx_vnni", has_avx_vnni},
       {"avx512f", avx512_state && bit(b7, 16)},
       {"avx512dq", avx512_state && bit(b7, 17)},
       {"avx512bw", avx512_state && bit(b7, 30)},
@@ -83,14 +104,10 @@ const std::vector<Feature>& features() {
   return all;
 }
 
-[[maybe_unused]] bool has(std::initializer_list<const char*> names) {
-  for (const char* name : names) {
-    bool found = false;
-    for (const Feature& feature : features())
-      found = found || (std::string(feature.name) == name && feature.present);
-    if (!found) return false;
-  }
-  return true;
+bool has(const std::string& name) {
+  for (const Feature& feature : features())
+    if (feature.name == name) return feature.present;
+  return false;
 }
 
 // On a Sapphire Rapids the ceiling of vdpbf16ps is half that of float32's multiply-adds, and weights
@@ -104,10 +121,6 @@ bool has_slow_bfloat16() {
 #endif
 }
 
-[[maybe_unused]] bool has_avx512() {
-  return has({"avx512f", "avx512vl", "avx512bw", "avx512dq", "avx2", "fma"});
-}
-
 std::string supported_names() {
   std::string names;
   for (const InstructionSet& isa : instruction_sets())
@@ -117,57 +130,55 @@ std::string supported_names() {
 
 }  // namespace
 
+bool InstructionSet::is_supported() const {
+  std::istringstream names(features);
+  for (std::string name; names >> name;)
+    if (!has(name)) return false;
+  return true;
+}
+
 const LinearKernels& InstructionSet::linear(WeightType type) const {
   switch (type) {
     case WeightType::kBfloat16:
-      return bfloat16 ? bfloat16->linear : kernels->bfloat16;
+      return kernels.bfloat16;
     case WeightType::kInt8:
-      return int8 ? int8->linear : kernels->int8;
+      return kernels.int8;
     default:
-      return kernels->float32;
+      return kernels.float32;
   }
 }
 
 void (*InstructionSet::attention(WeightType type) const)(const AttentionParams& params) {
-  return type == WeightType::kBfloat16 && bfloat16 ? bfloat16->attention : kernels->attention;
+  return type == WeightType::kBfloat16 ? kernels.attention_bfloat16 : kernels.attention;
 }
 
 void (*InstructionSet::search(WeightType type) const)(const SearchParams& params) {
   switch (type) {
     case WeightType::kBfloat16:
-      return kernels->search_bfloat16;
+      return kernels.search_bfloat16;
     case WeightType::kInt8:
-      return int8 ? int8->search : kernels->search_int8;
+      return kernels.search_int8;
     default:
-      return kernels->search_float32;
+      return kernels.search_float32;
   }
 }
 
 const std::vector<InstructionSet>& instruction_sets() {
-  static const auto& table = *new std::vector<InstructionSet> {
+  static const auto& table = *[] {
+    auto* sets = new std::vector<InstructionSet>{
+#define MINIFUSE_BASE(NAME, FEATURES) \
+  {#NAME, FEATURES, isa_##NAME::kernels(), isa_##NAME::multiplies_pairs()},
+#define MINIFUSE_EXTENSION(NAME, EXTENDED, FEATURES) MINIFUSE_BASE(NAME, FEATURES)
+        MINIFUSE_BASE(scalar, "")
 #if defined(__x86_64__)
-    {"avx512_bf16",
-     "avx512_bf16 avx512_vnni avx512f avx512vl avx512bw avx512dq avx2 fma",
-     [] { return has({"avx512_bf16", "avx512_vnni"}) && has_avx512(); },
-     &isa_avx512::kKernels,
-     &isa_avx512_vnni::kInt8,
-     &isa_avx512_bf16::kBfloat16},
-        {"avx512_vnni", "avx512_vnni avx512f avx512vl avx512bw avx512dq avx2 fma",
-         [] { return has({"avx512_vnni"}) && has_avx512(); }, &isa_avx512::kKernels,
-         &isa_avx512_vnni::kInt8},
-        {"avx512", "avx512f avx512vl avx512bw avx512dq avx2 fma", [] { return has_avx512(); },
-         &isa_avx512::kKernels},
-#if defined(MINIFUSE_EVEX_VNNI)
-        {"avx2_vnni", "avx512_vnni avx512vl avx2 fma",
-         [] { return has({"avx512_vnni", "avx512vl", "avx2", "fma"}); },
-#else
-        {"avx2_vnni", "avx_vnni avx2 fma", [] { return has({"avx_vnni", "avx2", "fma"}); },
+#include "cpu/sets_x86.def"
 #endif
-         &isa_avx2::kKernels, &isa_avx2_vnni::kInt8},
-        {"avx2", "avx2 fma", [] { return has({"avx2", "fma"}); }, &isa_avx2::kKernels},
-#endif
-        {"scalar", "", [] { return true; }, &isa_scalar::kKernels},
-  };
+#undef MINIFUSE_BASE
+#undef MINIFUSE_EXTENSION
+    };
+    std::reverse(sets->begin(), sets->end());
+    return sets;
+  }();
   return table;
 }
 
@@ -177,10 +188,10 @@ const InstructionSet& select_isa(const std::string& name) {
   const bool from_environment = wanted.empty() && variable != nullptr && *variable != '\0';
   if (from_environment) wanted = variable;
   for (const InstructionSet& isa : instruction_sets()) {
-    if (wanted.empty() ? isa.is_supported() && !(isa.bfloat16 && has_slow_bfloat16())
+    if (wanted.empty() ? isa.is_supported() && !(isa.multiplies_pairs && has_slow_bfloat16())
                        : wanted == isa.name) {
       check(isa.is_supported(), from_environment ? "MINIFUSE_ISA" : "isa", "=", wanted,
-            ": this CPU lacks it (it needs ", isa.requires_text,
+            ": this CPU lacks it (it needs ", isa.features,
             "); supported here: ", supported_names());
       return isa;
     }

@@ -11,13 +11,12 @@ namespace minifuse {
 
 struct InstructionSet {
   const char* name;
-  const char* requires_text;  // the features it is compiled with
-  bool (*is_supported)();
-  const Kernels* kernels;
-  // These replace kernels of the base; null: the set has none.
-  const Int8Kernels* int8 = nullptr;
-  const Bfloat16Kernels* bfloat16 = nullptr;
+  const char* features;  // what its file is compiled with, a space between two
+  Kernels kernels;
+  bool multiplies_pairs;  // of bfloat16: both operands are rounded to it
 
+  // Returns whether the CPU has the features and the operating system saves their registers.
+  bool is_supported() const;
   // The kernels for weights of this type. They are named after the instructions that they need, which
   // may be fewer than the set has.
   const LinearKernels& linear(WeightType type) const;

@@ -17,7 +17,6 @@ namespace {
 #include "cpu/kernels.inl.h"
 }  // namespace
 
-extern constinit const Kernels kKernels = filled_table("avx2");
-static_assert(is_complete(filled_table("avx2")), "a kernel of avx2 is missing");
+extern constinit const Kernels kTable = filled_table("avx2");
 
 }  // namespace minifuse::isa_avx2

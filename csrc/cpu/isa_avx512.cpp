@@ -17,7 +17,6 @@ namespace {
 #include "cpu/kernels.inl.h"
 }  // namespace
 
-extern constinit const Kernels kKernels = filled_table("avx512");
-static_assert(is_complete(filled_table("avx512")), "a kernel of avx512 is missing");
+extern constinit const Kernels kTable = filled_table("avx512");
 
 }  // namespace minifuse::isa_avx512

@@ -15,8 +15,11 @@ namespace {
 #include "cpu/dot_avx512_bf16.h"
 
 #include "cpu/bfloat16_kernels.inl.h"
+
+constexpr LinearKernels kLinear = bfloat16_kernels("avx512_bf16");
 }  // namespace
 
-extern constinit const Bfloat16Kernels kBfloat16 = bfloat16_kernels("avx512_bf16");
+extern constinit const Extension kTable = {.bfloat16 = &kLinear,
+                                           .attention_bfloat16 = attention_bfloat16};
 
 }  // namespace minifuse::isa_avx512_bf16

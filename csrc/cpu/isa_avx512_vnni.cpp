@@ -19,9 +19,10 @@ namespace {
 #include "cpu/int8.inl.h"
 #include "cpu/search.inl.h"
 #include "cpu/search_int8.inl.h"
+
+constexpr LinearKernels kLinear = linear_kernels<Int8>("avx512_vnni");
 }  // namespace
 
-extern constinit const Int8Kernels kInt8 = {.linear = linear_kernels<Int8>("avx512_vnni"),
-                                            .search = search_int8};
+extern constinit const Extension kTable = {.int8 = &kLinear, .search_int8 = search_int8};
 
 }  // namespace minifuse::isa_avx512_vnni

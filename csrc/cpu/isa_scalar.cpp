@@ -15,7 +15,6 @@ namespace {
 #include "cpu/kernels.inl.h"
 }  // namespace
 
-extern constinit const Kernels kKernels = filled_table("scalar");
-static_assert(is_complete(filled_table("scalar")), "a kernel of scalar is missing");
+extern constinit const Kernels kTable = filled_table("scalar");
 
 }  // namespace minifuse::isa_scalar

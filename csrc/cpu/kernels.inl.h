@@ -22,6 +22,7 @@ constexpr Kernels filled_table(const char* isa) {
       .int8 = linear_kernels<Int8>(isa),
       .layer_norm = layer_norm,
       .attention = attention,
+      .attention_bfloat16 = attention,
       .embed_layer_norm = embed_layer_norm,
       .pool = pool,
       .l2_normalize = l2_normalize,
@@ -36,10 +37,4 @@ constexpr Kernels filled_table(const char* isa) {
       .erf = erf_array,
       .activate = activate_array,
   };
-}
-
-constexpr bool is_complete(const Kernels& t) {
-  return t.layer_norm && t.attention && t.embed_layer_norm && t.pool && t.l2_normalize &&
-         t.search_float32 && t.search_bfloat16 && t.search_int8 && t.quantize_vectors &&
-         t.attention_forward && t.attention_backward && t.dropout && t.exp && t.erf && t.activate;
 }

@@ -26,7 +26,7 @@ struct Encoder::Call {
 Encoder::Encoder(const ModelDescription& description, const InstructionSet& isa,
                  WeightType weight_type, int64_t l2_bytes)
     : description_(description),
-      kernels_{*isa.kernels, isa.linear(weight_type), isa.attention(weight_type),
+      kernels_{isa.kernels, isa.linear(weight_type), isa.attention(weight_type),
                block_sizes(l2_bytes)},
       weights_(description, kernels_.linear.format) {}
 

@@ -42,7 +42,7 @@ struct Queries {
   Queries(const InstructionSet& isa, const SearchSpace& space, const float* rows, int64_t count)
       : rows(rows), count(count) {
     const bool is_int8 = space.type == WeightType::kInt8;
-    const LinearKernels& kernels = is_int8 ? isa.linear(WeightType::kInt8) : isa.kernels->float32;
+    const LinearKernels& kernels = is_int8 ? isa.linear(WeightType::kInt8) : isa.kernels.float32;
     const int64_t columns = kernels.format.panel_columns, dim = space.dim;
     padded = round_up(count, columns);
     if (is_int8) quantize(dim);

@@ -41,7 +41,7 @@ template <typename Weigh>
 void over_tiles(const InstructionSet& isa, const float* x, int64_t rows, int64_t d,
                 const float* other, int64_t num_other, float factor, int num_threads, Weigh weigh,
                 float* gradient) {
-  const LinearKernels& kernels = isa.kernels->float32;
+  const LinearKernels& kernels = isa.kernels.float32;
   const PackedLinear scores = packed(kernels.format, other, num_other, d);
   const PackedLinear sums = packed_transposed(kernels.format, other, num_other, d);
   const int64_t num_tiles = (rows + kTileRows - 1) / kTileRows;
@@ -69,7 +69,7 @@ double contrastive_loss(const InstructionSet& isa, const ContrastiveParams& p, i
   const auto is_masked = [&p](int64_t i, int64_t j) {
     return p.group_a && i != j && p.group_a[i] == p.group_b[j];
   };
-  const Kernels& kernels = *isa.kernels;
+  const Kernels& kernels = isa.kernels;
   // For each row of scores: its largest, one over its sum of exponentials, and p_ii - 1 from the
   // terms beside it, since the difference would keep no digit where p_ii is nearly 1.
   std::vector<float> largest(static_cast<size_t>(p.n)), inverse(largest.size());

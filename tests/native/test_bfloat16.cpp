@@ -54,7 +54,7 @@ void store_pairs(uint16_t* p, f32x16 even, f32x16 odd) {
 
 #include "cpu/bfloat16_kernels.inl.h"
 
-constinit const Bfloat16Kernels kKernels = bfloat16_kernels("emulated");
+constexpr LinearKernels kLinear = bfloat16_kernels("emulated");
 
 }  // namespace
 }  // namespace emulated
@@ -129,7 +129,7 @@ void test_linear(const LinearKernels& kernels) {
 }
 
 // Beyond the rounding of q, k and v, a weight of the average is off by 2^-8 at most.
-void test_attention(const Bfloat16Kernels& kernels) {
+void test_attention(const char* isa, void (*attention)(const AttentionParams&)) {
   constexpr int64_t kHeads = 2;
   for (const int64_t D : {1, 5, 16, 26, 31, 32, 48, 64, 128, 256})
     for (const int64_t sk : {1, 2, 3, 16, 17, 32, 33, 70})
@@ -143,7 +143,7 @@ void test_attention(const Bfloat16Kernels& kernels) {
           const auto v = random_floats(rows * width, 3);
           std::vector<float> out(static_cast<size_t>(sq * width));
           Buffer scratch(attention_scratch_floats(sk, D));
-          kernels.attention({.q = q.data(),
+          attention({.q = q.data(),
                              .k = k.data(),
                              .v = v.data(),
                              .out = out.data(),
@@ -189,25 +189,25 @@ void test_attention(const Bfloat16Kernels& kernels) {
               }
             }
           const double error = relative_error(out, exact, magnitude);
-          EXPECT(error < 1.0 / 256 + 1e-5, "%s sq=%d sk=%d D=%d: %g", kernels.linear.format.isa,
+          EXPECT(error < 1.0 / 256 + 1e-5, "%s sq=%d sk=%d D=%d: %g", isa,
                  int(sq), int(sk), int(D), error);
         }
 }
 
-void test_kernels(const Bfloat16Kernels& kernels) {
-  test_linear(kernels.linear);
-  test_attention(kernels);
-  std::printf("%s: bfloat16 in pairs as double precision\n", kernels.linear.format.isa);
+void test_kernels(const LinearKernels& linear, void (*attention)(const AttentionParams&)) {
+  test_linear(linear);
+  test_attention(linear.format.isa, attention);
+  std::printf("%s: bfloat16 in pairs as double precision\n", linear.format.isa);
 }
 
 }  // namespace
 
 int main() {
-  test_kernels(emulated::kKernels);
+  test_kernels(emulated::kLinear, emulated::attention_bfloat16);
   for (const InstructionSet& isa : instruction_sets()) {
-    if (!isa.bfloat16) continue;
+    if (!isa.multiplies_pairs) continue;
     if (isa.is_supported())
-      test_kernels(*isa.bfloat16);
+      test_kernels(isa.kernels.bfloat16, isa.kernels.attention_bfloat16);
     else
       std::printf("%s: this CPU lacks it; only its source ran\n", isa.name);
   }

@@ -106,7 +106,7 @@ std::vector<float> attention(const Kernels& k, int64_t sq, int64_t sk, int64_t D
 }
 
 void test_attention(const InstructionSet& isa) {
-  const Kernels &k = *isa.kernels, &reference = *scalar().kernels;
+  const Kernels &k = isa.kernels, &reference = scalar().kernels;
   for (const int64_t D : {1, 5, 16, 26, 32, 48, 64, 128, 256})
     for (const int64_t sk : {1, 3, 15, 16, 17, 32, 33, 70})
       for (const int64_t sq : {1, 2, 6, 7, 12, 13, 25})
@@ -158,7 +158,7 @@ std::vector<float> rows_of(const Kernels& k, int64_t M, int64_t H) {
 void test_rows(const InstructionSet& isa) {
   for (const int64_t H : {1, 3, 15, 16, 17, 33, 64, 100})
     for (const int64_t M : {0, 1, 3, 4, 5, 9})
-      EXPECT(same_bits(rows_of(*isa.kernels, M, H), rows_of(*scalar().kernels, M, H)),
+      EXPECT(same_bits(rows_of(isa.kernels, M, H), rows_of(scalar().kernels, M, H)),
              "%s M=%d H=%d", isa.name, int(M), int(H));
 }
 
@@ -167,8 +167,8 @@ void test_vector_math(const InstructionSet& isa) {
     const auto x = random_floats(n, 9, 4.0f);
     std::vector<float> ours(x.size()), theirs(x.size());
     for (const auto& f : {&Kernels::exp, &Kernels::erf}) {
-      (isa.kernels->*f)(x.data(), ours.data(), n);
-      (scalar().kernels->*f)(x.data(), theirs.data(), n);
+      (isa.kernels.*f)(x.data(), ours.data(), n);
+      (scalar().kernels.*f)(x.data(), theirs.data(), n);
       EXPECT(same_bits(ours, theirs), "%s n=%d", isa.name, int(n));
     }
     for (int64_t i = 0; i < n; ++i)
@@ -203,7 +203,7 @@ void test_emulated_vnni() {
 int main() {
   for (const InstructionSet* isa : runnable_sets()) {
     test_linear(*isa, WeightType::kFloat32);
-    if (!isa->bfloat16) test_linear(*isa, WeightType::kBfloat16);  // else: test_bfloat16.cpp
+    if (!isa->multiplies_pairs) test_linear(*isa, WeightType::kBfloat16);  // else: test_bfloat16.cpp
     test_linear(*isa, WeightType::kInt8);
     test_attention(*isa);
     test_rows(*isa);

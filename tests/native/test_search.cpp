@@ -43,7 +43,7 @@ Found search_in(const InstructionSet& isa, WeightType type, int64_t n, int64_t d
         std::memcpy(parts[part].data() + 2 * i, reinterpret_cast<const std::byte*>(from + i) + 2,
                     2);
     else
-      isa.kernels->quantize_vectors(from, count, dim,
+      isa.kernels.quantize_vectors(from, count, dim,
                                     reinterpret_cast<uint8_t*>(parts[part].data()), stride,
                                     scales[part].data());
     space.segments.push_back({parts[part].data(), scales[part].data(), count, begin});
@@ -126,11 +126,11 @@ std::vector<float> attention_with_gradient(const Kernels& kernels, int64_t S, in
 }
 
 void test_training(const InstructionSet& isa) {
-  const Kernels& scalar = *select_isa("scalar").kernels;
+  const Kernels& scalar = select_isa("scalar").kernels;
   for (const int64_t D : {1, 16, 26, 32, 64})
     for (const int64_t S : {1, 2, 15, 16, 17, 33, 50})
       for (const float p : {0.0f, 0.2f})
-        EXPECT(same_bits(attention_with_gradient(*isa.kernels, S, D, p),
+        EXPECT(same_bits(attention_with_gradient(isa.kernels, S, D, p),
                          attention_with_gradient(scalar, S, D, p)),
                "%s S=%d D=%d", isa.name, int(S), int(D));
   for (const int64_t n : {1, 7, 50})
