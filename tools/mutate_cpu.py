@@ -62,7 +62,7 @@ FAULTS = (
     Fault("too small a buffer", WORKSPACE, "members * linear_bytes >= need.members * need.linear_bytes",
           "linear_bytes >= 0", "native:test_sizes"),
     Fault("not monotone", "csrc/cpu/int8.inl.h", "return scratch_rows(M) * (row_stride(K)",
-          "return scratch_rows(rows_per_block(M, K, K)) * (row_stride(K)", "native:test_sizes"),
+          "return scratch_rows(rows_per_block<Int8>(M, K, K)) * (row_stride(K)", "native:test_sizes"),
     Fault("too small a buffer", "csrc/cpu/bfloat16_dot.inl.h", "return scratch_rows(M) * row_stride(K)",
           "return scratch_rows(M) / 2 * row_stride(K)", "native:test_sizes"),
     Fault("a block beyond the scratch memory", "csrc/cpu/linear.inl.h", "wanted > kMost ? kMost : wanted",

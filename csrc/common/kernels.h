@@ -28,7 +28,8 @@ struct MatrixFormat {
   Kernel<int64_t(int64_t K)> panel_bytes;
   // At most NR rows of a weight [num_rows, K] (float, bfloat16 bits or int8 codes; ldw apart) into
   // the order of the micro-kernel; zeros stand for the rows that are missing.
-  Kernel<void(const void* weight, int64_t ldw, int64_t num_rows, int64_t K, void* panel)> pack_panel;
+  Kernel<void(const void* weight, int64_t ldw, int64_t num_rows, int64_t K, void* panel)>
+      pack_panel;
 };
 
 // The kernels that multiply by one type of weights.
@@ -70,8 +71,9 @@ struct Kernels {
   Kernel<void(const SearchParams& params)> search_int8;
   // Rows of x [num_vectors, dim] as 8-bit codes [num_vectors, stride] and scales [num_vectors, 2]
   // (SearchParams); zeros past dim.
-  Kernel<void(const float* x, int64_t num_vectors, int64_t dim, uint8_t* codes,
-                           int64_t stride, float* scale)> quantize_vectors;
+  Kernel<void(const float* x, int64_t num_vectors, int64_t dim, uint8_t* codes, int64_t stride,
+              float* scale)>
+      quantize_vectors;
 
   Kernel<void(const AttentionTrainingParams& params)> attention_forward;
   Kernel<void(const AttentionTrainingParams& params)> attention_backward;

@@ -43,7 +43,7 @@ inline void times_panels(const float* a, int64_t lda, const float* panels, int64
         f32x16 acc[height.value][kTileVectors];
         clear(acc);
         multiply_tile(a + row * lda, lda, panels + c * K, kPanelColumns, K, acc);
-        store_tile<height.value>(
+        store_tile<height.value, kTileVectors>(
             y + row * ldy + c, ldy, N - c, [&](auto, int64_t) MINIFUSE_INLINE { return factors; },
             [&](auto i, auto j, int64_t, const f32x16& f)
                 MINIFUSE_INLINE { return mul(acc[i.value][j.value], f); });

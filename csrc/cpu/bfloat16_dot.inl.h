@@ -10,38 +10,32 @@
 // rounds in its own way, so bits are one machine's: the formats of float_formats.inl.h, which widen
 // bfloat16 weights and multiply in float32, are the ones that agree everywhere.
 
+struct PairStep {
+  using Value = uint16_t;
+  using Weight = uint16_t;
+  using Factor = bf16x32;
+  using Column = bf16x32;
+  using Sum = f32x16;
+  static constexpr int kInputs = 2;
+
+  template <int kVectors>
+  MINIFUSE_INLINE static void load_columns(const uint16_t* b, bf16x32 (&column)[kVectors]) {
+    unrolled<kVectors>([&](auto j)
+                           MINIFUSE_INLINE { column[j.value] = load_pairs(b + 32 * j.value); });
+  }
+  MINIFUSE_INLINE static bf16x32 factor(const uint16_t* x) { return broadcast_pair(x); }
+  MINIFUSE_INLINE static void add(f32x16& acc, const bf16x32& x, const bf16x32& column) {
+    dot(acc, x, column);
+  }
+};
+
 // acc += a [kRows, 2 num_pairs] b, rows of a lda values apart, b a panel as above or its first
 // vectors.
 template <int kRows, int kVectors, int kAheadLines = 0>
 MINIFUSE_INLINE inline void multiply_pairs(const uint16_t* a, int64_t lda, const uint16_t* b,
                                            int64_t num_pairs, f32x16 (&acc)[kRows][kVectors],
                                            Ahead ahead = {}) {
-  constexpr int kGroups = (kRows + 2) / 3;  // as in multiply_tile
-  const uint16_t* base[kGroups];
-  unrolled<kGroups>([&](auto g) MINIFUSE_INLINE { base[g.value] = a + 3 * g.value * lda; });
-  const auto step = [&](int64_t pair) MINIFUSE_INLINE {
-    __asm__ volatile("" ::: "memory");  // as in multiply_tile
-    bf16x32 column[kVectors];
-    unrolled<kVectors>([&](auto j)
-                           MINIFUSE_INLINE { column[j.value] = load_pairs(b + 32 * j.value); });
-    b += 2 * kPanelColumns;
-    unrolled<kRows>([&](auto i) MINIFUSE_INLINE {
-      const bf16x32 x = broadcast_pair(base[i.value / 3] + (i.value % 3) * lda + 2 * pair);
-      unrolled<kVectors>([&](auto j)
-                             MINIFUSE_INLINE { dot(acc[i.value][j.value], x, column[j.value]); });
-    });
-  };
-  int64_t pair = 0;
-  if constexpr (kAheadLines > 0) {
-    for (; pair + 2 <= num_pairs; pair += 2) {
-      unrolled<kAheadLines>(
-          [&](auto l) MINIFUSE_INLINE { __builtin_prefetch(ahead.line + 64 * l.value, 0, 2); });
-      ahead.line += ahead.step;
-      step(pair);
-      step(pair + 1);
-    }
-  }
-  for (; pair < num_pairs; ++pair) step(pair);
+  multiply_steps<PairStep, kAheadLines>(a, lda, b, 2 * kPanelColumns, num_pairs, acc, ahead);
 }
 
 // A row of `width` floats rounded; what lies behind them up to the next 16 becomes zero.
@@ -51,7 +45,8 @@ inline void round_row(const float* x, int64_t width, uint16_t* y) {
 
 struct Bfloat16Dot {
   static constexpr WeightType kWeightType = WeightType::kBfloat16;
-  static constexpr int kPanelLines = kPanelColumns * 4 * sizeof(uint16_t) / 64;
+  using Tile = VectorTile;
+  static constexpr int kPanelLines = Tile::kColumns * 4 * sizeof(uint16_t) / 64;
 
   struct Rows {
     const uint16_t* x;  // [rows, stride]
@@ -65,7 +60,7 @@ struct Bfloat16Dot {
     return scratch_rows(M) * row_stride(K) * int64_t{sizeof(uint16_t)};
   }
   static int64_t panel_bytes(int64_t K) {
-    return round_up(K, 2) * kPanelColumns * int64_t{sizeof(uint16_t)};
+    return round_up(K, 2) * Tile::kColumns * int64_t{sizeof(uint16_t)};
   }
 
   static Rows rows(const LinearParams& p, int64_t row, int64_t rows) {
@@ -78,11 +73,11 @@ struct Bfloat16Dot {
   template <int kRows, int kAheadLines>
   __attribute__((noinline)) static void tile(const LinearParams& p, Rows rows, const char* weight,
                                              int64_t panel, int64_t first, Ahead ahead) {
-    f32x16 acc[kRows][kTileVectors];
+    f32x16 acc[kRows][Tile::kVectors];
     clear(acc);
-    multiply_pairs<kRows, kTileVectors, kAheadLines>(
+    multiply_pairs<kRows, Tile::kVectors, kAheadLines>(
         rows.x, rows.stride, reinterpret_cast<const uint16_t*>(weight), (p.K + 1) / 2, acc, ahead);
-    store_sums<kRows>(p, panel, first, acc);
+    store_sums<Bfloat16Dot, kRows>(p, panel, first, acc);
   }
 
   static void pack_panel(const void* weight, int64_t ldw, int64_t num_rows, int64_t K,
@@ -90,13 +85,13 @@ struct Bfloat16Dot {
     const uint16_t* w = static_cast<const uint16_t*>(weight);
     uint16_t* out = static_cast<uint16_t*>(panel);
     for (int64_t first = 0; first < K; first += 2)
-      for (int64_t c = 0; c < kPanelColumns; ++c)
+      for (int64_t c = 0; c < Tile::kColumns; ++c)
         for (int64_t k = first; k < first + 2; ++k)
           *out++ = c < num_rows && k < K ? w[c * ldw + k] : uint16_t{0};
   }
 
   static double peak_loop(int64_t iterations, float* sink) {
-    constexpr int kAccumulators = kTileRows * kTileVectors;
+    constexpr int kAccumulators = Tile::kRows * Tile::kVectors;
     alignas(64) const uint16_t zeros[32] = {};
     f32x16 acc[kAccumulators];
     unrolled<kAccumulators>([&](auto i) MINIFUSE_INLINE { acc[i.value] = zero(); });

@@ -30,19 +30,19 @@ namespace {
 }  // namespace
 
 // For each set kernels(), the whole table, and multiplies_pairs().
-#define MINIFUSE_BASE(NAME, FEATURES)           \
-  namespace isa_##NAME {                        \
-  extern const Kernels kTable;                  \
-  static Kernels kernels() { return kTable; }   \
-  static bool multiplies_pairs() { return false; } \
+#define MINIFUSE_BASE(NAME, FEATURES)                \
+  namespace isa_##NAME {                             \
+    extern const Kernels kTable;                     \
+    static Kernels kernels() { return kTable; }      \
+    static bool multiplies_pairs() { return false; } \
   }
-#define MINIFUSE_EXTENSION(NAME, EXTENDED, FEATURES)                                  \
-  namespace isa_##NAME {                                                              \
-  extern const Extension kTable;                                                      \
-  static Kernels kernels() { return extended(isa_##EXTENDED::kernels(), kTable); }    \
-  static bool multiplies_pairs() {                                                    \
-    return kTable.bfloat16 != nullptr || isa_##EXTENDED::multiplies_pairs();          \
-  }                                                                                   \
+#define MINIFUSE_EXTENSION(NAME, EXTENDED, FEATURES)                                 \
+  namespace isa_##NAME {                                                             \
+    extern const Extension kTable;                                                   \
+    static Kernels kernels() { return extended(isa_##EXTENDED::kernels(), kTable); } \
+    static bool multiplies_pairs() {                                                 \
+      return kTable.bfloat16 != nullptr || isa_##EXTENDED::multiplies_pairs();       \
+    }                                                                                \
   }
 MINIFUSE_BASE(scalar, "")
 #if defined(__x86_64__)
@@ -71,7 +71,7 @@ std::vector<Feature> read_features() {
   if (!__get_cpuid(1, &a, &b, &c1, &d)) return {};
   if (c1 & (1u << 27)) {  // OSXSAVE: xgetbv may be executed
     const uint64_t state = enabled_state();
-    avx_state = (state & 0x06) == 0x06;     // XMM and YMM
+    avx_state = (state & 0x06) == 0x06;  // XMM and YMM
     avx512_state = (state & 0xE6) == 0xE6;  // and opmask, upper ZMM, high ZMM
   }
   if (!__get_cpuid_count(7, 0, &a, &b7, &c7, &d)) b7 = c7 = 0;

@@ -10,7 +10,8 @@
 
 template <typename W>
 struct FloatFormat {
-  static constexpr int kPanelLines = kPanelColumns * 4 * sizeof(W) / 64;
+  using Tile = VectorTile;
+  static constexpr int kPanelLines = Tile::kColumns * 4 * sizeof(W) / 64;
 
   struct Rows {
     const float* x;
@@ -21,20 +22,20 @@ struct FloatFormat {
     return Rows{p.x, p.ldx}.from(row);
   }
   static int64_t scratch_bytes(int64_t, int64_t) { return 0; }
-  static int64_t panel_bytes(int64_t K) { return K * kPanelColumns * int64_t{sizeof(W)}; }
+  static int64_t panel_bytes(int64_t K) { return K * Tile::kColumns * int64_t{sizeof(W)}; }
 
   template <int kRows, int kAheadLines>
   __attribute__((noinline)) static void tile(const LinearParams& p, Rows rows, const char* weight,
                                              int64_t panel, int64_t first, Ahead ahead) {
     const W* columns = reinterpret_cast<const W*>(weight);
-    f32x16 acc[kRows][kTileVectors];
+    f32x16 acc[kRows][Tile::kVectors];
     clear(acc);
-    multiply_tile<kRows, kTileVectors, kAheadLines>(rows.x, rows.ldx, columns, kPanelColumns, p.K,
-                                                    acc, ahead);
+    multiply_tile<kRows, Tile::kVectors, kAheadLines>(rows.x, rows.ldx, columns, Tile::kColumns,
+                                                      p.K, acc, ahead);
     // The next tile's first lines, while this one is stored: half a percent at K = 384.
     for (int i = 0; i < kRows; ++i) __builtin_prefetch(rows.x + (kRows + i) * rows.ldx);
     for (int i = 0; i < 16; ++i) __builtin_prefetch(weight + 64 * i);
-    store_sums<kRows>(p, panel, first, acc);
+    store_sums<FloatFormat, kRows>(p, panel, first, acc);
   }
 
   static double peak_loop(int64_t iterations, float* sink) { return fma_loop(iterations, sink); }
@@ -48,17 +49,17 @@ struct Float32 : FloatFormat<float> {
     const float* w = static_cast<const float*>(weight);
     float* out = static_cast<float*>(panel);
     alignas(64) const float zeros[16] = {};
-    for (int64_t group = 0; group < kPanelColumns; group += 16) {
+    for (int64_t group = 0; group < Tile::kColumns; group += 16) {
       int64_t k = 0;
       for (; k + 16 <= K; k += 16) {
         const float* rows[16];
         for (int64_t i = 0; i < 16; ++i)
           rows[i] = group + i < num_rows ? w + (group + i) * ldw + k : zeros;
-        transpose_16x16(rows, out + k * kPanelColumns + group, kPanelColumns);
+        transpose_16x16(rows, out + k * Tile::kColumns + group, Tile::kColumns);
       }
       for (; k < K; ++k)
         for (int64_t i = 0; i < 16; ++i)
-          out[k * kPanelColumns + group + i] = group + i < num_rows ? w[(group + i) * ldw + k] : 0;
+          out[k * Tile::kColumns + group + i] = group + i < num_rows ? w[(group + i) * ldw + k] : 0;
     }
   }
 };
@@ -68,11 +69,11 @@ struct Bfloat16 : FloatFormat<uint16_t> {
 
   static void pack_panel(const void* weight, int64_t ldw, int64_t num_rows, int64_t K,
                          void* panel) {
-    constexpr int64_t kHalf = kPanelColumns / 2;
+    constexpr int64_t kHalf = Tile::kColumns / 2;
     const uint16_t* w = static_cast<const uint16_t*>(weight);
     uint16_t* out = static_cast<uint16_t*>(panel);
     for (int64_t k = 0; k < K; ++k)
-      for (int64_t c = 0; c < kPanelColumns; ++c)
+      for (int64_t c = 0; c < Tile::kColumns; ++c)
         *out++ =
             c / 2 + c % 2 * kHalf < num_rows ? w[(c / 2 + c % 2 * kHalf) * ldw + k] : uint16_t{0};
   }

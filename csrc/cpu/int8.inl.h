@@ -15,9 +15,29 @@
 // is exact in int32 and, below 2^24, in float32 too, so every instruction set gives the same
 // integers and, with the same float32 arithmetic behind them, the same bits.
 
+struct CodeStep {
+  using Value = uint8_t;
+  using Weight = int8_t;
+  using Factor = i32x16;
+  using Column = weights64;
+  using Sum = i32x16;
+  static constexpr int kInputs = 4;
+
+  template <int kVectors>
+  MINIFUSE_INLINE static void load_columns(const int8_t* b, weights64 (&column)[kVectors]) {
+    unrolled<kVectors>([&](auto j)
+                           MINIFUSE_INLINE { column[j.value] = load_weights(b + 64 * j.value); });
+  }
+  MINIFUSE_INLINE static i32x16 factor(const uint8_t* x) { return broadcast_codes(x); }
+  MINIFUSE_INLINE static void add(i32x16& acc, const i32x16& x, const weights64& column) {
+    dot(acc, x, column);
+  }
+};
+
 struct Int8 {
   static constexpr WeightType kWeightType = WeightType::kInt8;
-  static constexpr int kPanelLines = kPanelColumns * 4 / 64;
+  using Tile = VectorTile;
+  static constexpr int kPanelLines = Tile::kColumns * 4 / 64;
   static_assert(255 * 127 * kInt8Group < 1 << 24);
 
   // A group of a row comes back as v = scale code + offset, offset = -scale zero.
@@ -40,7 +60,7 @@ struct Int8 {
   static int64_t scratch_bytes(int64_t M, int64_t K) {
     return scratch_rows(M) * (row_stride(K) + int8_groups(K) * int64_t{sizeof(Scale)});
   }
-  static int64_t panel_bytes(int64_t K) { return round_up(K, 4) * kPanelColumns; }
+  static int64_t panel_bytes(int64_t K) { return round_up(K, 4) * Tile::kColumns; }
 
   // Sixteen values before they are rounded, zeros past K.
   static f32x16 scaled(const float* x, const float* input_scale, int64_t k, int64_t K) {
@@ -109,50 +129,33 @@ struct Int8 {
   template <int kRows, int kAheadLines>
   MINIFUSE_INLINE inline static void multiply(const Rows& rows, const int8_t* columns,
                                               int64_t begin, int64_t end,
-                                              i32x16 (&acc)[kRows][kTileVectors], Ahead& ahead) {
-    constexpr int kGroups = (kRows + 2) / 3;
-    const uint8_t* base[kGroups];
-    unrolled<kGroups>(
-        [&](auto g) MINIFUSE_INLINE { base[g.value] = rows.codes + 3 * g.value * rows.stride; });
-    columns += begin * kPanelColumns;
-    for (int64_t k = begin; k < end; k += 4) {
-      unrolled<kAheadLines>(
-          [&](auto l) MINIFUSE_INLINE { __builtin_prefetch(ahead.line + 64 * l.value, 0, 2); });
-      ahead.line += ahead.step;
-      __asm__ volatile("" ::: "memory");  // as in multiply_tile
-      weights64 column[kTileVectors];
-      unrolled<kTileVectors>(
-          [&](auto j) MINIFUSE_INLINE { column[j.value] = load_weights(columns + 64 * j.value); });
-      columns += kPanelColumns * 4;
-      unrolled<kRows>([&](auto i) MINIFUSE_INLINE {
-        const i32x16 x = broadcast_codes(base[i.value / 3] + (i.value % 3) * rows.stride + k);
-        unrolled<kTileVectors>(
-            [&](auto j) MINIFUSE_INLINE { dot(acc[i.value][j.value], x, column[j.value]); });
-      });
-    }
+                                              i32x16 (&acc)[kRows][Tile::kVectors], Ahead& ahead) {
+    multiply_steps<CodeStep, kAheadLines>(rows.codes + begin, rows.stride,
+                                          columns + begin * Tile::kColumns, 4 * Tile::kColumns,
+                                          (end - begin + 3) / 4, acc, ahead);
   }
 
   template <int kRows, int kAheadLines>
   __attribute__((noinline)) static void tile(const LinearParams& p, Rows rows, const char* weight,
                                              int64_t panel, int64_t first, Ahead ahead) {
-    const int64_t column = panel * kPanelColumns, padded_columns = round_up(p.N, kPanelColumns);
-    alignas(64) static constexpr float kNoBias[kPanelColumns] = {};
+    const int64_t column = panel * Tile::kColumns, padded_columns = round_up(p.N, Tile::kColumns);
+    alignas(64) static constexpr float kNoBias[Tile::kColumns] = {};
     float* y = p.y + first * p.ldy + column;
     // A group's sums are added to the bias in each row, then to the sums of the groups before it.
     const float* before = p.bias ? p.bias + column : kNoBias;
     int64_t before_stride = 0;
     for (int64_t g = 0; g < rows.groups; ++g) {
       const int64_t begin = g * kInt8Group;
-      i32x16 acc[kRows][kTileVectors];
-      over_tile<kRows, kTileVectors>([&](auto i, auto j)
-                                         MINIFUSE_INLINE { acc[i.value][j.value] = zero_sums(); });
+      i32x16 acc[kRows][Tile::kVectors];
+      over_tile<kRows, Tile::kVectors>(
+          [&](auto i, auto j) MINIFUSE_INLINE { acc[i.value][j.value] = zero_sums(); });
       multiply<kRows, kAheadLines>(rows, reinterpret_cast<const int8_t*>(weight), begin,
                                    p.K - begin < kInt8Group ? p.K : begin + kInt8Group, acc, ahead);
       struct OfColumns {
         f32x16 scale, sum;
       };
-      store_tile<kRows>(
-          y, p.ldy, panel_width(p, panel),
+      store_tile<kRows, Tile::kVectors>(
+          y, p.ldy, panel_width<Int8>(p, panel),
           [&](auto j, int64_t) MINIFUSE_INLINE {
             const int64_t at = g * padded_columns + column + 16 * j.value;
             return OfColumns{load(p.weight_scale + at), load(p.weight_sum + at)};
@@ -173,13 +176,13 @@ struct Int8 {
     const int8_t* w = static_cast<const int8_t*>(weight);
     int8_t* out = static_cast<int8_t*>(panel);
     for (int64_t first = 0; first < K; first += 4)
-      for (int64_t c = 0; c < kPanelColumns; ++c)
+      for (int64_t c = 0; c < Tile::kColumns; ++c)
         for (int64_t k = first; k < first + 4; ++k)
           *out++ = c < num_rows && k < K ? w[c * ldw + k] : int8_t{0};
   }
 
   static double peak_loop(int64_t iterations, float* sink) {
-    constexpr int kAccumulators = kTileRows * kTileVectors;
+    constexpr int kAccumulators = Tile::kRows * Tile::kVectors;
     alignas(64) const int8_t codes[64] = {};
     alignas(64) const uint8_t values[64] = {};
     i32x16 acc[kAccumulators];

@@ -11,25 +11,29 @@
 //
 // A Format (float_formats.inl.h, int8.inl.h, bfloat16_dot.inl.h) says how weights lie and how a tile is multiplied:
 //
+//   Tile         rows, vectors of 16 columns and columns of its register tile (kRows, kVectors,
+//                kColumns); a panel is as wide
 //   Rows         the rows of a block as its tiles read them; .from(row) begins further down
 //   rows()       makes them from x: as it lies, or rounded into the scratch memory
 //   tile()       kRows x NR of y, without the activation
 //   kPanelLines  cache lines of a panel in four steps of k
 
 // Columns of y that a panel holds: fewer than NR in the last one.
+template <typename Format>
 inline int64_t panel_width(const LinearParams& p, int64_t panel) {
-  const int64_t left = p.N - panel * kPanelColumns;
-  return left < kPanelColumns ? left : kPanelColumns;
+  constexpr int64_t kColumns = Format::Tile::kColumns;
+  const int64_t left = p.N - panel * kColumns;
+  return left < kColumns ? left : kColumns;
 }
 
 // y's tile from value(i, j, left, shared), 16 columns of row i and vector j of which `left` exist;
 // shared(j, left) is what all rows of these columns share.
 //
 // No closure holds a vector by value: GCC 12 would copy it through memory, eight bytes at a time.
-template <int kRows, typename Shared, typename Value>
+template <int kRows, int kVectors, typename Shared, typename Value>
 MINIFUSE_INLINE inline void store_tile(float* y, int64_t ldy, int64_t columns, Shared shared,
                                        Value value) {
-  unrolled<kTileVectors>([&](auto j) MINIFUSE_INLINE {
+  unrolled<kVectors>([&](auto j) MINIFUSE_INLINE {
     const int64_t left = columns - 16 * j.value;
     float* out = y + 16 * j.value;
     if (left >= 16) {
@@ -51,13 +55,13 @@ inline f32x16 load_bias(const float* bias, int64_t left) {
 }
 
 // A tile of float32 sums and the bias into y, the first row being `first`.
-template <int kRows>
+template <typename Format, int kRows>
 MINIFUSE_INLINE inline void store_sums(const LinearParams& p, int64_t panel, int64_t first,
-                                       const f32x16 (&acc)[kRows][kTileVectors]) {
-  const int64_t column = panel * kPanelColumns;
+                                       const f32x16 (&acc)[kRows][Format::Tile::kVectors]) {
+  const int64_t column = panel * Format::Tile::kColumns;
   const float* bias = p.bias ? p.bias + column : nullptr;
-  store_tile<kRows>(
-      p.y + first * p.ldy + column, p.ldy, panel_width(p, panel),
+  store_tile<kRows, Format::Tile::kVectors>(
+      p.y + first * p.ldy + column, p.ldy, panel_width<Format>(p, panel),
       [&](auto j, int64_t left)
           MINIFUSE_INLINE { return load_bias(bias ? bias + 16 * j.value : nullptr, left); },
       [&](auto i, auto j, int64_t, const f32x16& b)
@@ -70,20 +74,22 @@ constexpr int64_t kActivatedTiles = 4;
 
 // Rows [begin, end) of a panel's columns: rows in pairs and whole panels, to keep the vectors of
 // vec_gelu in step.
+template <typename Format>
 void activate_rows(const LinearParams& p, int64_t panel, int64_t begin, int64_t end) {
-  const int64_t columns = panel_width(p, panel), ldy = p.ldy, rows = end - begin;
-  float* y = p.y + begin * ldy + panel * kPanelColumns;
+  constexpr int kVectors = Format::Tile::kVectors, kColumns = Format::Tile::kColumns;
+  const int64_t columns = panel_width<Format>(p, panel), ldy = p.ldy, rows = end - begin;
+  float* y = p.y + begin * ldy + panel * kColumns;
   const Activation activation = p.activation;
   int64_t i = 0;
-  if (activation == Activation::kGelu && columns == kPanelColumns) {
-    constexpr int kPairs = kMapVectors / kTileVectors;
-    for (; i + kPairs <= rows; i += kPairs) {
+  if (activation == Activation::kGelu && columns == kColumns) {
+    constexpr int kTogether = kMapVectors / kVectors;
+    for (; i + kTogether <= rows; i += kTogether) {
       f32x16 v[kMapVectors];
       for (int j = 0; j < kMapVectors; ++j)
-        v[j] = load(y + (i + j / kTileVectors) * ldy + 16 * (j % kTileVectors));
+        v[j] = load(y + (i + j / kVectors) * ldy + 16 * (j % kVectors));
       vec_gelu(v);
       for (int j = 0; j < kMapVectors; ++j)
-        store(y + (i + j / kTileVectors) * ldy + 16 * (j % kTileVectors), v[j]);
+        store(y + (i + j / kVectors) * ldy + 16 * (j % kVectors), v[j]);
     }
   }
   for (; i < rows; ++i) activate_array(y + i * ldy, y + i * ldy, columns, activation);
@@ -93,13 +99,14 @@ void activate_rows(const LinearParams& p, int64_t panel, int64_t begin, int64_t 
 // so more rows fetch the weights less often, and x and y stream well from beyond L2: half the size
 // cost 3 % of an encode, twice the size gained nothing (Zen 5, 1 MiB L2). The bounds of 48 and
 // kMaxBlockRows keep very wide layers efficient and very narrow ones within the scratch memory.
-inline int64_t rows_per_block(int64_t M, int64_t N, int64_t K) {
+template <typename Format>
+int64_t rows_per_block(int64_t M, int64_t N, int64_t K) {
+  constexpr int64_t kRows = Format::Tile::kRows;
   constexpr int64_t kBlockFloats = 1536 * 1024 / sizeof(float);
-  constexpr int64_t kMost = kMaxBlockRows / kTileRows * kTileRows;
-  const int64_t wanted = K + N == 0 ? kMost : round_up(kBlockFloats / (K + N), kTileRows);
+  constexpr int64_t kMost = kMaxBlockRows / kRows * kRows;
+  const int64_t wanted = K + N == 0 ? kMost : round_up(kBlockFloats / (K + N), kRows);
   const int64_t most = wanted < 48 ? 48 : wanted > kMost ? kMost : wanted;
-  static_assert(48 % kTileRows == 0 && kTileRows <= kMaxTileRows);
-  return block_of(M, most, kTileRows);
+  return block_of(M, most, kRows);
 }
 
 // Ends a checked build (MINIFUSE_CHECKED: debug and sanitizers) where `rows` rows do not fit the
@@ -134,7 +141,8 @@ MINIFUSE_INLINE inline auto timed(const LinearParams& p, uint64_t StageTicks::* 
 template <typename Format>
 void linear_block(const LinearParams& p, int64_t row, int64_t rows) {
   constexpr int kAll = Format::kPanelLines, kHalf = kAll > 1 ? kAll / 2 : 1;
-  const int64_t num_tiles = (rows + kTileRows - 1) / kTileRows;
+  constexpr int64_t kTallest = Format::Tile::kRows;
+  const int64_t num_tiles = (rows + kTallest - 1) / kTallest;
   const int64_t panel_bytes = Format::panel_bytes(p.K);
   check_scratch<Format>(p, rows);
   const typename Format::Rows x =
@@ -148,7 +156,7 @@ void linear_block(const LinearParams& p, int64_t row, int64_t rows) {
       const Ahead ahead = tile * fetched_bytes < panel_bytes
                               ? Ahead{weight + panel_bytes + tile * fetched_bytes, 64 * kLines}
                               : Ahead{weight, 0};
-      with_tile_rows(height, [&](auto kRows) {
+      with_tile_rows<Format::Tile::kRows>(height, [&](auto kRows) {
         Format::template tile<kRows.value, kLines>(p, x.from(first - row), weight, panel, first,
                                                    ahead);
       });
@@ -166,7 +174,7 @@ void linear_block(const LinearParams& p, int64_t row, int64_t rows) {
       if (p.activation != Activation::kNone &&
           (tile % kActivatedTiles == kActivatedTiles - 1 || tile == num_tiles - 1)) {
         const int64_t end = first + height;
-        timed(p, &StageTicks::activation, [&] { activate_rows(p, panel, activated, end); });
+        timed(p, &StageTicks::activation, [&] { activate_rows<Format>(p, panel, activated, end); });
         activated = end;
       }
     }
@@ -175,14 +183,14 @@ void linear_block(const LinearParams& p, int64_t row, int64_t rows) {
 
 template <typename Format>
 void linear(const LinearParams& p) {
-  const int64_t block = rows_per_block(p.M, p.N, p.K);
+  const int64_t block = rows_per_block<Format>(p.M, p.N, p.K);
   for (int64_t row = 0; row < p.M; row += block)
     linear_block<Format>(p, row, p.M - row < block ? p.M - row : block);
 }
 
 template <typename Format>
 void linear_residual_layer_norm(const LinearParams& p, const LayerNormParams& norm) {
-  const int64_t block = rows_per_block(p.M, p.N, p.K);
+  const int64_t block = rows_per_block<Format>(p.M, p.N, p.K);
   for (int64_t row = 0; row < p.M; row += block) {
     const int64_t rows = p.M - row < block ? p.M - row : block;
     linear_block<Format>(p, row, rows);
@@ -197,12 +205,13 @@ void linear_residual_layer_norm(const LinearParams& p, const LayerNormParams& no
 
 template <typename Format>
 double tile_loop(const LinearParams& p, int64_t iterations) {
-  check_scratch<Format>(p, kTileRows);
-  const typename Format::Rows x = Format::rows(p, 0, kTileRows);
+  using Tile = typename Format::Tile;
+  check_scratch<Format>(p, Tile::kRows);
+  const typename Format::Rows x = Format::rows(p, 0, Tile::kRows);
   const char* weight = static_cast<const char*>(p.packed_weight);
   for (int64_t i = 0; i < iterations; ++i)
-    Format::template tile<kTileRows, 1>(p, x, weight, 0, 0, Ahead{weight, 0});
-  return 2.0 * static_cast<double>(iterations * kTileRows * kPanelColumns * p.K);
+    Format::template tile<Tile::kRows, 1>(p, x, weight, 0, 0, Ahead{weight, 0});
+  return 2.0 * static_cast<double>(iterations * Tile::kRows * Tile::kColumns * p.K);
 }
 
 template <typename Format>
@@ -210,12 +219,12 @@ constexpr LinearKernels linear_kernels(const char* isa) {
   return {
       .format = {.isa = isa,
                  .weight_type = Format::kWeightType,
-                 .panel_columns = kPanelColumns,
+                 .panel_columns = Format::Tile::kColumns,
                  .panel_bytes = Format::panel_bytes,
                  .pack_panel = Format::pack_panel},
-      .tile_rows = kTileRows,
+      .tile_rows = Format::Tile::kRows,
       .scratch_bytes = Format::scratch_bytes,
-      .block_rows = rows_per_block,
+      .block_rows = rows_per_block<Format>,
       .linear = linear<Format>,
       .linear_residual_layer_norm = linear_residual_layer_norm<Format>,
       .peak_loop = Format::peak_loop,

@@ -3,8 +3,15 @@
 
 #define MINIFUSE_INLINE __attribute__((always_inline))
 
+// The register tile of float32, which attention and search use as well: MR rows (kTileRows of the
+// vec_*.h header) by NR columns. A Format states its own, since one with other registers (tiles of
+// AMX) has another.
 constexpr int64_t kPanelColumns = 16 * kTileVectors;
-static_assert(kTileRows <= kMaxTileRows && kPanelColumns <= kMaxPanelColumns);
+
+struct VectorTile {
+  static constexpr int kRows = kTileRows, kVectors = kTileVectors, kColumns = 16 * kTileVectors;
+  static_assert(kRows <= kMaxTileRows && kColumns <= kMaxPanelColumns && 48 % kRows == 0);
+};
 
 #include "cpu/math.inl.h"
 #include "cpu/layernorm.inl.h"
