@@ -12,17 +12,31 @@
 namespace minifuse {
 namespace {
 
-// A view of q, k, v or out with any strides but a contiguous last dimension.
-struct HeadView {
-  float* data;
-  int64_t batch_stride, head_stride, row_stride;
+// An array that is read or written with any strides but a contiguous last dimension.
+class StridedFloats {
+ public:
+  explicit StridedFloats(const py::array& array)
+      : data_(static_cast<float*>(const_cast<void*>(array.data()))),
+        strides_(array.strides(), array.strides() + array.ndim()) {
+    for (int64_t& stride : strides_) stride /= int64_t{sizeof(float)};
+  }
+
+  // Of [batch, heads, seqlen, head_dim], one sentence.
+  Heads<float> sentence(int64_t b) const {
+    return {data_ + b * strides_[0], strides_[2], strides_[1]};
+  }
+  // Of [tokens, heads, head_dim], the tokens from `row` on.
+  Heads<float> tokens_from(int64_t row) const {
+    return {data_ + row * strides_[0], strides_[0], strides_[1]};
+  }
+
+ private:
+  float* data_;
+  std::vector<int64_t> strides_;
 };
 
-HeadView view_of(const py::array& array, bool is_varlen) {
-  const auto stride = [&](int axis) { return array.strides(axis) / int64_t{sizeof(float)}; };
-  float* data = static_cast<float*>(const_cast<void*>(array.data()));
-  if (is_varlen) return {data, 0, stride(1), stride(0)};
-  return {data, stride(0), stride(1), stride(2)};
+Heads<const float> read_only(const Heads<float>& heads) {
+  return {heads.data, heads.row_stride, heads.head_stride};
 }
 
 void check_heads(const char* name, const py::array& array, int ndim) {
@@ -34,31 +48,6 @@ void check_heads(const char* name, const py::array& array, int ndim) {
         kMaxHeadDim);
   check(array.strides(ndim - 1) == sizeof(float) || head_dim == 1 || array.size() == 0, name,
         ": the last dimension is not contiguous");
-}
-
-// softmax(scale q k^T) v for `seqlen_q` queries and the keys given, heads [begin, end).
-AttentionParams attention_params(const HeadView& q, const HeadView& k, const HeadView& v,
-                                 const HeadView& out, int64_t head_dim, float scale) {
-  return {.q = q.data,
-          .k = k.data,
-          .v = v.data,
-          .out = out.data,
-          .q_row_stride = q.row_stride,
-          .k_row_stride = k.row_stride,
-          .v_row_stride = v.row_stride,
-          .out_row_stride = out.row_stride,
-          .q_head_stride = q.head_stride,
-          .k_head_stride = k.head_stride,
-          .v_head_stride = v.head_stride,
-          .out_head_stride = out.head_stride,
-          .seqlen_q = 0,
-          .seqlen_k = 0,
-          .head_dim = head_dim,
-          .key_index = nullptr,
-          .head_begin = 0,
-          .head_end = 0,
-          .scale = scale,
-          .scratch = nullptr};
 }
 
 FloatArray attention(const py::array& q, const py::array& k, const py::array& v,
@@ -81,8 +70,7 @@ FloatArray attention(const py::array& q, const py::array& k, const py::array& v,
           "mask has shape ", py::str(mask->attr("shape")).cast<std::string>(), ", wanted (", batch,
           ", ", seqlen_k, ")");
   FloatArray out({q.shape(0), q.shape(1), q.shape(2), q.shape(3)});
-  const HeadView qv = view_of(q, false), kv = view_of(k, false), vv = view_of(v, false);
-  const HeadView ov = view_of(out, false);
+  const StridedFloats qs(q), ks(k), vs(v), outs(out);
   const uint8_t* keep = mask ? mask->data() : nullptr;
   if (out.size() == 0) return out;
   const Kernels& kernels = active_isa().kernels;
@@ -95,15 +83,17 @@ FloatArray attention(const py::array& q, const py::array& k, const py::array& v,
     ThreadScratch<float> scratch(attention_scratch_floats(seqlen_k, D));
     for (int64_t item = begin; item < end;) {
       const int64_t b = item / heads, head = item % heads;
-      AttentionParams p = attention_params(qv, kv, vv, ov, D, static_cast<float>(scale));
-      p.q += b * qv.batch_stride;
-      p.k += b * kv.batch_stride;
-      p.v += b * vv.batch_stride;
-      p.out += b * ov.batch_stride;
-      p.seqlen_q = seqlen_q;
-      p.seqlen_k = seqlen_k;
-      p.head_begin = head;
-      p.head_end = std::min(heads, head + end - item);
+      AttentionParams p{.q = read_only(qs.sentence(b)),
+                        .k = read_only(ks.sentence(b)),
+                        .v = read_only(vs.sentence(b)),
+                        .out = outs.sentence(b),
+                        .seqlen_q = seqlen_q,
+                        .seqlen_k = seqlen_k,
+                        .head_dim = D,
+                        .head_begin = head,
+                        .head_end = std::min(heads, head + end - item),
+                        .scale = static_cast<float>(scale),
+                        .scratch = scratch.data()};
       if (keep != nullptr) {
         if (listed != b) {
           kept.clear();
@@ -119,10 +109,9 @@ FloatArray attention(const py::array& q, const py::array& k, const py::array& v,
       item += p.head_end - p.head_begin;
       if (p.seqlen_k == 0) {  // nothing to attend to: zeros
         for (int64_t h = p.head_begin; h < p.head_end; ++h)
-          std::fill_n(p.out + h * p.out_head_stride, seqlen_q * D, 0.0f);
+          std::fill_n(p.out.data + h * p.out.head_stride, seqlen_q * D, 0.0f);
         continue;
       }
-      p.scratch = scratch.data();
       kernels.attention(p);
     }
   });
@@ -155,8 +144,7 @@ FloatArray attention_varlen(const py::array& q, const py::array& k, const py::ar
   const std::vector<int32_t> offsets = offsets_of(cu_seqlens, total);
   FloatArray out({q.shape(0), q.shape(1), q.shape(2)});
   if (out.size() == 0) return out;
-  const HeadView qv = view_of(q, true), kv = view_of(k, true), vv = view_of(v, true);
-  const HeadView ov = view_of(out, true);
+  const StridedFloats qs(q), ks(k), vs(v), outs(out);
   const size_t batch = offsets.size() - 1;
   const Kernels& kernels = active_isa().kernels;
   const ReleaseGil release;
@@ -172,16 +160,18 @@ FloatArray attention_varlen(const py::array& q, const py::array& k, const py::ar
   share(heads, 1, 4.0 * flops, [&](int64_t begin, int64_t end) {
     ThreadScratch<float> scratch(attention_scratch_floats(max_seqlen, D));
     for (size_t b = 0; b < batch; ++b) {
-      AttentionParams p = attention_params(qv, kv, vv, ov, D, static_cast<float>(scale));
-      p.q += offsets[b] * qv.row_stride;
-      p.k += offsets[b] * kv.row_stride;
-      p.v += offsets[b] * vv.row_stride;
-      p.out += offsets[b] * ov.row_stride;
-      p.seqlen_q = p.seqlen_k = offsets[b + 1] - offsets[b];
-      p.head_begin = begin;
-      p.head_end = end;
-      p.scratch = scratch.data();
-      kernels.attention(p);
+      const int64_t row = offsets[b], seqlen = offsets[b + 1] - row;
+      kernels.attention({.q = read_only(qs.tokens_from(row)),
+                         .k = read_only(ks.tokens_from(row)),
+                         .v = read_only(vs.tokens_from(row)),
+                         .out = outs.tokens_from(row),
+                         .seqlen_q = seqlen,
+                         .seqlen_k = seqlen,
+                         .head_dim = D,
+                         .head_begin = begin,
+                         .head_end = end,
+                         .scale = static_cast<float>(scale),
+                         .scratch = scratch.data()});
     }
   });
   return out;

@@ -59,42 +59,31 @@ Shape shape_of(const FloatArray& qkv, int64_t num_heads) {
 template <typename Run>
 void over_sentences(const Sentences& s, const Shape& shape, const float* qkv, float* out,
                     float dropout, uint64_t seed, const int64_t* numbers, Run run) {
-  const int64_t H = shape.hidden_size, A = shape.num_heads;
+  const int64_t H = shape.hidden_size, A = shape.num_heads, D = shape.head_dim;
   std::atomic<int64_t> next{0};
   const double flops = 8.0 * static_cast<double>(s.total_tokens * s.max_seqlen * H);
   ThreadPool::get().run(threads_for(flops, s.batch * A), [&](int, int) {
-    Buffer scratch(attention_training_floats(s.max_seqlen, shape.head_dim));
+    Buffer scratch(attention_training_floats(s.max_seqlen, D));
     for (int64_t item = next++; item < s.batch * A; item = next++) {
       const int64_t sentence = item / A, head = item % A;
       const int64_t row = s.cu_seqlens[static_cast<size_t>(sentence)];
       const int64_t seqlen = s.cu_seqlens[static_cast<size_t>(sentence + 1)] - row;
       if (seqlen == 0) continue;
       const float* q = qkv + row * 3 * H;
-      run(
-          AttentionTrainingParams{
-              .forward = {.q = q,
-                          .k = q + H,
-                          .v = q + 2 * H,
-                          .out = out + row * H,
-                          .q_row_stride = 3 * H,
-                          .k_row_stride = 3 * H,
-                          .v_row_stride = 3 * H,
-                          .out_row_stride = H,
-                          .q_head_stride = shape.head_dim,
-                          .k_head_stride = shape.head_dim,
-                          .v_head_stride = shape.head_dim,
-                          .out_head_stride = shape.head_dim,
-                          .seqlen_q = seqlen,
-                          .seqlen_k = seqlen,
-                          .head_dim = shape.head_dim,
-                          .key_index = nullptr,
-                          .head_begin = head,
-                          .head_end = head + 1,
-                          .scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim)),
-                          .scratch = scratch.data()},
-              .dropout = dropout,
-              .seed = seed,
-              .first_number = static_cast<uint64_t>(numbers[sentence])},
+      run(AttentionTrainingParams{.forward = {.q = {q, 3 * H, D},
+                                              .k = {q + H, 3 * H, D},
+                                              .v = {q + 2 * H, 3 * H, D},
+                                              .out = {out + row * H, H, D},
+                                              .seqlen_q = seqlen,
+                                              .seqlen_k = seqlen,
+                                              .head_dim = D,
+                                              .head_begin = head,
+                                              .head_end = head + 1,
+                                              .scale = 1.0f / std::sqrt(static_cast<float>(D)),
+                                              .scratch = scratch.data()},
+                                  .dropout = dropout,
+                                  .seed = seed,
+                                  .first_number = static_cast<uint64_t>(numbers[sentence])},
           row);
     }
   });

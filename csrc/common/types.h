@@ -68,16 +68,22 @@ struct LayerNormParams {
   int64_t M, H;
 };
 
+// The heads of a sentence's tokens: [seqlen, num_heads, head_dim] with strides from token to token
+// and from head to head.
+template <typename Float>
+struct Heads {
+  Float* data;
+  int64_t row_stride, head_stride;
+};
+
 // out = softmax(scale * q k^T) v for one sentence, over the heads [head_begin, head_end).
 struct AttentionParams {
-  const float* q;  // [seqlen_q, num_heads, head_dim] through the strides below
-  const float* k;  // [seqlen_k, ...]
-  const float* v;
-  float* out;  // [seqlen_q, ...]
-  int64_t q_row_stride, k_row_stride, v_row_stride, out_row_stride;  // token to token
-  int64_t q_head_stride, k_head_stride, v_head_stride, out_head_stride;  // head to head
+  Heads<const float> q;  // seqlen_q tokens
+  Heads<const float> k, v;  // seqlen_k
+  Heads<float> out;  // seqlen_q
   int64_t seqlen_q, seqlen_k, head_dim;
-  const int32_t* key_index;  // [seqlen_k]: the rows of k and v to attend to; null: 0..seqlen_k-1
+  // [seqlen_k]: the rows of k and v to attend to; null: 0..seqlen_k-1
+  const int32_t* key_index = nullptr;
   int64_t head_begin, head_end;
   float scale;
   float* scratch;  // attention_scratch_floats(seqlen_k, head_dim), 64-byte aligned

@@ -21,7 +21,7 @@ inline void transpose_keys(const AttentionParams& p, const float* k, float* pane
     for (int64_t i = 0; i < 16; ++i) {
       const int64_t key = first + i;
       rows[i] =
-          key < p.seqlen_k ? k + (p.key_index ? p.key_index[key] : key) * p.k_row_stride : zeros;
+          key < p.seqlen_k ? k + (p.key_index ? p.key_index[key] : key) * p.k.row_stride : zeros;
     }
     float* out = panels + first / kPanelColumns * D * kPanelColumns + first % kPanelColumns;
     int64_t c = 0;
@@ -45,7 +45,7 @@ inline void pack_values(const AttentionParams& p, const float* v, float* panels)
   for (int64_t c = 0; c < p.head_dim; c += kPanelColumns) {
     float* out = panels + c * p.seqlen_k;
     for (int64_t key = 0; key < p.seqlen_k; ++key) {
-      const float* row = v + (p.key_index ? p.key_index[key] : key) * p.v_row_stride + c;
+      const float* row = v + (p.key_index ? p.key_index[key] : key) * p.v.row_stride + c;
       for (int64_t j = 0; j < kPanelColumns; j += 16) {
         const int64_t left = p.head_dim - c - j;
         store(out + key * kPanelColumns + j, left >= 16 ? load(row + j)
@@ -101,7 +101,7 @@ inline void score_tile(const AttentionParams& p, const float* q, const float* ke
                        float* scores, int64_t lds) {
   f32x16 acc[kRows][kVectors];
   clear(acc);
-  multiply_tile(q, p.q_row_stride, key_panel, kPanelColumns, p.head_dim, acc);
+  multiply_tile(q, p.q.row_stride, key_panel, kPanelColumns, p.head_dim, acc);
   const f32x16 scale = broadcast(p.scale);
   over_tile<kRows, kVectors>([&](auto i, auto j) MINIFUSE_INLINE {
     store(scores + i.value * lds + 16 * j.value, mul(acc[i.value][j.value], scale));
@@ -121,7 +121,7 @@ MINIFUSE_INLINE inline void store_context(const AttentionParams& p, int64_t c,
                                           const float (&inverse_sum)[kRows], float* out) {
   over_tile<kRows, kTileVectors>([&](auto i, auto j) MINIFUSE_INLINE {
     const int64_t left = p.head_dim - c - 16 * j.value;
-    float* y = out + i.value * p.out_row_stride + c + 16 * j.value;
+    float* y = out + i.value * p.out.row_stride + c + 16 * j.value;
     const f32x16 row = mul(acc[i.value][j.value], broadcast(inverse_sum[i.value]));
     if (left >= 16)
       store(y, row);
@@ -161,8 +161,8 @@ inline void over_heads_and_tiles(const AttentionParams& p, Prepare prepare, Tile
     for (int64_t t = 0; t < num_tiles; ++t) {
       const int64_t first = p.seqlen_q * t / num_tiles;
       const int64_t last = p.seqlen_q * (t + 1) / num_tiles;
-      const float* q = p.q + head * p.q_head_stride + first * p.q_row_stride;
-      float* out = p.out + head * p.out_head_stride + first * p.out_row_stride;
+      const float* q = p.q.data + head * p.q.head_stride + first * p.q.row_stride;
+      float* out = p.out.data + head * p.out.head_stride + first * p.out.row_stride;
       with_tile_rows(last - first, [&](auto height) { tile(height, q, out); });
     }
   }
@@ -178,9 +178,9 @@ void attention(const AttentionParams& p) {
   over_heads_and_tiles(
       p,
       [&](int64_t head) {
-        const float* v = p.v + head * p.v_head_stride;
-        transpose_keys(p, p.k + head * p.k_head_stride, key_panels);
-        values = {v, p.v_row_stride, kPanelColumns};
+        const float* v = p.v.data + head * p.v.head_stride;
+        transpose_keys(p, p.k.data + head * p.k.head_stride, key_panels);
+        values = {v, p.v.row_stride, kPanelColumns};
         if (!values_in_place) {
           pack_values(p, v, packed_values);
           values = {packed_values, kPanelColumns, p.seqlen_k * kPanelColumns};

@@ -19,7 +19,7 @@ inline void pair_keys(const AttentionParams& p, const float* k, float* panels) {
       const int64_t key = first + i;
       rows[i] = rounded[i];
       if (key < p.seqlen_k)
-        round_row(k + (p.key_index ? p.key_index[key] : key) * p.k_row_stride, D,
+        round_row(k + (p.key_index ? p.key_index[key] : key) * p.k.row_stride, D,
                   reinterpret_cast<uint16_t*>(rounded[i]));
       else
         for (int64_t w = 0; w < kWords; w += 16) store(rounded[i] + w, zero());
@@ -39,7 +39,7 @@ inline void pair_keys(const AttentionParams& p, const float* k, float* panels) {
 inline void pair_values(const AttentionParams& p, const float* v, uint16_t* panels) {
   const int64_t num_pairs = (p.seqlen_k + 1) / 2;
   const auto row_of = [&](int64_t key) {
-    return v + (p.key_index ? p.key_index[key] : key) * p.v_row_stride;
+    return v + (p.key_index ? p.key_index[key] : key) * p.v.row_stride;
   };
   for (int64_t c = 0; c < p.head_dim; c += 16) {
     const int64_t left = p.head_dim - c;
@@ -70,7 +70,7 @@ __attribute__((noinline)) void attention_bfloat16_tile(const AttentionParams& p,
   alignas(64) uint16_t rounded[kRows * kStride];
   const int64_t num_words = (p.head_dim + 1) / 2, num_pairs = (p.seqlen_k + 1) / 2;
   for (int64_t i = 0; i < kRows; ++i)
-    round_row(q + i * p.q_row_stride, p.head_dim, rounded + i * kStride);
+    round_row(q + i * p.q.row_stride, p.head_dim, rounded + i * kStride);
   const f32x16 scale = broadcast(p.scale);
   for (int64_t key = 0; key < p.seqlen_k; key += kPanelColumns) {
     f32x16 acc[kRows][kTileVectors];
@@ -105,8 +105,8 @@ void attention_bfloat16(const AttentionParams& p) {
   over_heads_and_tiles(
       p,
       [&](int64_t head) {
-        pair_keys(p, p.k + head * p.k_head_stride, key_panels);
-        pair_values(p, p.v + head * p.v_head_stride, value_panels);
+        pair_keys(p, p.k.data + head * p.k.head_stride, key_panels);
+        pair_values(p, p.v.data + head * p.v.head_stride, value_panels);
       },
       [&](auto height, const float* q, float* out) {
         attention_bfloat16_tile<height.value>(p, q, reinterpret_cast<const uint16_t*>(key_panels),

@@ -65,7 +65,7 @@ inline void transpose_square(const float* x, int64_t seqlen, int64_t ld, float* 
 inline void attention_weights(const AttentionParams& p, const float* q, const float* k,
                               float* key_panels, float* weights, int64_t ld) {
   transpose_keys(p, k, key_panels);
-  times_panels(q, p.q_row_stride, key_panels, p.seqlen_q, p.head_dim, p.seqlen_k, p.scale, weights,
+  times_panels(q, p.q.row_stride, key_panels, p.seqlen_q, p.head_dim, p.seqlen_k, p.scale, weights,
                ld);
   for (int64_t row = 0; row < p.seqlen_q; ++row) {
     float* w = weights + row * ld;
@@ -89,12 +89,12 @@ void attention_forward(const AttentionTrainingParams& t) {
   const int64_t S = p.seqlen_q, D = p.head_dim;
   const TrainingScratch s(p.scratch, S, D);
   for (int64_t head = p.head_begin; head < p.head_end; ++head) {
-    attention_weights(p, p.q + head * p.q_head_stride, p.k + head * p.k_head_stride, s.key_panels,
-                      s.weights, s.ld);
+    attention_weights(p, p.q.data + head * p.q.head_stride, p.k.data + head * p.k.head_stride,
+                      s.key_panels, s.weights, s.ld);
     if (t.dropout > 0) drop_weights(t, head, s.weights, s.weights, s.ld);
-    pack_values(p, p.v + head * p.v_head_stride, s.packed);
-    times_panels(s.weights, s.ld, s.packed, S, S, D, 1.0f, p.out + head * p.out_head_stride,
-                 p.out_row_stride);
+    pack_values(p, p.v.data + head * p.v.head_stride, s.packed);
+    times_panels(s.weights, s.ld, s.packed, S, S, D, 1.0f, p.out.data + head * p.out.head_stride,
+                 p.out.row_stride);
   }
 }
 
@@ -109,10 +109,10 @@ void attention_backward(const AttentionTrainingParams& t) {
     for (int64_t row = S; row < round_up(S, 16); ++row)
       for (int64_t j = 0; j < round_up(S, 16); j += 16) store(matrix + row * s.ld + j, zero());
   for (int64_t head = p.head_begin; head < p.head_end; ++head) {
-    const float *q = p.q + head * p.q_head_stride, *k = p.k + head * p.k_head_stride;
-    const float* v = p.v + head * p.v_head_stride;
-    const float* dout = t.dout + head * p.out_head_stride;
-    const float* out = p.out + head * p.out_head_stride;
+    const float *q = p.q.data + head * p.q.head_stride, *k = p.k.data + head * p.k.head_stride;
+    const float* v = p.v.data + head * p.v.head_stride;
+    const float* dout = t.dout + head * p.out.head_stride;
+    const float* out = p.out.data + head * p.out.head_stride;
     attention_weights(p, q, k, s.key_panels, s.weights, s.ld);
     const bool drops = t.dropout > 0;
     float* kept = s.weights;
@@ -123,23 +123,23 @@ void attention_backward(const AttentionTrainingParams& t) {
 
     // dv = P'^T dout
     AttentionParams as_values = p;
-    as_values.v_row_stride = p.out_row_stride;
+    as_values.v.row_stride = p.out.row_stride;
     transpose_square(kept, S, s.ld, s.transposed);
     pack_values(as_values, dout, s.packed);
-    times_panels(s.transposed, s.ld, s.packed, S, S, D, 1.0f, t.dv + head * p.v_head_stride,
-                 p.v_row_stride);
+    times_panels(s.transposed, s.ld, s.packed, S, S, D, 1.0f, t.dv + head * p.v.head_stride,
+                 p.v.row_stride);
 
     // dP' = dout v^T, then dS in its place
     AttentionParams as_keys = p;
-    as_keys.k_row_stride = p.v_row_stride;
+    as_keys.k.row_stride = p.v.row_stride;
     transpose_keys(as_keys, v, s.value_panels);
-    times_panels(dout, p.out_row_stride, s.value_panels, S, D, S, 1.0f, s.gradient, s.ld);
+    times_panels(dout, p.out.row_stride, s.value_panels, S, D, S, 1.0f, s.gradient, s.ld);
     if (drops) drop_weights(t, head, s.gradient, s.gradient, s.ld);
     for (int64_t row = 0; row < S; ++row) {
       f32x16 sum = zero();
       for (int64_t c = 0; c < D; c += 16)
-        sum = fma(load_upto(dout + row * p.out_row_stride + c, D - c),
-                  load_upto(out + row * p.out_row_stride + c, D - c), sum);
+        sum = fma(load_upto(dout + row * p.out.row_stride + c, D - c),
+                  load_upto(out + row * p.out.row_stride + c, D - c), sum);
       const f32x16 total = broadcast(reduce_add(sum));
       float *g = s.gradient + row * s.ld, *w = s.weights + row * s.ld;
       for (int64_t j = 0; j < S; j += 16)
@@ -148,14 +148,14 @@ void attention_backward(const AttentionTrainingParams& t) {
 
     // dq = scale dS k,  dk = scale dS^T q
     AttentionParams k_as_values = p, q_as_values = p;
-    k_as_values.v_row_stride = p.k_row_stride;
-    q_as_values.v_row_stride = p.q_row_stride;
+    k_as_values.v.row_stride = p.k.row_stride;
+    q_as_values.v.row_stride = p.q.row_stride;
     pack_values(k_as_values, k, s.packed);
-    times_panels(s.gradient, s.ld, s.packed, S, S, D, p.scale, t.dq + head * p.q_head_stride,
-                 p.q_row_stride);
+    times_panels(s.gradient, s.ld, s.packed, S, S, D, p.scale, t.dq + head * p.q.head_stride,
+                 p.q.row_stride);
     transpose_square(s.gradient, S, s.ld, s.transposed);
     pack_values(q_as_values, q, s.packed);
-    times_panels(s.transposed, s.ld, s.packed, S, S, D, p.scale, t.dk + head * p.k_head_stride,
-                 p.k_row_stride);
+    times_panels(s.transposed, s.ld, s.packed, S, S, D, p.scale, t.dk + head * p.k.head_stride,
+                 p.k.row_stride);
   }
 }

@@ -143,26 +143,18 @@ void test_attention(const char* isa, void (*attention)(const AttentionParams&)) 
           const auto v = random_floats(rows * width, 3);
           std::vector<float> out(static_cast<size_t>(sq * width));
           Buffer scratch(attention_scratch_floats(sk, D));
-          attention({.q = q.data(),
-                             .k = k.data(),
-                             .v = v.data(),
-                             .out = out.data(),
-                             .q_row_stride = width,
-                             .k_row_stride = width,
-                             .v_row_stride = width,
-                             .out_row_stride = width,
-                             .q_head_stride = D,
-                             .k_head_stride = D,
-                             .v_head_stride = D,
-                             .out_head_stride = D,
-                             .seqlen_q = sq,
-                             .seqlen_k = sk,
-                             .head_dim = D,
-                             .key_index = with_index ? keys.data() : nullptr,
-                             .head_begin = 0,
-                             .head_end = kHeads,
-                             .scale = 0.2f,
-                             .scratch = scratch.data()});
+          attention({.q = {q.data(), width, D},
+                     .k = {k.data(), width, D},
+                     .v = {v.data(), width, D},
+                     .out = {out.data(), width, D},
+                     .seqlen_q = sq,
+                     .seqlen_k = sk,
+                     .head_dim = D,
+                     .key_index = with_index ? keys.data() : nullptr,
+                     .head_begin = 0,
+                     .head_end = kHeads,
+                     .scale = 0.2f,
+                     .scratch = scratch.data()});
           std::vector<double> exact(out.size()), magnitude(out.size());
           for (int64_t h = 0; h < kHeads; ++h)
             for (int64_t i = 0; i < sq; ++i) {
@@ -189,8 +181,8 @@ void test_attention(const char* isa, void (*attention)(const AttentionParams&)) 
               }
             }
           const double error = relative_error(out, exact, magnitude);
-          EXPECT(error < 1.0 / 256 + 1e-5, "%s sq=%d sk=%d D=%d: %g", isa,
-                 int(sq), int(sk), int(D), error);
+          EXPECT(error < 1.0 / 256 + 1e-5, "%s sq=%d sk=%d D=%d: %g", isa, int(sq), int(sk), int(D),
+                 error);
         }
 }
 

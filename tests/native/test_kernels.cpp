@@ -82,18 +82,10 @@ std::vector<float> attention(const Kernels& k, int64_t sq, int64_t sk, int64_t D
   const auto v = random_floats(rows * kHeads * D, 3);
   std::vector<float> out(static_cast<size_t>(sq * kHeads * D));
   const Buffer scratch(attention_scratch_floats(sk, D));
-  k.attention({.q = q.data(),
-               .k = key.data(),
-               .v = v.data(),
-               .out = out.data(),
-               .q_row_stride = kHeads * D,
-               .k_row_stride = kHeads * D,
-               .v_row_stride = kHeads * D,
-               .out_row_stride = kHeads * D,
-               .q_head_stride = D,
-               .k_head_stride = D,
-               .v_head_stride = D,
-               .out_head_stride = D,
+  k.attention({.q = {q.data(), kHeads * D, D},
+               .k = {key.data(), kHeads * D, D},
+               .v = {v.data(), kHeads * D, D},
+               .out = {out.data(), kHeads * D, D},
                .seqlen_q = sq,
                .seqlen_k = sk,
                .head_dim = D,
@@ -158,8 +150,8 @@ std::vector<float> rows_of(const Kernels& k, int64_t M, int64_t H) {
 void test_rows(const InstructionSet& isa) {
   for (const int64_t H : {1, 3, 15, 16, 17, 33, 64, 100})
     for (const int64_t M : {0, 1, 3, 4, 5, 9})
-      EXPECT(same_bits(rows_of(isa.kernels, M, H), rows_of(scalar().kernels, M, H)),
-             "%s M=%d H=%d", isa.name, int(M), int(H));
+      EXPECT(same_bits(rows_of(isa.kernels, M, H), rows_of(scalar().kernels, M, H)), "%s M=%d H=%d",
+             isa.name, int(M), int(H));
 }
 
 void test_vector_math(const InstructionSet& isa) {
@@ -203,7 +195,8 @@ void test_emulated_vnni() {
 int main() {
   for (const InstructionSet* isa : runnable_sets()) {
     test_linear(*isa, WeightType::kFloat32);
-    if (!isa->multiplies_pairs) test_linear(*isa, WeightType::kBfloat16);  // else: test_bfloat16.cpp
+    if (!isa->multiplies_pairs)
+      test_linear(*isa, WeightType::kBfloat16);  // else: test_bfloat16.cpp
     test_linear(*isa, WeightType::kInt8);
     test_attention(*isa);
     test_rows(*isa);

@@ -43,9 +43,8 @@ Found search_in(const InstructionSet& isa, WeightType type, int64_t n, int64_t d
         std::memcpy(parts[part].data() + 2 * i, reinterpret_cast<const std::byte*>(from + i) + 2,
                     2);
     else
-      isa.kernels.quantize_vectors(from, count, dim,
-                                    reinterpret_cast<uint8_t*>(parts[part].data()), stride,
-                                    scales[part].data());
+      isa.kernels.quantize_vectors(from, count, dim, reinterpret_cast<uint8_t*>(parts[part].data()),
+                                   stride, scales[part].data());
     space.segments.push_back({parts[part].data(), scales[part].data(), count, begin});
   }
   Found found{std::vector<float>(static_cast<size_t>(q * k)),
@@ -92,22 +91,13 @@ std::vector<float> attention_with_gradient(const Kernels& kernels, int64_t S, in
   const auto qkv = random_floats(3 * S * H, 1), dout = random_floats(S * H, 2);
   std::vector<float> out(static_cast<size_t>(S * H)), gradient(static_cast<size_t>(3 * S * H));
   Buffer scratch(attention_training_floats(S, D));
-  AttentionTrainingParams params{.forward = {.q = qkv.data(),
-                                             .k = qkv.data() + H,
-                                             .v = qkv.data() + 2 * H,
-                                             .out = out.data(),
-                                             .q_row_stride = 3 * H,
-                                             .k_row_stride = 3 * H,
-                                             .v_row_stride = 3 * H,
-                                             .out_row_stride = H,
-                                             .q_head_stride = D,
-                                             .k_head_stride = D,
-                                             .v_head_stride = D,
-                                             .out_head_stride = D,
+  AttentionTrainingParams params{.forward = {.q = {qkv.data(), 3 * H, D},
+                                             .k = {qkv.data() + H, 3 * H, D},
+                                             .v = {qkv.data() + 2 * H, 3 * H, D},
+                                             .out = {out.data(), H, D},
                                              .seqlen_q = S,
                                              .seqlen_k = S,
                                              .head_dim = D,
-                                             .key_index = nullptr,
                                              .head_begin = 0,
                                              .head_end = kHeads,
                                              .scale = 0.3f,
