@@ -124,7 +124,7 @@ def edit(path, **changes):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"model_type": "roberta"}, "model_type is 'roberta'; minifuse runs bert"),
+        ({"model_type": "gpt2"}, "model_type is 'gpt2'; minifuse runs bert"),
         ({"model_type": None}, "model_type is None"),
         ({"hidden_act": "silu"}, "hidden_act is 'silu', wanted one of gelu"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),

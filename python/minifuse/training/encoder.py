@@ -1,6 +1,6 @@
 """The encoder in PyTorch, padding-free: packed tokens in, a vector a sentence out, with gradients.
 
-The equations are those of csrc/encoder/encoder.cpp, with dropout where BERT has it. Attention and
+The equations are those of csrc/model/layer.h, with dropout where BERT has it. Attention and
 dropout are native functions of autograd; every draw of a dropout is a hash of the seed of the step
 and the place of the element, so that a sentence gets the same draws in whatever pieces a batch is
 computed (what gradient caching replays).
@@ -8,7 +8,6 @@ computed (what gradient caching replays).
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from minifuse.models.description import Config, read_object
 from minifuse.models.folder import ModelFolder
 from minifuse.models.safetensors import SafetensorsFile
 from minifuse.models.weights import new_encoder, stored_tensors
@@ -109,9 +109,11 @@ class TrainableEncoder(torch.nn.Module):  # type: ignore[misc]
         if any(hasattr(module, "weight") for module in folder.modules):
             raise ValueError(f"{folder.path}: has a Dense module, which cannot be trained yet")
         self.folder = folder
-        config = json.loads((folder.transformer_path / "config.json").read_text("utf-8"))
-        self.hidden_dropout = float(config.get("hidden_dropout_prob", 0.1))
-        self.attention_dropout = float(config.get("attention_probs_dropout_prob", 0.1))
+        path = folder.transformer_path / "config.json"
+        config = Config(path, read_object(path))
+        self.hidden_dropout, self.attention_dropout = (
+            config.number(key, 0.1) for key in folder.architecture.dropouts
+        )
         self._weights = torch.nn.ParameterDict()
         # The parameters are the checkpoint's whole tensors; slots are views of them.
         slots = new_encoder(folder.description, "float32").weight_slots()

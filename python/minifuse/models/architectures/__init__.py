@@ -43,12 +43,14 @@ class Architecture:
         tensors: slot -> tensor of a checkpoint, both without ".weight" and ".bias"; "{}" stands
             for the number of the layer. None: the family has no such tensor, and zeros serve.
         prefix: of tensor names, where a checkpoint has it.
+        dropouts: keys of config.json that hold the dropout of rows and that of attention.
     """
 
     model_types: tuple[str, ...]
     describe: Callable[[Config], ModelDescription]
     tensors: Mapping[str, str | Rows | None]
     prefix: str = ""
+    dropouts: tuple[str, str] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 
     def own_name(self, name: str) -> str:
         """Return a tensor's name without prefix, in the spelling of today."""

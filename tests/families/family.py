@@ -1,0 +1,97 @@
+"""What every family of models must show: a random model of it agrees with transformers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from minifuse import SentenceTransformer
+from minifuse.training.encoder import TrainableEncoder
+
+TEXTS = [
+    "The sky is blue.",
+    "",
+    "dogs run over lazy dogs and jump, jump, jump",
+    "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich.",
+    "a " * 100,
+]
+
+
+def byte_tokenizer(begin: str, end: str, special: list[str]) -> Tokenizer:
+    """A byte-level BPE of few merges, whose texts stand between two special tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A {end}",
+        special_tokens=[(one, tokenizer.token_to_id(one)) for one in (begin, end)],
+    )
+    return tokenizer
+
+
+def write_folder(folder: Path, model: Any, tokenizer: Tokenizer) -> Path:
+    """A transformers folder, its LayerNorms, biases and positions as random as its matrices."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    model.eval().save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 10**30}))
+    return folder
+
+
+def mean_pooled(model: Any, ids: list[list[int]], pad_token_id: int) -> np.ndarray:
+    """Vectors of padded sentences by transformers, in float64."""
+    longest = max(map(len, ids))
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids])
+    padded = torch.tensor([row + [pad_token_id] * (longest - len(row)) for row in ids])
+    with torch.inference_mode():
+        states = model.double()(input_ids=padded, attention_mask=mask).last_hidden_state
+    kept = mask[..., None].double()
+    return ((states * kept).sum(1) / kept.sum(1)).numpy()
+
+
+def assert_agrees(folder: Path, reference: Any) -> None:
+    """Tokens, vectors and the forward pass of training are those of transformers."""
+    model = SentenceTransformer(folder)
+    config = reference.config
+    tokens = model.pipeline.tokenize(TEXTS)
+    ids = [part.tolist() for part in np.split(tokens.ids, tokens.cu_seqlens()[1:-1])]
+    theirs = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    longest = model.pipeline.folder.description.max_position_embeddings
+    assert model.max_seq_length == longest
+    assert ids == [
+        [*row[: longest - 1], row[-1]] if len(row) > longest else row
+        for row in theirs(TEXTS)["input_ids"]
+    ]
+
+    expected = mean_pooled(reference, ids, config.pad_token_id)
+    scale = np.linalg.norm(expected, axis=1, keepdims=True)
+    vectors = model.encode(TEXTS)
+    assert np.max(np.abs(vectors - expected) / scale) < 2e-6
+    for place, text in enumerate(TEXTS):  # a sentence alone has the same bits
+        np.testing.assert_array_equal(model.encode(text), vectors[place])
+    for dtype, bound in (("bfloat16", 0.999), ("int8", 0.99)):
+        unit = SentenceTransformer(folder, dtype=dtype).encode(TEXTS, normalize_embeddings=True)
+        assert np.min((unit * expected / scale).sum(1)) > bound, dtype
+
+    trainable = TrainableEncoder(model.pipeline.folder)
+    assert (trainable.hidden_dropout, trainable.attention_dropout) == (0.25, 0.125)
+    trained = trainable(tokens.ids, tokens.cu_seqlens(), np.arange(len(TEXTS)))
+    assert np.max(np.abs(trained.detach().numpy() - expected) / scale) < 1e-5
+    trained.sum().backward()
+    gradients = [parameter.grad for parameter in trainable.parameters()]
+    assert all(gradient is not None and bool(gradient.any()) for gradient in gradients)

@@ -1,0 +1,21 @@
+"""BERT against transformers."""
+
+from family import assert_agrees, byte_tokenizer, write_folder
+from transformers import BertConfig, BertModel
+
+
+def test_bert(tmp_path):
+    tokenizer = byte_tokenizer("[CLS]", "[SEP]", ["[PAD]", "[CLS]", "[SEP]"])
+    config = BertConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        max_position_embeddings=40,
+        hidden_dropout_prob=0.25,
+        attention_probs_dropout_prob=0.125,
+    )
+    reference = BertModel(config)
+    folder = write_folder(tmp_path / "model", reference, tokenizer)
+    assert_agrees(folder, reference)
