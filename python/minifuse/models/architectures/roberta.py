@@ -1,0 +1,31 @@
+"""RoBERTa (Liu et al. 2019): BERT's layers, with positions that begin behind the padding's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from minifuse.models.architectures import Architecture, Rows, bert
+from minifuse.models.description import Config, ModelDescription
+
+# Positions count from pad_token_id + 1 on, so that many rows of the table serve nobody.
+_FIRST_POSITION = 2
+
+
+def _describe(config: Config) -> ModelDescription:
+    config.want("pad_token_id", _FIRST_POSITION - 1)
+    description = bert.ARCHITECTURE.describe(config)
+    positions = description.max_position_embeddings - _FIRST_POSITION
+    return replace(description, max_position_embeddings=positions)
+
+
+ARCHITECTURE = Architecture(
+    model_types=("roberta",),
+    describe=_describe,
+    prefix="roberta.",
+    tensors={
+        **bert.ARCHITECTURE.tensors,
+        "embeddings.position": Rows(
+            "embeddings.position_embeddings.weight", slice(_FIRST_POSITION, None)
+        ),
+    },
+)

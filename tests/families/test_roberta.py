@@ -1,0 +1,24 @@
+"""RoBERTa against transformers: positions begin at two."""
+
+from transformers import RobertaConfig, RobertaModel
+
+from family import assert_agrees, byte_tokenizer, write_folder
+
+
+def test_roberta(tmp_path):
+    tokenizer = byte_tokenizer("<s>", "</s>", ["<s>", "<pad>", "</s>", "<unk>"])
+    config = RobertaConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        max_position_embeddings=42,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+        hidden_dropout_prob=0.25,
+        attention_probs_dropout_prob=0.125,
+    )
+    reference = RobertaModel(config)
+    folder = write_folder(tmp_path / "model", reference, tokenizer)
+    assert_agrees(folder, reference)
