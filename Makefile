@@ -93,9 +93,9 @@ SANITIZED := build/sanitize-python
 SANITIZED_PYTHON = env LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
   ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
   PYTHONPATH=$(SANITIZED)/package MINIFUSE_SANITIZED=1 $(BIN)/python
-TESTS ?= tests/test_memory_safety.py tests/test_interrupts.py tests/test_ops.py tests/test_invariance.py \
-  tests/test_low_precision.py tests/test_index.py tests/test_index_file.py tests/test_loading.py \
-  tests/test_training_kernels.py
+TESTS ?= tests/trust/test_memory_safety.py tests/trust/test_interrupts.py tests/kernels/test_ops.py tests/kernels/test_invariance.py \
+  tests/kernels/test_low_precision.py tests/search/test_index.py tests/search/test_index_file.py tests/models/test_loading.py \
+  tests/kernels/test_training_kernels.py
 ENCODES ?= --texts 10000
 
 $(SANITIZED)/.built: $(SOURCES) | $(VENV)/.test-tools
@@ -116,7 +116,7 @@ sanitize-python: $(SANITIZED)/.built $(VENV)/.installed
 
 # The tests of faults that once ended the process or read memory of others.
 sanitize-python-short: $(SANITIZED)/.built $(VENV)/.installed
-	$(SANITIZED_PYTHON) -m pytest tests/test_memory_safety.py tests/test_index_file.py
+	$(SANITIZED_PYTHON) -m pytest tests/trust/test_memory_safety.py tests/search/test_index_file.py
 
 sanitize-python-encodes: $(SANITIZED)/.built $(VENV)/.installed
 	$(SANITIZED_PYTHON) tools/encode_all_lengths.py $(ENCODES)

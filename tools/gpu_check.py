@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-KERNEL_TESTS = ("tests/test_cuda_kernels.py", "tests/test_cuda_encoder.py")
-TESTS = (*KERNEL_TESTS, "tests/test_cuda_ops.py")
+KERNEL_TESTS = ("tests/cuda/test_cuda_kernels.py", "tests/cuda/test_cuda_encoder.py")
+TESTS = (*KERNEL_TESTS, "tests/cuda/test_cuda_ops.py")
 LIMIT_SECONDS = 540
 
 

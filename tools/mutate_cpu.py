@@ -36,15 +36,15 @@ class Fault:
     tests: str
 
 
-MEMORY = "tests/test_memory_safety.py"
-FILES = "tests/test_files.py"
-WRITERS = "tests/test_index_writers.py"
-COPIES = "tests/test_copies.py"
-UPDATES = "tests/test_training_interrupts.py"
-STRANGERS = "tests/test_strangers_files.py"
-SHORT = "tests/test_shortening.py"
-CRASH = "tests/test_index_crash.py"
-INTERRUPTS = "tests/test_interrupts.py"
+MEMORY = "tests/trust/test_memory_safety.py"
+FILES = "tests/trust/test_files.py"
+WRITERS = "tests/search/test_index_writers.py"
+COPIES = "tests/models/test_copies.py"
+UPDATES = "tests/training/test_training_interrupts.py"
+STRANGERS = "tests/trust/test_strangers_files.py"
+SHORT = "tests/models/test_shortening.py"
+CRASH = "tests/search/test_index_crash.py"
+INTERRUPTS = "tests/trust/test_interrupts.py"
 
 ENCODER = "csrc/model/encoder.cpp"
 STEPS = "csrc/model/team_steps.cpp"
@@ -61,13 +61,13 @@ FAULTS = (
           "std::min(tokens, blocks.ffn_rows / 2) : tokens", "native:test_sizes"),
     Fault("too small a buffer", WORKSPACE, "members * linear_bytes >= need.members * need.linear_bytes",
           "linear_bytes >= 0", "native:test_sizes"),
-    Fault("not monotone", "csrc/cpu/int8.inl.h", "return scratch_rows(M) * (row_stride(K)",
+    Fault("not monotone", "csrc/cpu/linear/int8.inl.h", "return scratch_rows(M) * (row_stride(K)",
           "return scratch_rows(rows_per_block<Int8>(M, K, K)) * (row_stride(K)", "native:test_sizes"),
-    Fault("too small a buffer", "csrc/cpu/bfloat16_dot.inl.h", "return scratch_rows(M) * row_stride(K)",
+    Fault("too small a buffer", "csrc/cpu/linear/bfloat16_dot.inl.h", "return scratch_rows(M) * row_stride(K)",
           "return scratch_rows(M) / 2 * row_stride(K)", "native:test_sizes"),
-    Fault("a block beyond the scratch memory", "csrc/cpu/linear.inl.h", "wanted > kMost ? kMost : wanted",
+    Fault("a block beyond the scratch memory", "csrc/cpu/linear/linear.inl.h", "wanted > kMost ? kMost : wanted",
           "wanted", "native:test_sizes"),
-    Fault("a division by no width", "csrc/cpu/linear.inl.h", "K + N == 0 ? kMost :", "",
+    Fault("a division by no width", "csrc/cpu/linear/linear.inl.h", "K + N == 0 ? kMost :", "",
           "native:test_kernels"),
     # ---- the encoder ----
     Fault("a team that parts", ENCODER, "if (!encode_chunk(call, schedule.chunks[static_cast<size_t>(i)], "
@@ -95,10 +95,10 @@ FAULTS = (
           "native:test_sizes"),
     Fault("a weight in another's place", "csrc/model/weights.cpp",
           ".matrix = &matrix, .first_row = first}", ".matrix = &matrix, .first_row = 0}",
-          "tests/test_model.py"),
+          "tests/models/test_model.py"),
     Fault("sums of the wrong group", "csrc/linear/packed_linear.cpp",
           "std::accumulate(row + k, row + end, 0)", "std::accumulate(row, row + end, 0)",
-          "tests/test_low_precision.py -k int8"),
+          "tests/kernels/test_low_precision.py -k int8"),
     # ---- threads ----
     Fault("waits for itself", POOL, "if (inside_.is_nested) {", "if (false) {", "native:test_encoder"),
     Fault("a turn that is never given back", POOL, "pool_.in_use_ -= num_members();",
@@ -111,12 +111,12 @@ FAULTS = (
     Fault("threads without bound", POOL, "const int most = std::max(8, num_usable_cpus());",
           "const int most = 4096;", f"{INTERRUPTS} -k absurd"),
     Fault("an error that ends the process", POOL, "} catch (const std::exception&) {  // no more",
-          "} catch (const std::bad_alloc&) {  // no more", "tests/test_fault_injection.py -k thread"),
+          "} catch (const std::bad_alloc&) {  // no more", "tests/trust/test_fault_injection.py -k thread"),
     Fault("chunks too large", "csrc/model/plan.cpp", "cu_seqlens[last + 1] - cu_seqlens[first] <= chunk_tokens)",
           "cu_seqlens[last + 1] - cu_seqlens[first] <= 2 * chunk_tokens)", "native:test_schedule"),
     # ---- bindings ----
     Fault("an object that is freed twice", "csrc/bindings/bindings.h", "instance.value_ptr() = nullptr;", "",
-          "tests/test_fault_injection.py -k load-memory"),
+          "tests/trust/test_fault_injection.py -k load-memory"),
     Fault("unwinding that aborts", "csrc/bindings/bindings.h", "for (;;) pause();", "throw;",
           f"{INTERRUPTS} -k daemon"),
     Fault("a refusal that is gone", "csrc/bindings/search.cpp", "space.type != WeightType::kInt8 || stride % 4 == 0",
@@ -128,19 +128,19 @@ FAULTS = (
           "std::clamp<int64_t>(kMostFindingsBytes / bytes_per_query, 1, kMostQueries)", "kMostQueries",
           f"{MEMORY} -k grow"),
     # ---- kernels, against NumPy ----
-    Fault("no epsilon", "csrc/cpu/layernorm.inl.h", "scalar_sqrt(var + eps)", "scalar_sqrt(var)",
-          "tests/test_ops.py -k layer_norm"),
-    Fault("scores without a scale", "csrc/cpu/attention.inl.h",
-          "mul(acc[i.value][j.value], scale)", "acc[i.value][j.value]", "tests/test_ops.py -k attention"),
-    Fault("keys past the last", "csrc/cpu/attention.inl.h",
+    Fault("no epsilon", "csrc/cpu/rows/layernorm.inl.h", "scalar_sqrt(var + eps)", "scalar_sqrt(var)",
+          "tests/kernels/test_ops.py -k layer_norm"),
+    Fault("scores without a scale", "csrc/cpu/attention/attention.inl.h",
+          "mul(acc[i.value][j.value], scale)", "acc[i.value][j.value]", "tests/kernels/test_ops.py -k attention"),
+    Fault("keys past the last", "csrc/cpu/attention/attention.inl.h",
           "keep_first(vec_exp(sub(load(row + whole), h)), tail, 0.0f)", "vec_exp(sub(load(row + whole), h))",
-          "tests/test_ops.py -k attention"),
-    Fault("a zero point that is off", "csrc/cpu/int8.inl.h", "{scale, -(scale * zero_point)}",
-          "{scale, -(scale * (zero_point + 1))}", "tests/test_low_precision.py -k int8"),
-    Fault("a bias left out", "csrc/cpu/linear.inl.h", "{ return add(acc[i.value][j.value], b); }",
-          "{ return acc[i.value][j.value]; }", "tests/test_ops.py -k linear"),
+          "tests/kernels/test_ops.py -k attention"),
+    Fault("a zero point that is off", "csrc/cpu/linear/int8.inl.h", "{scale, -(scale * zero_point)}",
+          "{scale, -(scale * (zero_point + 1))}", "tests/kernels/test_low_precision.py -k int8"),
+    Fault("a bias left out", "csrc/cpu/linear/linear.inl.h", "{ return add(acc[i.value][j.value], b); }",
+          "{ return acc[i.value][j.value]; }", "tests/kernels/test_ops.py -k linear"),
     Fault("ties by the higher id", "csrc/search/top_k.h", "id < other.id", "id > other.id",
-          "tests/test_index.py -k ties"),
+          "tests/search/test_index.py -k ties"),
     # ---- the index file ----
     Fault("a head before its parts", INDEX_FILE,
           "_write_all(file, bytes(end - file.tell()))\n        os.fsync(file.fileno())",
@@ -159,7 +159,7 @@ FAULTS = (
     Fault("overwrites what another wrote", "python/minifuse/search/index.py",
           "elif overwrite:", "elif True:", f"{WRITERS} -k replaced"),
     Fault("appends twice", "python/minifuse/search/index.py", "self._num_saved += 1", "pass",
-          "tests/test_index_file.py"),
+          "tests/search/test_index_file.py"),
     # ---- texts ----
     Fault("a word cut too short", SHORTENING, "kept = self._longest_word + 1", "kept = self._longest_word - 1",
           SHORT),
@@ -186,7 +186,7 @@ FAULTS = (
     Fault("an id that fills the memory", "python/minifuse/models/tokenization.py", "0 <= value < _MOST_TOKENS",
           "True", f"{STRANGERS} -k impossible"),
     Fault("bytes beyond the file", "python/minifuse/models/safetensors.py", "if not begin <= end <= data_size:",
-          "if not begin <= end:", "tests/test_loading.py -k safetensors"),
+          "if not begin <= end:", "tests/models/test_loading.py -k safetensors"),
     Fault("pip of the current folder", "python/minifuse/models/resolve.py", "cwd=scratch,", "cwd=None,",
           f"{STRANGERS} -k pip"),
     Fault("a file that nobody checked", "python/minifuse/models/resolve.py", "!= _MINILM_WHEEL_SHA256:", "== 'x':",

@@ -6,7 +6,7 @@
 #include "bindings/description.h"
 #include "bindings/encode.h"
 #include "cuda/runtime.h"
-#include "model/cuda_encoder.h"
+#include "model/cuda/cuda_encoder.h"
 
 namespace minifuse {
 namespace {

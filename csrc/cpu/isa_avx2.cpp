@@ -3,7 +3,7 @@
 // Code compiled for an instruction set must not run on a lower machine, so nothing leaves this file
 // but one constant table: all else is in an anonymous namespace, no standard header but <cstddef>
 // and <cstdint> (through types.h) is included, and nothing is initialised at load.
-// tests/test_symbols.py reads the object.
+// tests/kernels/test_symbols.py reads the object.
 
 #include <immintrin.h>
 
@@ -11,8 +11,8 @@
 
 namespace minifuse::isa_avx2 {
 namespace {
-#include "cpu/vec_avx2.h"
-#include "cpu/dot_avx2.h"
+#include "cpu/vectors/vec_avx2.h"
+#include "cpu/vectors/dot_avx2.h"
 
 #include "cpu/kernels.inl.h"
 }  // namespace

@@ -3,7 +3,7 @@
 // Code compiled for an instruction set must not run on a lower machine, so nothing leaves this file
 // but one constant table: all else is in an anonymous namespace, no standard header but <cstddef>
 // and <cstdint> (through types.h) is included, and nothing is initialised at load.
-// tests/test_symbols.py reads the object.
+// tests/kernels/test_symbols.py reads the object.
 
 #include <immintrin.h>
 
@@ -11,14 +11,14 @@
 
 namespace minifuse::isa_avx2_vnni {
 namespace {
-#include "cpu/vec_avx2.h"
-#include "cpu/dot_avx2_vnni.h"
+#include "cpu/vectors/vec_avx2.h"
+#include "cpu/vectors/dot_avx2_vnni.h"
 
 #include "cpu/linear_kernels.inl.h"
 
-#include "cpu/int8.inl.h"
-#include "cpu/search.inl.h"
-#include "cpu/search_int8.inl.h"
+#include "cpu/linear/int8.inl.h"
+#include "cpu/search/search.inl.h"
+#include "cpu/search/search_int8.inl.h"
 
 constexpr LinearKernels kLinear = linear_kernels<Int8>("avx2_vnni");
 }  // namespace

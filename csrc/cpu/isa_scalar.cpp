@@ -3,14 +3,14 @@
 // Code compiled for an instruction set must not run on a lower machine, so nothing leaves this file
 // but one constant table: all else is in an anonymous namespace, no standard header but <cstddef>
 // and <cstdint> (through types.h) is included, and nothing is initialised at load.
-// tests/test_symbols.py reads the object.
+// tests/kernels/test_symbols.py reads the object.
 
 #include "common/kernels.h"
 
 namespace minifuse::isa_scalar {
 namespace {
-#include "cpu/vec_scalar.h"
-#include "cpu/dot_scalar.h"
+#include "cpu/vectors/vec_scalar.h"
+#include "cpu/vectors/dot_scalar.h"
 
 #include "cpu/kernels.inl.h"
 }  // namespace

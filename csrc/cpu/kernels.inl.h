@@ -4,16 +4,16 @@
 
 #include "cpu/linear_kernels.inl.h"
 
-#include "cpu/float_formats.inl.h"
-#include "cpu/int8.inl.h"
-#include "cpu/attention.inl.h"
-#include "cpu/dropout.inl.h"
-#include "cpu/attention_training.inl.h"
-#include "cpu/embed.inl.h"
-#include "cpu/pool.inl.h"
-#include "cpu/search.inl.h"
-#include "cpu/search_floats.inl.h"
-#include "cpu/search_int8.inl.h"
+#include "cpu/linear/float_formats.inl.h"
+#include "cpu/linear/int8.inl.h"
+#include "cpu/attention/attention.inl.h"
+#include "cpu/attention/dropout.inl.h"
+#include "cpu/attention/attention_training.inl.h"
+#include "cpu/rows/embed.inl.h"
+#include "cpu/rows/pool.inl.h"
+#include "cpu/search/search.inl.h"
+#include "cpu/search/search_floats.inl.h"
+#include "cpu/search/search_int8.inl.h"
 
 constexpr Kernels filled_table(const char* isa) {
   return {

@@ -13,7 +13,7 @@ struct VectorTile {
   static_assert(kRows <= kMaxTileRows && kColumns <= kMaxPanelColumns && 48 % kRows == 0);
 };
 
-#include "cpu/math.inl.h"
-#include "cpu/layernorm.inl.h"
-#include "cpu/micro_kernel.inl.h"
-#include "cpu/linear.inl.h"
+#include "cpu/rows/math.inl.h"
+#include "cpu/rows/layernorm.inl.h"
+#include "cpu/linear/micro_kernel.inl.h"
+#include "cpu/linear/linear.inl.h"

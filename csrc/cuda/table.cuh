@@ -3,13 +3,13 @@
 #pragma once
 
 #include "common/check.h"
-#include "cuda/attention.cuh"
-#include "cuda/embed.cuh"
-#include "cuda/ffn.cuh"
+#include "cuda/kernels/attention.cuh"
+#include "cuda/kernels/embed.cuh"
+#include "cuda/kernels/ffn.cuh"
 #include "cuda/launch.cuh"
-#include "cuda/linear.cuh"
-#include "cuda/linear_norm.cuh"
-#include "cuda/pool.cuh"
+#include "cuda/kernels/linear.cuh"
+#include "cuda/kernels/linear_norm.cuh"
+#include "cuda/kernels/pool.cuh"
 
 namespace minifuse::cuda {
 

@@ -1,5 +1,5 @@
 // A layer of the encoder as its equations, for whatever carries out its steps: a team of threads on
-// the CPU (team_steps.h) or the stream of a device (cuda_encoder.cpp). No step knows the next one.
+// the CPU (team_steps.h) or the stream of a device (cuda/cuda_encoder.cpp). No step knows the next one.
 #pragma once
 
 namespace minifuse {

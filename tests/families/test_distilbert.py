@@ -1,8 +1,7 @@
 """DistilBERT against transformers: no token types, other names."""
 
-from transformers import DistilBertConfig, DistilBertModel
-
 from family import assert_agrees, byte_tokenizer, write_folder
+from transformers import DistilBertConfig, DistilBertModel
 
 
 def test_distilbert(tmp_path):

@@ -1,8 +1,7 @@
 """RoBERTa against transformers: positions begin at two."""
 
-from transformers import RobertaConfig, RobertaModel
-
 from family import assert_agrees, byte_tokenizer, write_folder
+from transformers import RobertaConfig, RobertaModel
 
 
 def test_roberta(tmp_path):

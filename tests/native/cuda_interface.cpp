@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "cuda/runtime.h"
-#include "model/cuda_encoder.h"
+#include "model/cuda/cuda_encoder.h"
 
 namespace minifuse::cuda {
 

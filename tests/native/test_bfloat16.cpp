@@ -15,7 +15,7 @@ namespace {
 
 #define kTileRows kScalarTileRows
 #define kTileVectors kScalarTileVectors
-#include "cpu/vec_scalar.h"
+#include "cpu/vectors/vec_scalar.h"
 #undef kTileRows
 #undef kTileVectors
 constexpr int kTileRows = 12, kTileVectors = 2;  // vec_avx512.h

@@ -7,7 +7,7 @@
 
 #include "cuda/elements.cuh"
 #include "cuda/hopper/params.h"
-#include "cuda/tile.cuh"
+#include "cuda/kernels/tile.cuh"
 
 namespace minifuse::cuda {
 

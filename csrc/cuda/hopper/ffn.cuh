@@ -10,9 +10,9 @@
 //   [H / 2, 32]; arrivals. At H = 384 96 + 2 (24 + 24) KB.
 #pragma once
 
-#include "cuda/activation.cuh"
+#include "cuda/kernels/activation.cuh"
 #include "cuda/hopper/box_rows.cuh"
-#include "cuda/layernorm.cuh"
+#include "cuda/kernels/layernorm.cuh"
 
 namespace minifuse::cuda {
 

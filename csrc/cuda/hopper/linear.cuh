@@ -3,7 +3,7 @@
 #pragma once
 
 #include "cuda/hopper/boxes.cuh"
-#include "cuda/linear.cuh"
+#include "cuda/kernels/linear.cuh"
 
 namespace minifuse::cuda {
 

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "cuda/hopper/box_rows.cuh"
-#include "cuda/layernorm.cuh"
+#include "cuda/kernels/layernorm.cuh"
 
 namespace minifuse::cuda {
 

@@ -15,7 +15,7 @@ SEED = 0x1234_5678_9ABC_DEF0
 
 
 def hashed(numbers, seed):
-    """lowbias32 as csrc/cpu/dropout.inl.h mixes it."""
+    """lowbias32 as csrc/cpu/attention/dropout.inl.h mixes it."""
     numbers = np.asarray(numbers, np.uint64)
     low = np.uint32(seed & 0xFFFFFFFF)
     high = (np.uint64(seed >> 32) + (numbers >> np.uint64(32))).astype(np.uint32)

@@ -171,7 +171,7 @@ print(total, failed)
 @pytest.fixture(scope="module")
 def library(tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("faults") / "faults.so"
-    source = Path(__file__).parent / "native" / "faults.cpp"
+    source = Path(__file__).parents[1] / "native" / "faults.cpp"
     compiler = os.environ.get("CXX", "c++")
     subprocess.run(
         [compiler, "-std=c++20", "-O1", "-shared", "-fPIC", str(source), "-o", str(output), "-ldl"],

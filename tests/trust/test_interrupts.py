@@ -8,7 +8,6 @@ import threading
 
 import numpy as np
 import pytest
-
 from test_memory_safety import run
 
 # Interrupts at random moments while threads share chunks. Prints how many there were and the slowest.

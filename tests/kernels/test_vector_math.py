@@ -1,4 +1,4 @@
-"""exp, erf and the activations over their whole range: the errors that csrc/cpu/math.inl.h states."""
+"""exp, erf and the activations over their whole range: the errors that csrc/cpu/rows/math.inl.h states."""
 
 import math
 

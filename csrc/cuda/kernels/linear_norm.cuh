@@ -7,8 +7,8 @@
 #pragma once
 
 #include "cuda/kernels.h"
-#include "cuda/layernorm.cuh"
-#include "cuda/tile.cuh"
+#include "cuda/kernels/layernorm.cuh"
+#include "cuda/kernels/tile.cuh"
 
 namespace minifuse::cuda {
 

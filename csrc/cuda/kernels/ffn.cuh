@@ -12,10 +12,10 @@
 //   an SM, whose shared memory has 163 KB on sm_80 and 227 KB on sm_90.
 #pragma once
 
-#include "cuda/activation.cuh"
+#include "cuda/kernels/activation.cuh"
 #include "cuda/kernels.h"
-#include "cuda/layernorm.cuh"
-#include "cuda/tile.cuh"
+#include "cuda/kernels/layernorm.cuh"
+#include "cuda/kernels/tile.cuh"
 
 namespace minifuse::cuda {
 

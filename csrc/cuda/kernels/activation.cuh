@@ -1,4 +1,4 @@
-// activation(x), element by element, as csrc/cpu/math.inl.h. The choice is made once for a tile, not
+// activation(x), element by element, as csrc/cpu/rows/math.inl.h. The choice is made once for a tile, not
 // for each of its elements: an unrolled tile would hold every function as often as it has elements.
 #pragma once
 

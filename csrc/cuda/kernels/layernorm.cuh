@@ -6,7 +6,7 @@
 #pragma once
 
 #include "cuda/kernels.h"
-#include "cuda/tile.cuh"
+#include "cuda/kernels/tile.cuh"
 
 namespace minifuse::cuda {
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_memory_safety import run
 
 from minifuse import Index, SentenceTransformer
 from minifuse.cli import main
@@ -22,7 +23,6 @@ from minifuse.files.texts import read_objects
 from minifuse.models import resolve
 from minifuse.models.safetensors import SafetensorsFile
 from minifuse.models.tokenization import TextTokenizer
-from test_memory_safety import run
 
 DEEP = "[" * 100_000
 

@@ -1,5 +1,5 @@
 // exp, erf and the activations on f32x16. Every instruction set evaluates the same polynomials with
-// the same operations, so the bits agree. tests/test_vector_math.py sweeps the stated errors.
+// the same operations, so the bits agree. tests/kernels/test_vector_math.py sweeps the stated errors.
 
 // exp(x) for x <= 88.3, at most 1.5 ulp; below -87.3 it stays at the smallest normal, 1.2e-38.
 // x = n ln 2 + r with |r| <= ln 2 / 2, exp(r) by a degree-6 minimax polynomial (error 3e-9).

@@ -1,5 +1,5 @@
 // One vector a sentence from its rows: a block a sentence, each thread every 128th pair of columns,
-// rows added in ascending order. The poolings are those of csrc/cpu/pool.inl.h.
+// rows added in ascending order. The poolings are those of csrc/cpu/rows/pool.inl.h.
 #pragma once
 
 #include "cuda/elements.cuh"

@@ -5,9 +5,9 @@
 // of shared memory leave two blocks an SM, one computing while the other's epilogue stores.
 #pragma once
 
-#include "cuda/activation.cuh"
+#include "cuda/kernels/activation.cuh"
 #include "cuda/kernels.h"
-#include "cuda/tile.cuh"
+#include "cuda/kernels/tile.cuh"
 
 namespace minifuse::cuda {
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SETS = (ROOT / "csrc" / "cpu" / "sets_x86.def").read_text()
 ISAS = ("scalar", *re.findall(r"^MINIFUSE_[A-Z]+\((\w+)", SETS, re.MULTILINE))
 TABLE = "kTable"  # what an instruction set's file may export

@@ -1,4 +1,4 @@
-#include "model/cuda_weights.h"
+#include "model/cuda/cuda_weights.h"
 
 #include <stdexcept>
 

@@ -15,7 +15,7 @@
 #include "common/fork_safe.h"
 #include "cuda/runtime.h"
 #include "model/batch.h"
-#include "model/cuda_weights.h"
+#include "model/cuda/cuda_weights.h"
 #include "model/weights.h"
 
 namespace minifuse {

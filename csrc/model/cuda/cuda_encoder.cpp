@@ -2,7 +2,7 @@
 // chunk go up in one copy, its vectors come back in one, and while one of two passes computes the
 // other is filled.
 
-#include "model/cuda_encoder.h"
+#include "model/cuda/cuda_encoder.h"
 
 #include <algorithm>
 #include <cmath>

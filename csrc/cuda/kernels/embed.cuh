@@ -2,7 +2,7 @@
 // warp a row, by row_norm.cuh.
 #pragma once
 
-#include "cuda/row_norm.cuh"
+#include "cuda/kernels/row_norm.cuh"
 
 namespace minifuse::cuda {
 

@@ -1,6 +1,6 @@
 """minifuse.ops on CUDA tensors: on the emulator, with CPU tensors in their place, or on a device.
 
-As tests/test_cuda_kernels.py, tools/gpu_check.sh runs it where there is one.
+As tests/cuda/test_cuda_kernels.py, tools/gpu_check.sh runs it where there is one.
 """
 
 from __future__ import annotations
