@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import minifuse
-from minifuse import SentenceTransformer, hardware, sentence_transformer
+from minifuse import SentenceTransformer, hardware
 from minifuse.bench.sample_text import SENTENCES
 from minifuse.cli import main
-from minifuse.models import inputs
+from minifuse.models import inputs, pipeline
 from tiny_model import write_tiny_model
 
 
@@ -49,7 +49,7 @@ def test_vectors_stay_on_the_device(cuda_device, cuda_folder, monkeypatch):
         made.append((num_rows, width, str(device)))
         return torch.empty((num_rows, width))
 
-    monkeypatch.setattr(sentence_transformer, "new_tensor", new_tensor)
+    monkeypatch.setattr(pipeline, "new_tensor", new_tensor)
     monkeypatch.setattr(inputs, "WINDOW_TEXTS", 2)
     model = SentenceTransformer(cuda_folder, device="cuda")
     texts = list(SENTENCES[:19])
@@ -79,7 +79,7 @@ def test_windows_are_tokenised_ahead_and_come_back_in_order(cuda_device, cuda_fo
     model = SentenceTransformer(cuda_folder, device="cuda")
     whole = model.encode(texts)
     monkeypatch.setattr(inputs, "WINDOW_TEXTS", 2)
-    monkeypatch.setattr(sentence_transformer, "_DEVICE_WINDOW", 1)
+    monkeypatch.setattr(pipeline.CudaPipeline, "window_scale", 1)
     assert np.array_equal(model.encode(texts), whole)
     with pytest.raises(ValueError, match=r"sentences\[\d\] has more than max_seq_length"):
         model.encode([*texts, "a dog " * 50], truncation="error")

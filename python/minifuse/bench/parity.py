@@ -78,190 +78,162 @@ def _unit(x: Any) -> npt.NDArray[Any]:
     return np.asarray(x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12))
 
 
-def _layer_weights(weights: dict[str, Any], name: str) -> tuple[Any, Any]:
-    prefix = f"layers.0.{name}."
-    return weights[prefix + "weight"], weights[prefix + "bias"]
+class _Torch:
+    """What a model's layer calls (reference.Float64), by PyTorch in float32."""
+
+    def __init__(self, torch: Any) -> None:
+        functional = torch.nn.functional
+        self._torch, self._functional = torch, functional
+        self._activations: dict[str | None, Any] = {
+            None: lambda x: x,
+            "gelu": functional.gelu,
+            "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
+            "relu": functional.relu,
+        }
+
+    def rows(self, table: Any, ids: Any) -> Any:
+        return table[self._torch.from_numpy(ids.astype(np.int64))]
+
+    def linear(self, x: Any, weight: Any, bias: Any, activation: str | None = None) -> Any:
+        return self._activations[activation](self._functional.linear(x, weight, bias))
+
+    def layer_norm(self, x: Any, gamma: Any, beta: Any, eps: float, residual: Any = None) -> Any:
+        x = x if residual is None else x + residual
+        return self._functional.layer_norm(x, (x.shape[-1],), gamma, beta, eps)
+
+    def attention(self, q: Any, k: Any, v: Any) -> Any:
+        return self._functional.scaled_dot_product_attention(q[None], k[None], v[None])[0]
+
+
+def _torch_states(weights: dict[str, Any], ids: Any, description: Any, torch: Any) -> list[Any]:
+    """Hidden states of one sentence by PyTorch in float32."""
+    tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
+    with torch.inference_mode():
+        states = reference.hidden_states(tensors, ids, description, _Torch(torch))
+    return [state.numpy() for state in states]
+
+
+def _op_check(name: str, ours: Any, theirs: Any, exact: Any, num_terms: int) -> Check:
+    return Check(
+        f"op {name}",
+        reference.relative_error(ours, exact),
+        op_bound(num_terms),
+        reference.relative_error(theirs.numpy(), exact),
+    )
 
 
 def _op_checks(
     model: SentenceTransformer, weights: dict[str, Any], sentences: Sequence[str], torch: Any
 ) -> list[Check]:
     """The first layer's operations on real activations, each from the same float32 inputs."""
-    functional = torch.nn.functional
-    config = model.pipeline.folder.description
-    heads, eps = config.num_attention_heads, config.layer_norm_eps
+    description = model.pipeline.folder.description
+    eps, hidden = description.layer_norm_eps, description.hidden_size
     tokens = model.pipeline.tokenize(list(sentences[:_NUM_FLOAT64_SENTENCES]))
     cu_seqlens = tokens.cu_seqlens()
-    states = model.pipeline.encoder.hidden_states(tokens.ids, cu_seqlens, num_threads=1)
-    x = np.ascontiguousarray(states[0])
-    tx = torch.from_numpy(x)
-    of = {
-        name: _layer_weights(weights, name)
-        for name in (
-            "query",
-            "key",
-            "value",
-            "attention_output",
-            "attention_norm",
-            "ffn_input",
-            "ffn_output",
-        )
-    }
-    tensor = {k: tuple(torch.from_numpy(a) for a in v) for k, v in of.items()}
-    checks: list[Check] = []
+    x = model.pipeline.encoder.hidden_states(tokens.ids, cu_seqlens, num_threads=1)[0].copy()
+    run = _Torch(torch)
+    tensor = torch.from_numpy
 
-    def compare(name: str, ours: Any, theirs: Any, exact: Any, num_terms: int) -> None:
+    def of(name: str) -> tuple[Any, Any]:
+        return weights[f"layers.0.{name}.weight"], weights[f"layers.0.{name}.bias"]
+
+    def tensors_of(name: str) -> tuple[Any, Any]:
+        weight, bias = of(name)
+        return tensor(weight), tensor(bias)
+
+    parts = ("query", "key", "value")
+    heads = (len(x), description.num_attention_heads, -1)
+    q, k, v = (ops.linear(x, *of(part)).reshape(heads) for part in parts)
+    context = ops.attention_varlen(q, k, v, cu_seqlens).reshape(len(x), -1)
+    dense, norm = of("attention_output"), of("attention_norm")
+    norm_tensors = tensors_of("attention_norm")
+    out = run.linear(tensor(context), *tensors_of("attention_output"))
+    y = ops.linear_residual_layer_norm(context, *dense, x, *norm, eps)
+    checks = [
+        _op_check(
+            "linear",
+            ops.linear(x, *of("query")),
+            run.linear(tensor(x), *tensors_of("query")),
+            reference.linear(x, *of("query")),
+            hidden,
+        ),
+        _attention_check((q, k, v), cu_seqlens, run, tensor),
+        _op_check(
+            "linear_residual_layer_norm",
+            y,
+            run.layer_norm(out, *norm_tensors, eps, tensor(x)),
+            reference.layer_norm(reference.linear(context, *dense), *norm, eps, residual=x),
+            hidden,
+        ),
+        _op_check(
+            "layer_norm",
+            ops.layer_norm(x, *norm, eps, residual=context),
+            run.layer_norm(tensor(x), *norm_tensors, eps, tensor(context)),
+            reference.layer_norm(x, *norm, eps, residual=context),
+            1,
+        ),
+    ]
+    if description.activation == "gelu":
+        first, second = of("ffn_input"), of("ffn_output")
+        middle = run.linear(tensor(y), *tensors_of("ffn_input"), "gelu")
         checks.append(
-            Check(
-                f"op {name}",
-                reference.relative_error(ours, exact),
-                op_bound(num_terms),
-                reference.relative_error(theirs.numpy(), exact),
+            _op_check(
+                "gelu_ffn",
+                ops.gelu_ffn(y, *first, *second),
+                run.linear(middle, *tensors_of("ffn_output")),
+                reference.gelu_ffn(y, *first, *second),
+                description.intermediate_size,
             )
         )
-
-    hidden, inner = config.hidden_size, config.intermediate_size
-    query = "query"
-    compare(
-        "linear",
-        ops.linear(x, *of[query]),
-        functional.linear(tx, *tensor[query]),
-        reference.linear(x, *of[query]),
-        hidden,
-    )
-    parts = ("query", "key", "value")
-    q, k, v = (ops.linear(x, *of[p]).reshape(len(x), heads, -1) for p in parts)
     spans = list(itertools.pairwise(cu_seqlens))
-    exact = np.concatenate(
-        [
-            reference.attention(*(p[b:e].swapaxes(0, 1) for p in (q, k, v))).swapaxes(0, 1)
-            for b, e in spans
-        ]
-    )
-    tensors = [torch.from_numpy(p) for p in (q, k, v)]
-    theirs = torch.cat(
-        [
-            functional.scaled_dot_product_attention(
-                *(t[b:e].transpose(0, 1)[None] for t in tensors)
-            )[0].transpose(0, 1)
-            for b, e in spans
-        ]
-    )
-    context = ops.attention_varlen(q, k, v, cu_seqlens)
-    compare("attention_varlen", context, theirs, exact, int(tokens.seqlens.max()))
-    context = context.reshape(len(x), -1)
-    dense, norm = of["attention_output"], of["attention_norm"]
-    out = functional.linear(torch.from_numpy(context), *tensor["attention_output"])
-    y = ops.linear_residual_layer_norm(context, *dense, x, *norm, eps)
-    compare(
-        "linear_residual_layer_norm",
-        y,
-        functional.layer_norm(out + tx, (hidden,), *tensor["attention_norm"], eps),
-        reference.layer_norm(reference.linear(context, *dense), *norm, eps, residual=x),
-        hidden,
-    )
-    compare(
-        "layer_norm",
-        ops.layer_norm(x, *norm, eps, residual=context),
-        functional.layer_norm(
-            tx + torch.from_numpy(context), (hidden,), *tensor["attention_norm"], eps
-        ),
-        reference.layer_norm(x, *norm, eps, residual=context),
-        1,
-    )
-    first, second = of["ffn_input"], of["ffn_output"]
-    if config.activation == "gelu":
-        mid = functional.linear(torch.from_numpy(y), *tensor["ffn_input"])
-        compare(
-            "gelu_ffn",
-            ops.gelu_ffn(y, *first, *second),
-            functional.linear(functional.gelu(mid), *tensor["ffn_output"]),
-            reference.gelu_ffn(y, *first, *second),
-            inner,
-        )
-    pooled = np.stack([reference.f64(x[b:e]).mean(0) for b, e in spans])
-    compare(
+    pooled = _op_check(
         "mean_pool_varlen",
         ops.mean_pool_varlen(x, cu_seqlens),
-        torch.stack([tx[b:e].mean(0) for b, e in spans]),
-        pooled,
+        torch.stack([tensor(x[begin:end]).mean(0) for begin, end in spans]),
+        np.stack([reference.f64(x[begin:end]).mean(0) for begin, end in spans]),
         1,
     )
-    return checks
+    return [*checks, pooled]
 
 
-def _torch_states(weights: dict[str, Any], config: Any, ids: Any, torch: Any) -> list[Any]:
-    """Hidden states of sentences of one length, ids [batch, seqlen], by PyTorch in float32."""
-    functional = torch.nn.functional
-    w = {name: torch.from_numpy(array) for name, array in weights.items()}
-    hidden, heads, eps = config.hidden_size, config.num_attention_heads, config.layer_norm_eps
-    batch, seqlen = ids.shape
-
-    def linear(x: Any, name: str) -> Any:
-        return functional.linear(x, w[name + ".weight"], w[name + ".bias"])
-
-    def norm(x: Any, name: str) -> Any:
-        return functional.layer_norm(x, (hidden,), w[name + ".weight"], w[name + ".bias"], eps)
-
-    activation = {
-        "gelu": functional.gelu,
-        "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
-        "relu": functional.relu,
-    }[config.activation]
-    x = w["embeddings.word"][torch.from_numpy(ids.astype(np.int64))]
-    x = x + w["embeddings.token_type"]
-    x = norm(x + w["embeddings.position"][:seqlen], "embeddings.norm")
-    states = [x]
-    for layer in range(config.num_hidden_layers):
-        p = f"layers.{layer}."
-        q, k, v = (
-            linear(x, f"{p}{n}").view(batch, seqlen, heads, -1).transpose(1, 2)
-            for n in ("query", "key", "value")
-        )
-        context = functional.scaled_dot_product_attention(q, k, v)
-        context = context.transpose(1, 2).reshape(batch, seqlen, hidden)
-        y = norm(x + linear(context, p + "attention_output"), p + "attention_norm")
-        z = activation(linear(y, p + "ffn_input"))
-        x = norm(y + linear(z, p + "ffn_output"), p + "output_norm")
-        states.append(x)
-    return states
+def _attention_check(qkv: Any, cu_seqlens: Any, run: _Torch, tensor: Any) -> Check:
+    """Attention of packed sentences, q, k and v [total_tokens, heads, head_dim]."""
+    exact, theirs = [], []
+    for begin, end in itertools.pairwise(cu_seqlens):
+        parts = [part[begin:end].swapaxes(0, 1) for part in qkv]
+        exact.append(reference.attention(*parts).swapaxes(0, 1))
+        theirs.append(run.attention(*map(tensor, parts)).swapaxes(0, 1).numpy())
+    longest = int(np.diff(cu_seqlens).max())
+    q, k, v = qkv
+    ours = ops.attention_varlen(q, k, v, cu_seqlens)
+    return _op_check(
+        "attention_varlen", ours, tensor(np.concatenate(theirs)), np.concatenate(exact), longest
+    )
 
 
 def _layer_checks(
     model: SentenceTransformer, weights: dict[str, Any], sentences: Sequence[str], torch: Any
 ) -> list[Check]:
-    config = model.pipeline.folder.description
+    description = model.pipeline.folder.description
     tokens = model.pipeline.tokenize(list(sentences[:_NUM_FLOAT64_SENTENCES]))
     cu_seqlens = tokens.cu_seqlens()
     ours = model.pipeline.encoder.hidden_states(tokens.ids, cu_seqlens, num_threads=1)
-    exact: list[list[Any]] = [[] for _ in range(config.num_hidden_layers + 1)]
-    theirs: list[list[Any]] = [[] for _ in range(config.num_hidden_layers + 1)]
-    for begin, end in itertools.pairwise(cu_seqlens):
-        ids = tokens.ids[begin:end]
-        x = reference.embed(weights, ids, config.layer_norm_eps)
-        exact[0].append(x)
-        for layer in range(config.num_hidden_layers):
-            x = reference.post_norm_layer(
-                weights,
-                layer,
-                x,
-                config.num_attention_heads,
-                config.layer_norm_eps,
-                config.activation,
+    sentence_ids = [tokens.ids[begin:end] for begin, end in itertools.pairwise(cu_seqlens)]
+    exact = [reference.hidden_states(weights, ids, description) for ids in sentence_ids]
+    theirs = [_torch_states(weights, ids, description, torch) for ids in sentence_ids]
+    checks = []
+    for index, state in enumerate(ours):
+        truth = np.concatenate([states[index] for states in exact])
+        torch_state = np.concatenate([states[index] for states in theirs])
+        checks.append(
+            Check(
+                "embeddings" if index == 0 else f"after layer {index}",
+                reference.relative_error(state, truth),
+                None,
+                reference.relative_error(torch_state, truth),
             )
-            exact[layer + 1].append(x)
-        with torch.inference_mode():
-            for index, state in enumerate(_torch_states(weights, config, ids[None], torch)):
-                theirs[index].append(state[0].numpy())
-    return [
-        Check(
-            "embeddings" if index == 0 else f"after layer {index}",
-            reference.relative_error(ours[index], truth := np.concatenate(exact[index])),
-            None,
-            reference.relative_error(np.concatenate(theirs[index]), truth),
         )
-        for index in range(config.num_hidden_layers + 1)
-    ]
+    return checks
 
 
 def _whole_checks(
@@ -276,16 +248,13 @@ def _whole_checks(
         raise ValueError(f"parity knows mean pooling, this model has {poolings}")
     texts = list(sentences)
     tokens = model.pipeline.tokenize(texts)
-    starts = tokens.cu_seqlens()[:-1]
-    theirs = np.empty((len(texts), model.pipeline.folder.description.hidden_size), np.float32)
-    with torch.inference_mode():
-        for seqlen in np.unique(tokens.seqlens):
-            places = np.flatnonzero(tokens.seqlens == seqlen)
-            for first in range(0, len(places), 64):
-                some = places[first : first + 64]
-                ids = tokens.ids[starts[some][:, None] + np.arange(seqlen)]
-                states = _torch_states(weights, model.pipeline.folder.description, ids, torch)
-                theirs[some] = states[-1].mean(1).numpy()
+    description = model.pipeline.folder.description
+    theirs = np.stack(
+        [
+            _torch_states(weights, tokens.ids[begin:end], description, torch)[-1].mean(0)
+            for begin, end in itertools.pairwise(tokens.cu_seqlens())
+        ]
+    )
     theirs = _unit(theirs)
 
     # A forced instruction set is compared alone; otherwise every one that runs here.

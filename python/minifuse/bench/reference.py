@@ -12,13 +12,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from minifuse.models.description import ModelDescription
+
 __all__ = [
+    "Float64",
     "attention",
     "embed",
     "erf",
     "gelu",
     "gelu_ffn",
     "gelu_new",
+    "hidden_states",
     "layer_norm",
     "linear",
     "mean_pool",
@@ -99,33 +103,70 @@ def mean_pool(x: Any, mask: Any) -> F64:
     return f64((f64(x) * m).sum(1) / np.maximum(m.sum(1), 1))
 
 
-def embed(weights: dict[str, Any], ids: Any, eps: float) -> F64:
+class Float64:
+    """What a model's layer calls, in float64 NumPy."""
+
+    linear = staticmethod(linear)
+    layer_norm = staticmethod(layer_norm)
+    attention = staticmethod(attention)
+
+    @staticmethod
+    def rows(table: Any, ids: Any) -> F64:
+        """Rows of a table."""
+        return f64(table[ids])
+
+
+def embed(weights: dict[str, Any], ids: Any, eps: float, run: Any = Float64) -> Any:
     """LayerNorm(word[id] + position[i] + token_type[0]) of one sentence."""
-    x = f64(weights["embeddings.word"][ids])
+    x = run.rows(weights["embeddings.word"], ids)
     x = x + weights["embeddings.position"][: len(ids)]
     x = x + weights["embeddings.token_type"]
     gamma, beta = (weights[f"embeddings.norm.{part}"] for part in ("weight", "bias"))
-    return layer_norm(x, gamma, beta, eps)
+    return run.layer_norm(x, gamma, beta, eps)
 
 
 def post_norm_layer(
-    weights: dict[str, Any], layer: int, x: Any, num_heads: int, eps: float, activation: str
-) -> F64:
-    """One post-LN layer on one sentence x [seqlen, H]."""
+    weights: dict[str, Any],
+    layer: int,
+    x: Any,
+    description: ModelDescription,
+    run: Any = Float64,
+) -> Any:
+    """One post-LN layer on one sentence x [seqlen, H].
+
+    Args:
+        weights: slot -> what ``run`` computes with.
+        layer: its number.
+        x: [seqlen, H].
+        description: of the model.
+        run: has linear, layer_norm and attention, as Float64.
+    """
+    num_heads, eps = description.num_attention_heads, description.layer_norm_eps
 
     def of(name: str) -> tuple[Any, Any]:
         prefix = f"layers.{layer}.{name}."
         return weights[prefix + "weight"], weights[prefix + "bias"]
 
-    def heads(y: F64) -> F64:
-        return f64(y.reshape(len(y), num_heads, -1).swapaxes(0, 1))
+    def heads(y: Any) -> Any:
+        return y.reshape(len(y), num_heads, -1).swapaxes(0, 1)
 
-    q, k, v = (heads(linear(x, *of(p))) for p in ("query", "key", "value"))
-    context = attention(q, k, v).swapaxes(0, 1).reshape(np.shape(x))
-    y = linear(context, *of("attention_output"))
-    y = layer_norm(y, *of("attention_norm"), eps, residual=x)
-    z = gelu_ffn(y, *of("ffn_input"), *of("ffn_output"), activation)
-    return layer_norm(z, *of("output_norm"), eps, residual=y)
+    q, k, v = (heads(run.linear(x, *of(part))) for part in ("query", "key", "value"))
+    context = run.attention(q, k, v).swapaxes(0, 1).reshape(x.shape)
+    out = run.linear(context, *of("attention_output"))
+    y = run.layer_norm(out, *of("attention_norm"), eps, residual=x)
+    hidden = run.linear(y, *of("ffn_input"), activation=description.activation)
+    out = run.linear(hidden, *of("ffn_output"))
+    return run.layer_norm(out, *of("output_norm"), eps, residual=y)
+
+
+def hidden_states(
+    weights: dict[str, Any], ids: Any, description: ModelDescription, run: Any = Float64
+) -> list[Any]:
+    """The embeddings of one sentence and what follows each layer, [seqlen, H] each."""
+    states = [embed(weights, ids, description.layer_norm_eps, run)]
+    for layer in range(description.num_hidden_layers):
+        states.append(post_norm_layer(weights, layer, states[-1], description, run))
+    return states
 
 
 def relative_error(actual: Any, expected: Any) -> float:

@@ -122,7 +122,7 @@ def compare_on_pairs(
         ValueError: fewer than two pairs, or human scores that are all equal.
         ImportError: scipy is not installed.
     """
-    scipy_stats = stats._scipy_stats()
+    scipy_stats = stats.scipy_stats()
     truth = np.asarray(pairs.scores, np.float64)
     if len(truth) < 2 or np.ptp(truth) == 0:
         raise ValueError(

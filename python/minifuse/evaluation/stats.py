@@ -64,7 +64,12 @@ class Concentration:
     cosine_spread: float  # standard deviation of the cosine: 1 / sqrt(dim)
 
 
-def _scipy_stats() -> Any:
+def scipy_stats() -> Any:
+    """Return scipy.stats.
+
+    Raises:
+        ImportError: scipy is not installed.
+    """
     try:
         from scipy import stats
     except ImportError as error:
@@ -103,7 +108,7 @@ def welch_t_test(a: Any, b: Any, paired: bool = False) -> TestResult:
         ValueError: too few values, not finite, or no spread at all in the difference.
         ImportError: scipy is not installed.
     """
-    stats = _scipy_stats()
+    stats = scipy_stats()
     x, y = _samples(a, b, paired, 2)
     spread = np.ptp(x - y) if paired else max(np.ptp(x), np.ptp(y))
     if spread == 0:
@@ -129,7 +134,7 @@ def permutation_test(
         ValueError: an empty sample, not finite, or unequal numbers where paired.
         ImportError: scipy is not installed.
     """
-    stats = _scipy_stats()
+    stats = scipy_stats()
     x, y = _samples(a, b, paired, 1)
     result = stats.permutation_test(
         (x, y),
@@ -234,7 +239,7 @@ def paired_difference(
         ValueError: unequal numbers, fewer than two values, or not finite.
         ImportError: scipy is not installed.
     """
-    stats = _scipy_stats()
+    stats = scipy_stats()
     x, y = _samples(a, b, True, 2)
     x, t = _samples(x, truth, True, 2)
     rng = np.random.default_rng(seed)

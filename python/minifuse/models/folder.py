@@ -207,6 +207,28 @@ def _within(folder: Path, name: str, source: Path) -> Path:
     return folder / name
 
 
+def _sentence_config(transformer: Path) -> dict[str, Any]:
+    for name in _SENTENCE_CONFIGS:
+        if (transformer / name).is_file():
+            return read_object(transformer / name)
+    return {}
+
+
+def _max_seq_length(
+    folder: Path, transformer: Path, sentence_config: dict[str, Any], limit: int
+) -> int:
+    """Where texts are cut: at what the folder says, at most at the positions that there are."""
+    value = sentence_config.get("max_seq_length")
+    tokenizer_config = transformer / "tokenizer_config.json"
+    if value is None and tokenizer_config.is_file():
+        value = read_object(tokenizer_config).get("model_max_length")
+    if value is None:
+        return limit
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 1:
+        raise ValueError(f"{folder}: max_seq_length is {value!r:.60}, wanted a number >= 1")
+    return int(min(value, limit))
+
+
 def read_model_folder(folder: Path) -> ModelFolder:
     """Everything but the encoder's weights and the tokenizer.
 
@@ -246,27 +268,9 @@ def read_model_folder(folder: Path) -> ModelFolder:
     if len(kinds) == 1:
         raise ValueError(f"{folder}: modules.json has no Pooling after Transformer")
 
+    sentence_config = _sentence_config(transformer)
     limit = description.max_position_embeddings
-    sentence_config: dict[str, Any] = {}
-    for name in _SENTENCE_CONFIGS:
-        if (transformer / name).is_file():
-            sentence_config = read_object(transformer / name)
-            break
-    max_seq_length = sentence_config.get("max_seq_length")
-    if max_seq_length is None:
-        tokenizer_config = transformer / "tokenizer_config.json"
-        if tokenizer_config.is_file():
-            max_seq_length = read_object(tokenizer_config).get("model_max_length")
-    if max_seq_length is None:
-        max_seq_length = limit
-    if (
-        isinstance(max_seq_length, bool)
-        or not isinstance(max_seq_length, (int, float))
-        or not max_seq_length >= 1
-    ):
-        raise ValueError(
-            f"{folder}: max_seq_length is {max_seq_length!r:.60}, wanted a number >= 1"
-        )
+    max_seq_length = _max_seq_length(folder, transformer, sentence_config, limit)
 
     settings: dict[str, Any] = {}
     settings_path = folder / "config_sentence_transformers.json"
@@ -288,7 +292,7 @@ def read_model_folder(folder: Path) -> ModelFolder:
         poolings=poolings,
         include_prompt=include_prompt,
         modules=modules,
-        max_seq_length=int(min(max_seq_length, limit)),
+        max_seq_length=max_seq_length,
         do_lower_case=bool(sentence_config.get("do_lower_case", False)),
         prompts={str(k): v or "" for k, v in prompts.items()},
         default_prompt_name=_text(settings_path, settings, "default_prompt_name"),

@@ -52,7 +52,7 @@ def judge_of(pairs: TrainingPairs) -> Callable[[Encode], float]:
     def spearman(encode: Encode) -> float:
         first, second = encode(pairs.anchors), encode(pairs.positives)
         cosines = (first * second).sum(axis=1)
-        return float(stats._scipy_stats().spearmanr(cosines, pairs.scores).statistic)
+        return float(stats.scipy_stats().spearmanr(cosines, pairs.scores).statistic)
 
     return spearman if pairs.scores else mean_reciprocal_rank
 
