@@ -63,7 +63,7 @@ lint: $(VENV)/.lint-tools $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 	$(BIN)/codespell $$(git ls-files)
-	$(BIN)/python tools/check_comments.py $$(git ls-files '*.py' '*.pyi' '*.h' '*.cpp' '*.cu' '*.cuh' CMakeLists.txt)
+	$(BIN)/python tools/check_comments.py $$(git ls-files '*.py' '*.pyi' '*.h' '*.cpp' '*.cu' '*.cuh' '*.def' CMakeLists.txt)
 	$(BIN)/python tools/mutate_cpu.py --check
 
 format: $(VENV)/.lint-tools

@@ -21,11 +21,11 @@ class StridedFloats {
     for (int64_t& stride : strides_) stride /= int64_t{sizeof(float)};
   }
 
-  // Of [batch, heads, seqlen, head_dim], one sentence.
+  // Returns a sentence of [batch, heads, seqlen, head_dim].
   Heads<float> sentence(int64_t b) const {
     return {data_ + b * strides_[0], strides_[2], strides_[1]};
   }
-  // Of [tokens, heads, head_dim], the tokens from `row` on.
+  // Returns the tokens of [tokens, heads, head_dim] from `row` on.
   Heads<float> tokens_from(int64_t row) const {
     return {data_ + row * strides_[0], strides_[0], strides_[1]};
   }

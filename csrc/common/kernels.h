@@ -86,7 +86,7 @@ struct Kernels {
   Kernel<void(const float* x, float* y, int64_t n, Activation activation)> activate;
 };
 
-// What an instruction set replaces in the table of the set that it extends; null: nothing.
+// Kernels that an instruction set puts in the place of those of the set that it extends; null: none.
 struct Extension {
   // Weights and rows in bfloat16, multiplied in pairs: other bits than those of the other sets.
   const LinearKernels* bfloat16 = nullptr;

@@ -1,4 +1,4 @@
-"""What every family of models must show: a random model of it agrees with transformers."""
+"""Every family of models must show that a random model of it agrees with transformers."""
 
 from __future__ import annotations
 

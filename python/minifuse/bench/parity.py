@@ -79,7 +79,7 @@ def _unit(x: Any) -> npt.NDArray[Any]:
 
 
 class _Torch:
-    """What a model's layer calls (reference.Float64), by PyTorch in float32."""
+    """The operations of a layer, as reference.Float64 has them, by PyTorch in float32."""
 
     def __init__(self, torch: Any) -> None:
         functional = torch.nn.functional

@@ -104,7 +104,7 @@ def mean_pool(x: Any, mask: Any) -> F64:
 
 
 class Float64:
-    """What a model's layer calls, in float64 NumPy."""
+    """The operations of a layer in float64 NumPy."""
 
     linear = staticmethod(linear)
     layer_norm = staticmethod(layer_norm)

@@ -1,4 +1,4 @@
-"""What the commands share: their model's options, and windows of texts."""
+"""Shared parts of the commands: the options of a model, and windows of texts."""
 
 from __future__ import annotations
 

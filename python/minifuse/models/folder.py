@@ -217,7 +217,7 @@ def _sentence_config(transformer: Path) -> dict[str, Any]:
 def _max_seq_length(
     folder: Path, transformer: Path, sentence_config: dict[str, Any], limit: int
 ) -> int:
-    """Where texts are cut: at what the folder says, at most at the positions that there are."""
+    """Return the length that the folder says, but at most the positions that the model has."""
     value = sentence_config.get("max_seq_length")
     tokenizer_config = transformer / "tokenizer_config.json"
     if value is None and tokenizer_config.is_file():

@@ -46,7 +46,7 @@ class EncodeInfo(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What a call asks for, checked and converted.
+    """The wishes of a call, checked and converted.
 
     Attributes:
         num_threads: at most this many.
@@ -223,7 +223,7 @@ class Pipeline:
         return windows
 
     def _room(self, num_texts: int, request: Request) -> Any:
-        """What the texts' results are put into."""
+        """Return an array or a list that the results are put into."""
         if request.output == "sentence_embedding":
             return np.empty((num_texts, self._width(request)), np.float32)
         return [None] * num_texts
@@ -232,7 +232,7 @@ class Pipeline:
         return min(self.width, self.width if request.truncate_dim is None else request.truncate_dim)
 
     def _limits(self, request: Request) -> dict[str, int]:
-        """What bounds a call of the encoder."""
+        """Return the arguments that bound a call of the encoder."""
         return {"batch_size": request.batch_size, "num_threads": request.num_threads}
 
     def _encode_tokens(self, tokens: TokenBatch, pool_from: int, request: Request) -> Any:

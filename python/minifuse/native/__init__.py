@@ -1,4 +1,4 @@
-"""What touches the compiled core: the module itself, arrays on their way to it, devices."""
+"""The border to the compiled core: the module itself, arrays on their way to it, devices."""
 
 from __future__ import annotations
 
