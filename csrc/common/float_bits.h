@@ -21,9 +21,11 @@ static inline float float_of_bits(uint32_t bits) {
 }
 
 static inline uint16_t to_bfloat16_bits(float x) {
-  if (std::isnan(x)) return 0x7fff;
   const uint32_t bits = bits_of(x);
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+  const bool is_nan =
+      (bits & 0x7fffffffu) > 0x7f800000u;  // which becomes quiet, as processors do it
+  return static_cast<uint16_t>((is_nan ? bits | 0x400000u : bits + 0x7fffu + (bits >> 16 & 1u)) >>
+                               16);
 }
 static inline float from_bfloat16_bits(uint16_t bits) {
   return float_of_bits(uint32_t{bits} << 16);

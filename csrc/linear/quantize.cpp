@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <vector>
 
+#include "common/float_bits.h"
 #include "common/types.h"
 
 namespace minifuse {
@@ -131,13 +131,7 @@ bool cholesky(double* a, int64_t n) {
 }  // namespace
 
 void to_bfloat16(const float* x, int64_t n, uint16_t* bits) {
-  for (int64_t i = 0; i < n; ++i) {
-    uint32_t word;
-    std::memcpy(&word, x + i, 4);
-    const bool is_nan = (word & 0x7FFFFFFFu) > 0x7F800000u;
-    const uint32_t rounded = word + 0x7FFFu + ((word >> 16) & 1u);
-    bits[i] = static_cast<uint16_t>((is_nan ? word | 0x400000u : rounded) >> 16);
-  }
+  for (int64_t i = 0; i < n; ++i) bits[i] = to_bfloat16_bits(x[i]);
 }
 
 void smoothing_scales(const float* weight, int64_t ldw, int64_t N, int64_t K,

@@ -1,5 +1,5 @@
 // Every kernel of every instruction set that runs here: the bits of the scalar build at every tail,
-// on buffers without a float to spare.
+// on buffers without a float to spare; and the scalar build against double precision.
 
 #include <cmath>
 
@@ -170,6 +170,97 @@ void test_vector_math(const InstructionSet& isa) {
   }
 }
 
+// ---- the scalar build against the mathematics, in double precision -----------------------------
+
+// Every factor that error may have grown by: the roundings of K products and sums, and a few more.
+double roundings(int64_t K) { return static_cast<double>(K + 8) * std::ldexp(1.0, -24); }
+
+void test_linear_is_exact() {
+  for (const int64_t K : {0, 1, 13, 31})
+    for (const int64_t N : {1, 17, 33})
+      for (const int64_t M : {1, 5}) {
+        const auto x = random_floats(M * K, 1), w = random_floats(N * K, 2);
+        const auto b = random_floats(N, 3);
+        const auto y = linear(scalar(), WeightType::kFloat32, M, N, K, Activation::kNone, false);
+        for (int64_t m = 0; m < M; ++m)
+          for (int64_t n = 0; n < N; ++n) {
+            double exact = b[static_cast<size_t>(n)], size = std::fabs(exact);
+            for (int64_t k = 0; k < K; ++k) {
+              const double product = double{x[static_cast<size_t>(m * K + k)]} *
+                                     double{w[static_cast<size_t>(n * K + k)]};
+              exact += product;
+              size += std::fabs(product);
+            }
+            const double error = y[static_cast<size_t>(m * N + n)] - exact;
+            EXPECT(std::fabs(error) <= roundings(K) * size, "M=%d N=%d K=%d: off by %g", int(M),
+                   int(N), int(K), error);
+          }
+      }
+}
+
+void test_layer_norm_is_exact() {
+  constexpr int64_t kH = 37;
+  const auto x = random_floats(kH, 1), residual = random_floats(kH, 2);
+  const auto gamma = random_floats(kH, 3), beta = random_floats(kH, 4);
+  std::vector<float> y(kH);
+  scalar().kernels.layer_norm({.x = x.data(),
+                               .ldx = kH,
+                               .residual = residual.data(),
+                               .ldr = kH,
+                               .gamma = gamma.data(),
+                               .beta = beta.data(),
+                               .eps = 1e-5f,
+                               .y = y.data(),
+                               .ldy = kH,
+                               .M = 1,
+                               .H = kH});
+  double mean = 0, variance = 0;
+  for (size_t i = 0; i < kH; ++i) mean += (double{x[i]} + double{residual[i]}) / kH;
+  for (size_t i = 0; i < kH; ++i)
+    variance += std::pow(double{x[i]} + double{residual[i]} - mean, 2) / kH;
+  for (size_t i = 0; i < kH; ++i) {
+    const double unit = (double{x[i]} + double{residual[i]} - mean) / std::sqrt(variance + 1e-5);
+    const double exact = unit * double{gamma[i]} + double{beta[i]};
+    EXPECT(std::fabs(y[i] - exact) <=
+               1e-6 * (std::fabs(unit * double{gamma[i]}) + std::fabs(exact) + 1),
+           "LayerNorm: %g, wanted %g", double{y[i]}, exact);
+  }
+}
+
+void test_attention_is_exact() {
+  constexpr int64_t kHeads = 2;
+  for (const int64_t D : {5, 32})
+    for (const int64_t S : {1, 7, 33}) {
+      const int64_t width = kHeads * D;
+      const auto q = random_floats(S * width, 1), k = random_floats(S * width, 2);
+      const auto v = random_floats(S * width, 3);
+      const auto out = attention(scalar().kernels, S, S, D, {});
+      const auto at = [&](const std::vector<float>& rows, int64_t row, int64_t column) {
+        return double{rows[static_cast<size_t>(row * width + column)]};
+      };
+      for (int64_t i = 0; i < S; ++i)
+        for (int64_t h = 0; h < kHeads; ++h) {
+          std::vector<double> weight(static_cast<size_t>(S));
+          double total = 0;
+          for (int64_t j = 0; j < S; ++j) {
+            double score = 0;
+            for (int64_t d = h * D; d < (h + 1) * D; ++d) score += at(q, i, d) * at(k, j, d);
+            total += weight[static_cast<size_t>(j)] = std::exp(double{0.2f} * score);
+          }
+          for (int64_t d = h * D; d < (h + 1) * D; ++d) {
+            double exact = 0, size = 0;
+            for (int64_t j = 0; j < S; ++j) {
+              const double product = weight[static_cast<size_t>(j)] / total * at(v, j, d);
+              exact += product;
+              size += std::fabs(product);
+            }
+            EXPECT(std::fabs(at(out, i, d) - exact) <= 8 * roundings(S + D) * size,
+                   "attention S=%d D=%d: %g, wanted %g", int(S), int(D), at(out, i, d), exact);
+          }
+        }
+    }
+}
+
 // VNNI where the CPU has all but vpdpbusd.
 void test_emulated_vnni() {
 #if defined(__x86_64__) && defined(__linux__)
@@ -193,6 +284,9 @@ void test_emulated_vnni() {
 }  // namespace
 
 int main() {
+  test_linear_is_exact();
+  test_layer_norm_is_exact();
+  test_attention_is_exact();
   for (const InstructionSet* isa : runnable_sets()) {
     test_linear(*isa, WeightType::kFloat32);
     if (!isa->multiplies_pairs)
