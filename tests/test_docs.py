@@ -43,3 +43,13 @@ def test_tables_are_those_of_the_results():
 def test_links_lead_to_files(page):
     for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_files_that_a_page_names_exist(page):
+    """The changelog may name what is gone."""
+    named = re.findall(
+        r"`((?:csrc|tests|tools|docs|benchmarks|python)/[\w./-]+\.\w+)`", page.read_text()
+    )
+    missing = [name for name in named if not (ROOT / name).exists()]
+    assert missing == [] or page.name == "CHANGELOG.md"
