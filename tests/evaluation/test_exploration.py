@@ -13,7 +13,7 @@ import pytest
 
 from minifuse import SentenceTransformer
 from minifuse.cli import main
-from minifuse.explore.clusters import explore
+from minifuse.explore import explore
 from minifuse.explore.page import write_page
 from minifuse.files.texts import read_texts
 
