@@ -46,8 +46,9 @@ test-slow: $(VENV)/.installed $(VENV)/.test-tools
 
 # The whole suite under each instruction set that this machine has: no test may hold on one set alone.
 test-isas: $(VENV)/.installed $(VENV)/.test-tools
-	for isa in $$($(BIN)/python -c "from minifuse.native import core; print(*core.supported_isas())"); do \
-	  echo "MINIFUSE_ISA=$$isa" && MINIFUSE_ISA=$$isa $(BIN)/python -m pytest || exit 1; done
+	@failed=; for isa in $$($(BIN)/python -c "from minifuse.native import core; print(*core.supported_isas())"); do \
+	  echo "MINIFUSE_ISA=$$isa"; MINIFUSE_ISA=$$isa $(BIN)/python -m pytest || failed="$$failed $$isa"; \
+	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 bench: $(VENV)/.installed $(VENV)/.bench-tools
 	$(BIN)/minifuse bench --peers $(WORKLOADS) --model $(MODEL) --json benchmarks/results/encode.json \

@@ -104,4 +104,5 @@ def test_peers_parity_table(minilm_folder):
 
     checks = run_parity(str(minilm_folder), list(sample_text.SENTENCES)[:12])
     assert [c.name for c in checks if not c.holds] == []
-    assert sum(c.bound is not None for c in checks) >= 8
+    # Six ops and the vectors of one set; more where MINIFUSE_ISA leaves more sets to compare.
+    assert sum(c.bound is not None for c in checks) >= 7
