@@ -107,6 +107,7 @@ const std::vector<Feature>& features() {
 bool has(const std::string& name) {
   for (const Feature& feature : features())
     if (feature.name == name) return feature.present;
+  check(features().empty(), "instruction sets: no test for the feature '", name, "'");
   return false;
 }
 
