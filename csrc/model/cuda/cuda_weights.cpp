@@ -38,13 +38,12 @@ void pack_float16(const void* weight, int64_t ldw, int64_t num_rows, int64_t K, 
 
 MatrixFormat row_major_format(const std::string& element) {
   // pack_panel is given float32 and rounds by itself.
-  MatrixFormat format{"cuda", WeightType::kFloat32, 1, [](int64_t K) { return K * 4; },
-                      pack_float32};
-  if (element != "float32") {
-    format.panel_bytes = [](int64_t K) { return K * 2; };
-    format.pack_panel = element == "bfloat16" ? pack_bfloat16 : pack_float16;
-  }
-  return format;
+  const auto format = [](auto pack_panel, auto panel_bytes) {
+    return MatrixFormat{"cuda", WeightType::kFloat32, 1, panel_bytes, pack_panel};
+  };
+  if (element == "float32") return format(pack_float32, +[](int64_t K) { return K * 4; });
+  return format(
+      element == "bfloat16" ? pack_bfloat16 : pack_float16, +[](int64_t K) { return K * 2; });
 }
 
 namespace {
