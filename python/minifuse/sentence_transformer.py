@@ -67,6 +67,9 @@ class SentenceTransformer:
         backend, model_kwargs, processor_kwargs (or tokenizer_kwargs), config_kwargs,
             model_card_data, trust_remote_code: accepted where they change nothing here.
 
+    Attributes:
+        pipeline: tokenizer, native encoder and modules (minifuse.models.pipeline).
+
     Raises:
         FileNotFoundError: no such model, or a file of it is missing.
         ValueError: the model or an argument asks for what minifuse does not compute.
