@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+
 import numpy as np
 import pytest
 
@@ -39,14 +41,17 @@ def test_faiss(index, queries):
 
 
 @pytest.fixture(scope="module")
-def connection(tmp_path_factory):
+def connection():
     pgserver = pytest.importorskip("pgserver", reason="it brings PostgreSQL with pgvector")
     psycopg = pytest.importorskip("psycopg", reason="it talks to PostgreSQL")
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
-    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-        connection.execute("CREATE EXTENSION vector")
-        yield connection
-    server.cleanup()
+    # The server runs as another user. pytest's own folders are closed to others again whenever
+    # another pytest starts.
+    with tempfile.TemporaryDirectory() as folder:
+        server = pgserver.get_server(folder, cleanup_mode="delete")
+        with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+            connection.execute("CREATE EXTENSION vector")
+            yield connection
+        server.cleanup()
 
 
 def test_postgres(index, queries, connection):
