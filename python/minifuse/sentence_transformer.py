@@ -625,13 +625,22 @@ def _reload(path: str, device: str, dtype: str, state: dict[str, Any]) -> Senten
     return model
 
 
-@contextlib.contextmanager
-def _progress_bar(total: int, is_asked: bool | None) -> Iterator[Callable[[int], Any]]:
+def _ignore(count: int) -> None:
+    """Stands for a progress bar that nobody sees."""
+
+
+def _progress_bar(
+    total: int, is_asked: bool | None
+) -> contextlib.AbstractContextManager[Callable[[int], Any]]:
     is_talkative = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
     is_shown = is_talkative if is_asked is None else is_asked
     if not is_shown or total == 1:
-        yield lambda count: None
-        return
+        return contextlib.nullcontext(_ignore)
+    return _shown_bar(total)
+
+
+@contextlib.contextmanager
+def _shown_bar(total: int) -> Iterator[Callable[[int], Any]]:
     from tqdm.auto import tqdm
 
     with tqdm(total=total, desc="Sentences", unit="sentence") as bar:

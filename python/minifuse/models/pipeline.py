@@ -162,9 +162,6 @@ class Pipeline:
 
     def _windows(self, texts: list[Any], request: Request) -> Iterator[_Window]:
         lengths = [len(text) for text in checked(texts)]
-        if len(texts) == 1:  # a query: nothing to sort
-            yield self._window(texts, _FIRST, request)
-            return
         by_length = np.argsort(np.negative(lengths), kind="stable")
         for places in windows(by_length, lengths, self.window_scale):
             yield self._window(texts, places, request)
@@ -205,6 +202,10 @@ class Pipeline:
         pool_from = 0
         if request.prompt and not self.include_prompt:
             pool_from = self._prompt_length(request.prompt)
+        if len(texts) == 1:  # a query: nothing to sort or to put together
+            _, tokens = self._window(list(checked(texts)), _FIRST, request)
+            encoded = self._encode_tokens(tokens, pool_from, request)
+            return encoded, EncodeInfo(tokens.seqlens, tokens.truncated)
         result = self._room(len(texts), request)
         info = EncodeInfo(np.zeros(len(texts), np.int64), np.zeros(len(texts), np.bool_))
         for places, tokens in self._prepared(self._windows(texts, request)):

@@ -40,6 +40,7 @@ _MAX_TOKENS = np.iinfo(np.int32).max
 # No vocabulary comes near it.
 _MOST_TOKENS = 1 << 24
 T = TypeVar("T")
+_FIRST = np.zeros(1, np.intp)
 
 
 class TokenBatch:
@@ -65,6 +66,8 @@ class TokenBatch:
 
     def cu_seqlens(self) -> npt.NDArray[np.int32]:
         """int32 [batch + 1]: where each sentence begins."""
+        if len(self.seqlens) == 1:
+            return np.array((0, len(self.ids)), np.int32)
         offsets = np.zeros(len(self.seqlens) + 1, np.int64)
         np.cumsum(self.seqlens, out=offsets[1:])
         if offsets[-1] > _MAX_TOKENS:
@@ -74,7 +77,7 @@ class TokenBatch:
     def sorted_by_length(self) -> tuple[TokenBatch, npt.NDArray[np.intp]]:
         """The same sentences, longest first, and the place each had before."""
         if len(self.seqlens) == 1:
-            return self, np.zeros(1, np.intp)
+            return self, _FIRST
         order = np.argsort(-self.seqlens, kind="stable")
         starts = self.cu_seqlens()[:-1].astype(np.int64)
         lengths = self.seqlens[order]
@@ -178,6 +181,10 @@ class TextTokenizer:
         ]
 
     def _pack(self, lists: list[list[int]], max_seq_length: int) -> TokenBatch:
+        if len(lists) == 1:  # a query, which pays for every call of NumPy
+            first = np.array(self._cut(lists[0], max_seq_length), np.int32)
+            was_cut = len(lists[0]) > max_seq_length
+            return TokenBatch(first, np.array((len(first),)), np.array((was_cut,)))
         seqlens = np.fromiter(map(len, lists), np.int64, len(lists))
         truncated = seqlens > max_seq_length
         for index in np.flatnonzero(truncated):
