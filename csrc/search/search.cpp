@@ -21,6 +21,10 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 // Vectors that a thread takes at a time: 12 MiB of float32 at 384 dimensions.
 constexpr int64_t kBlockVectors = 8192;
+// Products of a block, at most: a signal is asked about behind each block, and the scalar build takes
+// some tenths of a second for so many. But as many vectors as fill the kernels' tiles.
+constexpr int64_t kMostProducts = 50'000'000;
+constexpr int64_t kFewestVectors = 64;
 // Queries that are searched together: at most these, and fewer where k is large, so that the
 // findings of a thread (k hits a query) take at most this much memory.
 constexpr int64_t kMostQueries = 1024;
@@ -145,11 +149,14 @@ struct Block {
   int64_t begin, end;
 };
 
-std::vector<Block> blocks_of(const SearchSpace& space) {
+std::vector<Block> blocks_of(const SearchSpace& space, int64_t num_queries) {
+  const int64_t most = kMostProducts / std::max<int64_t>(1, num_queries * space.dim);
+  const int64_t size =
+      std::clamp<int64_t>(round_up(most, kFewestVectors), kFewestVectors, kBlockVectors);
   std::vector<Block> blocks;
   for (const Segment& segment : space.segments)
-    for (int64_t begin = 0; begin < segment.count; begin += kBlockVectors)
-      blocks.push_back({&segment, begin, std::min(segment.count, begin + kBlockVectors)});
+    for (int64_t begin = 0; begin < segment.count; begin += size)
+      blocks.push_back({&segment, begin, std::min(segment.count, begin + size)});
   return blocks;
 }
 
@@ -164,14 +171,14 @@ int64_t SearchSpace::num_vectors() const {
 bool search(const InstructionSet& isa, const SearchSpace& space, const float* queries,
             int64_t num_queries, int64_t k, int num_threads,
             const std::function<bool()>& should_stop, float* scores, int64_t* ids) {
-  const std::vector<Block> blocks = blocks_of(space);
-  const int64_t num_blocks = static_cast<int64_t>(blocks.size());
   const auto kernel = isa.search(space.type);
-  const int threads =
-      static_cast<int>(std::clamp<int64_t>(num_blocks, 1, std::max(1, num_threads)));
   const int64_t most_queries = queries_at_once(k);
   for (int64_t first = 0; first < num_queries; first += most_queries) {
     const int64_t count = std::min(most_queries, num_queries - first);
+    const std::vector<Block> blocks = blocks_of(space, count);
+    const int64_t num_blocks = static_cast<int64_t>(blocks.size());
+    const int threads =
+        static_cast<int>(std::clamp<int64_t>(num_blocks, 1, std::max(1, num_threads)));
     const Queries packed(isa, space, queries + first * space.dim, count);
     std::atomic<int64_t> next{0};
     std::atomic<bool> is_stopped{false};
