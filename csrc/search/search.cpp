@@ -235,7 +235,7 @@ bool rescore(const InstructionSet& isa, const SearchSpace& space, const float* q
           const Queries one(isa, some, queries + q * space.dim, 1);
           Findings found(one, k);
           auto segment = space.segments.begin();
-          for (int64_t first = 0; first < count; first += most) {
+          for (int64_t first = 0; first < count && !is_stopped; first += most) {
             const int64_t rows = std::min(most, count - first);
             for (int64_t i = 0; i < rows; ++i) {
               const int64_t id = wanted[static_cast<size_t>(first + i)];
@@ -247,13 +247,14 @@ bool rescore(const InstructionSet& isa, const SearchSpace& space, const float* q
             }
             const Segment block{gathered.data(), nullptr, rows, first};
             kernel(params_of(some, block, 0, rows, one, found, scratch.data()));
+            if (member == 0 && should_stop && should_stop()) is_stopped = true;
           }
+          if (is_stopped) return;
           write(found.best[0], k, scores + q * k, ids + q * k);
           for (int64_t i = 0; i < k; ++i) {
             int64_t& id = ids[q * k + i];
             if (id >= 0) id = wanted[static_cast<size_t>(id)];
           }
-          if (member == 0 && should_stop && should_stop()) is_stopped = true;
         }
       },
       should_stop);
