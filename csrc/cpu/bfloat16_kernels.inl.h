@@ -6,7 +6,3 @@
 #include "cpu/attention/attention.inl.h"
 #include "cpu/linear/bfloat16_dot.inl.h"
 #include "cpu/attention/attention_bfloat16.inl.h"
-
-constexpr LinearKernels bfloat16_kernels(const char* isa) {
-  return linear_kernels<Bfloat16Dot>(isa);
-}

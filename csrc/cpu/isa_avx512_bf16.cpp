@@ -16,7 +16,7 @@ namespace {
 
 #include "cpu/bfloat16_kernels.inl.h"
 
-constexpr LinearKernels kLinear = bfloat16_kernels("avx512_bf16");
+constexpr LinearKernels kLinear = linear_kernels<Bfloat16Dot>("avx512_bf16");
 }  // namespace
 
 extern constinit const Extension kTable = {.bfloat16 = &kLinear,

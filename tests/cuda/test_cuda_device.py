@@ -74,6 +74,19 @@ def test_vectors_stay_on_the_device(cuda_device, cuda_folder, monkeypatch):
     assert not made
 
 
+def test_vectors_and_tokens_of_one_pass(cuda_device, cuda_folder):
+    """Each is what a call that asks for it alone gives, in any mixture of lengths."""
+    model = SentenceTransformer(cuda_folder, device="cuda")
+    texts = [*SENTENCES[:7], "", "a dog " * 20]
+    vectors, rows = model.encode(texts), model.encode(texts, output_value="token_embeddings")
+    both = model.encode(texts, output_value=None)
+    assert len(both) == len(texts)
+    for one, vector, tokens in zip(both, vectors, rows, strict=True):
+        np.testing.assert_array_equal(one["sentence_embedding"], vector)
+        np.testing.assert_array_equal(one["token_embeddings"], tokens)
+        assert len(one["input_ids"]) == len(tokens)
+
+
 def test_windows_are_tokenised_ahead_and_come_back_in_order(cuda_device, cuda_folder, monkeypatch):
     texts = list(SENTENCES[:9])
     model = SentenceTransformer(cuda_folder, device="cuda")

@@ -5,6 +5,7 @@ As tests/cuda/test_cuda_kernels.py, tools/gpu_check.sh runs it where there is on
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import os
 
@@ -221,3 +222,11 @@ def test_tensors_on_two_devices(on_device):
     text = rf"weight is on device meta, wanted {DEVICE}: pass weight\.to\('{DEVICE}'\)"
     with pytest.raises(ValueError, match=text):
         ops.linear(torch.ones(2, 64, device=DEVICE), torch.ones(32, 64, device="meta"))
+
+
+def test_every_op_has_a_namesake_with_the_same_arguments():
+    for name in ops.__all__:
+        wanted = inspect.signature(getattr(ops, name)).parameters
+        assert list(inspect.signature(getattr(cuda_ops, name)).parameters.values()) == list(
+            wanted.values()
+        ), name

@@ -54,7 +54,7 @@ void store_pairs(uint16_t* p, f32x16 even, f32x16 odd) {
 
 #include "cpu/bfloat16_kernels.inl.h"
 
-constexpr LinearKernels kLinear = bfloat16_kernels("emulated");
+constexpr LinearKernels kLinear = linear_kernels<Bfloat16Dot>("emulated");
 
 }  // namespace
 }  // namespace emulated

@@ -105,12 +105,15 @@ class _Torch:
         return self._functional.scaled_dot_product_attention(q[None], k[None], v[None])[0]
 
 
-def _torch_states(weights: dict[str, Any], ids: Any, description: Any, torch: Any) -> list[Any]:
+def _torch_states(tensors: dict[str, Any], ids: Any, description: Any, torch: Any) -> list[Any]:
     """Hidden states of one sentence by PyTorch in float32."""
-    tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
     with torch.inference_mode():
         states = reference.hidden_states(tensors, ids, description, _Torch(torch))
     return [state.numpy() for state in states]
+
+
+def _tensors(weights: dict[str, Any], torch: Any) -> dict[str, Any]:
+    return {name: torch.from_numpy(array) for name, array in weights.items()}
 
 
 def _op_check(name: str, ours: Any, theirs: Any, exact: Any, num_terms: int) -> Check:
@@ -220,7 +223,8 @@ def _layer_checks(
     ours = model.pipeline.encoder.hidden_states(tokens.ids, cu_seqlens, num_threads=1)
     sentence_ids = [tokens.ids[begin:end] for begin, end in itertools.pairwise(cu_seqlens)]
     exact = [reference.hidden_states(weights, ids, description) for ids in sentence_ids]
-    theirs = [_torch_states(weights, ids, description, torch) for ids in sentence_ids]
+    tensors = _tensors(weights, torch)
+    theirs = [_torch_states(tensors, ids, description, torch) for ids in sentence_ids]
     checks = []
     for index, state in enumerate(ours):
         truth = np.concatenate([states[index] for states in exact])
@@ -249,9 +253,10 @@ def _whole_checks(
     texts = list(sentences)
     tokens = model.pipeline.tokenize(texts)
     description = model.pipeline.folder.description
+    tensors = _tensors(weights, torch)
     theirs = np.stack(
         [
-            _torch_states(weights, tokens.ids[begin:end], description, torch)[-1].mean(0)
+            _torch_states(tensors, tokens.ids[begin:end], description, torch)[-1].mean(0)
             for begin, end in itertools.pairwise(tokens.cu_seqlens())
         ]
     )

@@ -24,7 +24,7 @@ from minifuse.models.weights import load_encoder
 from minifuse.native import core
 from minifuse.native.devices import CUDA_DTYPES, Device, new_tensor
 
-__all__ = ["EncodeInfo", "OutputValue", "Pipeline", "Request", "pipeline_of"]
+__all__ = ["CudaPipeline", "EncodeInfo", "OutputValue", "Pipeline", "Request", "pipeline_of"]
 
 FloatArray = npt.NDArray[np.float32]
 OutputValue = Literal["sentence_embedding", "token_embeddings"]

@@ -40,7 +40,6 @@ _MAX_TOKENS = np.iinfo(np.int32).max
 # No vocabulary comes near it.
 _MOST_TOKENS = 1 << 24
 T = TypeVar("T")
-_FIRST = np.zeros(1, np.intp)
 
 
 class TokenBatch:
@@ -77,7 +76,7 @@ class TokenBatch:
     def sorted_by_length(self) -> tuple[TokenBatch, npt.NDArray[np.intp]]:
         """The same sentences, longest first, and the place each had before."""
         if len(self.seqlens) == 1:
-            return self, _FIRST
+            return self, np.zeros(1, np.intp)
         order = np.argsort(-self.seqlens, kind="stable")
         starts = self.cu_seqlens()[:-1].astype(np.int64)
         lengths = self.seqlens[order]

@@ -20,19 +20,6 @@ import numpy.typing as npt
 from minifuse import native
 from minifuse.native.devices import CUDA_DTYPES, cuda_module
 
-__all__ = [
-    "PackedLinear",
-    "attention",
-    "attention_varlen",
-    "gelu_ffn",
-    "layer_norm",
-    "linear",
-    "linear_residual_layer_norm",
-    "masked_mean_pool",
-    "mean_pool_varlen",
-    "pack_linear",
-]
-
 _View = tuple[int, int, int, int]
 
 
