@@ -2,6 +2,9 @@
 // AVX-512 BF16's own where the CPU has it, and everywhere the same source, with the same tile of
 // 12 x 32, on plain floats.
 
+#if defined(__SSE2__)
+#include <emmintrin.h>  // of vec_scalar.h
+#endif
 #include <cmath>
 
 #include "cpu/dispatch.h"

@@ -198,6 +198,39 @@ void test_linear_is_exact() {
       }
 }
 
+// x0 w0 + x1 w1 with one rounding for each product and its sum, where two would show: sums a hair from
+// halfway between two floats, sums on it, and sums below the normal floats.
+void test_a_sum_is_rounded_once(const InstructionSet& isa) {
+  constexpr int64_t kM = 4096, kN = 16, kK = 2;
+  std::mt19937 generator(8);
+  const auto choose = [&](auto... values) {
+    const float all[] = {static_cast<float>(values)...};
+    return all[generator() % std::size(all)];
+  };
+  const auto nearly_one = [&](int bits) { return 1 + choose(-1, 0, 1) * std::ldexp(1.0f, -bits); };
+  std::vector<float> x(kM * kK), w(kN * kK), y(kM * kN);
+  for (size_t m = 0; m < kM; ++m) {
+    x[m * 2] = choose(1, 1 + 0x1p-23, 1.5, -1, 0, 0x1p-126, 0x1.8p-140);
+    x[m * 2 + 1] = choose(0x1p-24, 0x1p-23, -0x1p-25, 3, 0, 0x1p-130) * nearly_one(15);
+  }
+  for (size_t n = 0; n < kN; ++n) {
+    w[n * 2] = nearly_one(12);
+    w[n * 2 + 1] = nearly_one(15) * choose(1, 1, 0x1p-10, 0x1p-20);
+  }
+  const LinearKernels& kernels = isa.linear(WeightType::kFloat32);
+  PackedLinear packed(kernels.format, kN, kK);
+  packed.pack(w.data(), kK, 0, packed.num_panels);
+  BufferOf<std::byte> scratch(kernels.scratch_bytes(kM, kK));
+  kernels.linear(
+      with_scratch(packed.params(x.data(), kK, y.data(), kN, kM, Activation::kNone), scratch));
+  for (size_t m = 0; m < kM; ++m)
+    for (size_t n = 0; n < kN; ++n) {
+      const float wanted = std::fma(x[m * 2 + 1], w[n * 2 + 1], x[m * 2] * w[n * 2]);
+      EXPECT(y[m * kN + n] == wanted, "%s: %a * %a + %a * %a is %a, wanted %a", isa.name, x[m * 2],
+             w[n * 2], x[m * 2 + 1], w[n * 2 + 1], y[m * kN + n], wanted);
+    }
+}
+
 void test_layer_norm_is_exact() {
   constexpr int64_t kH = 37;
   const auto x = random_floats(kH, 1), residual = random_floats(kH, 2);
@@ -288,6 +321,7 @@ int main() {
   test_layer_norm_is_exact();
   test_attention_is_exact();
   for (const InstructionSet* isa : runnable_sets()) {
+    test_a_sum_is_rounded_once(*isa);
     test_linear(*isa, WeightType::kFloat32);
     if (!isa->multiplies_pairs)
       test_linear(*isa, WeightType::kBfloat16);  // else: test_bfloat16.cpp

@@ -1,5 +1,5 @@
 // f32x16 as sixteen plain floats: the reference that any CPU runs, and the meaning of the others.
-// No header but <cstdint> and no symbol that leaves the file: see the note in isa_scalar.cpp.
+// x86-64's baseline has fma in its own instructions, for speed (<emmintrin.h>).
 
 constexpr int kTileRows = 4;
 constexpr int kTileVectors = 1;
@@ -51,9 +51,56 @@ inline f32x16 mul(f32x16 a, f32x16 b) {
 inline f32x16 div(f32x16 a, f32x16 b) {
   return map_lanes([&](int i) { return a.lane[i] / b.lane[i]; });
 }
+#if defined(__SSE2__)
+// fmaf, for which x86-64's baseline has no instruction and the library takes up to 200 ns. The product
+// of two floats is exact in double precision; their sum with a third may be rounded there, and a
+// second time to float. Twice is as good as once, unless the first result lies halfway between two
+// floats or below the normal ones, where floats are spaced wider. Such sums come here.
+__attribute__((noinline)) f32x16 fma_of_doubtful_sums(const f32x16& a, const f32x16& b,
+                                                      const f32x16& c) {
+  return map_lanes([&](int i) {
+    const double product = static_cast<double>(a.lane[i]) * b.lane[i];
+    const double sum = product + c.lane[i];
+    // The error of the sum, exactly (Knuth's TwoSum): without one, there is one rounding only.
+    const double added = sum - product;
+    const double error = (product - (sum - added)) + (c.lane[i] - added);
+    return error == 0 ? static_cast<float>(sum) : __builtin_fmaf(a.lane[i], b.lane[i], c.lane[i]);
+  });
+}
+inline f32x16 fma(const f32x16& a, const f32x16& b, const f32x16& c) {
+  f32x16 r;
+  const auto multiply_add = [](__m128 x, __m128 y, __m128 z) {
+    return _mm_add_pd(_mm_mul_pd(_mm_cvtps_pd(x), _mm_cvtps_pd(y)), _mm_cvtps_pd(z));
+  };
+  const auto upper = [](__m128 x) { return _mm_movehl_ps(x, x); };
+  const __m128i least_normal = _mm_set1_epi32(0x38100000);  // upper word of 2^-126
+  __m128i is_doubtful = _mm_setzero_si128();
+  for (int i = 0; i < 16; i += 4) {
+    const __m128 x = _mm_loadu_ps(a.lane + i), y = _mm_loadu_ps(b.lane + i);
+    const __m128 z = _mm_loadu_ps(c.lane + i);
+    const __m128d sum = multiply_add(x, y, z), next = multiply_add(upper(x), upper(y), upper(z));
+    _mm_storeu_ps(r.lane + i, _mm_movelh_ps(_mm_cvtpd_ps(sum), _mm_cvtpd_ps(next)));
+    // The lower and upper words of the four sums.
+    const __m128 s = _mm_castpd_ps(sum), t = _mm_castpd_ps(next);
+    const __m128i low = _mm_castps_si128(_mm_shuffle_ps(s, t, _MM_SHUFFLE(2, 0, 2, 0)));
+    const __m128i high =
+        _mm_and_si128(_mm_castps_si128(_mm_shuffle_ps(s, t, _MM_SHUFFLE(3, 1, 3, 1))),
+                      _mm_set1_epi32(0x7fffffff));
+    // A double has 29 bits more than a float: a one and zeros in them are halfway.
+    const __m128i is_halfway = _mm_cmpeq_epi32(_mm_slli_epi32(low, 3), _mm_set1_epi32(INT32_MIN));
+    const __m128i is_small = _mm_and_si128(_mm_cmpgt_epi32(high, _mm_setzero_si128()),
+                                           _mm_cmplt_epi32(high, least_normal));
+    is_doubtful = _mm_or_si128(is_doubtful, _mm_or_si128(is_halfway, is_small));
+  }
+  if (_mm_movemask_epi8(is_doubtful) != 0) [[unlikely]]
+    return fma_of_doubtful_sums(a, b, c);
+  return r;
+}
+#else
 inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
   return map_lanes([&](int i) { return __builtin_fmaf(a.lane[i], b.lane[i], c.lane[i]); });
 }
+#endif
 inline void accumulate(f32x16& acc, f32x16 a, f32x16 b) { acc = fma(a, b, acc); }
 // As maxps and minps: the second operand where the comparison is false, so also for NaN.
 inline f32x16 max(f32x16 a, f32x16 b) {
