@@ -69,11 +69,14 @@ FAULTS = (
           "wanted", "native:test_sizes"),
     Fault("a division by no width", "csrc/cpu/linear/linear.inl.h", "K + N == 0 ? kMost :", "",
           "native:test_kernels"),
+    Fault("rounded twice", "csrc/cpu/vectors/vec_scalar.h", "return error == 0 ?", "return error == error ?",
+          "native:test_kernels"),
+    Fault("rounded twice", "csrc/cpu/vectors/vec_scalar.h", "_mm_or_si128(is_halfway, is_small)", "is_halfway",
+          "native:test_kernels"),
     # ---- the encoder ----
-    Fault("a team that parts", ENCODER, "if (!encode_chunk(call, schedule.chunks[static_cast<size_t>(i)], "
-          "*shared_ws, team)) return;",
-          "if (call.is_stopped || !encode_chunk(call, schedule.chunks[static_cast<size_t>(i)], "
-          "*shared_ws, team)) return;", "native:test_encoder"),
+    Fault("a team that parts", "csrc/model/team.h", "has_left_ = stop_.ends(meeting_);",
+          "has_left_ = stop_.is_made();", "native:test_encoder"),
+    Fault("a question that is gone", POOL, "while_waiting();", "", "native:test_schedule"),
     Fault("a missing barrier", STEPS, "kernels_.linear.linear(part); }); team_.meet();",
           "kernels_.linear.linear(part); });", "native:test_encoder"),
     Fault("a missing barrier", STEPS, "item += heads; } }); team_.meet();", "item += heads; } });",

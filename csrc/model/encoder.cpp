@@ -17,10 +17,8 @@ namespace minifuse {
 struct Encoder::Call {
   const Batch& batch;
   const Outputs& outputs;
-  const std::function<bool()>& should_stop;
-  const uint64_t process = fork_generation();
+  StopRequest stop;
   std::atomic<int64_t> next_chunk{0};
-  std::atomic<bool> is_stopped{false};
 };
 
 Encoder::Encoder(const ModelDescription& description, const InstructionSet& isa,
@@ -33,7 +31,7 @@ Encoder::Encoder(const ModelDescription& description, const InstructionSet& isa,
 Encoder::~Encoder() = default;
 
 bool Encoder::encode_chunk(Call& call, const Chunk& chunk, Workspace& ws,
-                           const Team& team) const noexcept {
+                           Team& team) const noexcept {
   const Batch& batch = call.batch;
   const Outputs& outputs = call.outputs;
   const int64_t H = description_.hidden_size;
@@ -65,6 +63,7 @@ bool Encoder::encode_chunk(Call& call, const Chunk& chunk, Workspace& ws,
                                     .M = row_end - row_begin,
                                     .H = H});
   });
+  team.meet();
 
   const auto copy_rows = [&](float* destination) {
     for (int64_t row = row_begin; row < row_end; ++row)
@@ -72,17 +71,8 @@ bool Encoder::encode_chunk(Call& call, const Chunk& chunk, Workspace& ws,
                   static_cast<size_t>(H) * sizeof(float));
   };
   const int64_t num_layers = description_.num_hidden_layers;
-  for (int64_t index = 0; index < num_layers; ++index) {
+  for (int64_t index = 0; index < num_layers && !team.has_left(); ++index) {
     if (outputs.hidden_states) copy_rows(outputs.hidden_states + index * batch.total_tokens * H);
-    // The answer is written before the barrier and read behind it, and the caller cannot write again
-    // before every member has met it in this layer: a team stops together or not at all. A team
-    // reads is_stopped nowhere else.
-    if (team.is_caller && call.should_stop) {
-      if (call.should_stop()) call.is_stopped = true;
-      if (fork_generation() != call.process) return false;  // a child has no team to meet (run())
-    }
-    team.meet();
-    if (call.is_stopped) return false;
     const int64_t width = outputs.matrix_inputs ? inputs_per_layer(description_) : 0;
     const Observer observer(
         ticks,
@@ -93,12 +83,14 @@ bool Encoder::encode_chunk(Call& call, const Chunk& chunk, Workspace& ws,
     TeamSteps steps(description_, kernels_, batch.cu_seqlens, chunk, ws, team, observer);
     post_norm_layer(steps, weights_.layers[static_cast<size_t>(index)]);
   }
+  if (team.has_left()) return false;
   if (outputs.hidden_states) copy_rows(outputs.hidden_states + num_layers * batch.total_tokens * H);
   if (outputs.token_embeddings) copy_rows(outputs.token_embeddings);
   team.meet();
+  if (team.has_left()) return false;
   clock.time(&StageTicks::pooling, [&] { pool_chunk(batch, outputs, chunk, ws, team); });
   team.meet();
-  return true;
+  return !team.has_left();
 }
 
 void Encoder::pool_chunk(const Batch& batch, const Outputs& outputs, const Chunk& chunk,
@@ -149,7 +141,7 @@ bool Encoder::encode(const Batch& batch, const Outputs& outputs, int64_t max_sen
   for (int64_t i = 0; i < batch.batch; ++i)
     max_seqlen = std::max<int64_t>(max_seqlen, batch.cu_seqlens[i + 1] - batch.cu_seqlens[i]);
 
-  Call call{batch, outputs, should_stop};
+  Call call{batch, outputs, StopRequest(should_stop)};
   call.next_chunk = num_shared;
   SpinBarrier barrier;
   ThreadPool::Turn turn(ThreadPool::get(), num_threads, should_stop);
@@ -159,25 +151,26 @@ bool Encoder::encode(const Batch& batch, const Outputs& outputs, int64_t max_sen
     shared_ws = borrow_workspace(shared_tokens, max_seqlen, turn.num_members());
     shared_ws->is_timed = outputs.ticks != nullptr;
   }
-  turn.run([&](int member, int size) {
-    const Team team{member, size, member == 0, &barrier};
+  const ThreadPool::Task work = [&](int member, int size) {
+    Team team(member, size, member == 0, call.stop, &barrier);
     for (int64_t i = 0; i < num_shared; ++i)
       if (!encode_chunk(call, schedule.chunks[static_cast<size_t>(i)], *shared_ws, team)) return;
     if (num_shared == num_chunks) return;
 
     std::unique_ptr<Workspace> ws = borrow_workspace(tokens_alone, max_seqlen, 1);
     ws->is_timed = outputs.ticks != nullptr;
-    const Team alone{0, 1, member == 0, nullptr};
-    for (int64_t i = call.next_chunk++; i < num_chunks && !call.is_stopped; i = call.next_chunk++)
-      encode_chunk(call, schedule.chunks[static_cast<size_t>(i)], *ws, alone);
+    Team alone(0, 1, member == 0, call.stop, nullptr);
+    for (int64_t i = call.next_chunk++; i < num_chunks; i = call.next_chunk++)
+      if (!encode_chunk(call, schedule.chunks[static_cast<size_t>(i)], *ws, alone)) break;
     add_ticks(outputs, *ws);
     return_workspace(std::move(ws));
-  });
+  };
+  turn.run(work, [&] { call.stop.ask(0); });
   if (shared_ws) {
     add_ticks(outputs, *shared_ws);
     return_workspace(std::move(shared_ws));
   }
-  return !call.is_stopped;
+  return !call.stop.is_made();
 }
 
 CostModel Encoder::cost_model() const {

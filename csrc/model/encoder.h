@@ -45,7 +45,7 @@ class Encoder {
 
   // Returns false where the call was told to stop: for every member of a team alike. noexcept: a
   // member that left between two barriers would leave the others waiting there for ever.
-  bool encode_chunk(Call& call, const Chunk& chunk, Workspace& ws, const Team& team) const noexcept;
+  bool encode_chunk(Call& call, const Chunk& chunk, Workspace& ws, Team& team) const noexcept;
   void add_ticks(const Outputs& outputs, Workspace& ws) const;
   void pool_chunk(const Batch& batch, const Outputs& outputs, const Chunk& chunk,
                   const Workspace& ws, const Team& team) const;

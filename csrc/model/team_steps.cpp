@@ -7,7 +7,7 @@ namespace minifuse {
 
 TeamSteps::TeamSteps(const ModelDescription& description, const EncoderKernels& kernels,
                      const int32_t* cu_seqlens, const Chunk& chunk, Workspace& workspace,
-                     const Team& team, const Observer& observer)
+                     Team& team, const Observer& observer)
     : x{workspace.x.data(), workspace.sizes.ldx, 0,
         cu_seqlens[chunk.last] - cu_seqlens[chunk.first]},
       y{workspace.y.data(), workspace.sizes.ldx, 0, x.count},
@@ -40,11 +40,13 @@ void TeamSteps::multiply(const LinearParams& whole) const {
 
 void TeamSteps::linear(const LayerLinear& w, const Rows& x, const Rows& y,
                        Activation activation) const noexcept {
+  if (team_.has_left()) return;
   observer_.input(x, w.input_column, w.K);
   multiply(params(w, x, y, activation));
 }
 
 void TeamSteps::attention(const Rows& qkv, const Rows& out) const noexcept {
+  if (team_.has_left()) return;
   const int64_t H = description_.hidden_size, A = description_.num_attention_heads;
   const int64_t D = description_.head_dim();
   const int64_t num_items = (chunk_.last - chunk_.first) * A;  // a head of a sentence each
@@ -75,6 +77,7 @@ void TeamSteps::attention(const Rows& qkv, const Rows& out) const noexcept {
 
 void TeamSteps::linear_residual_norm(const LayerLinear& w, const Rows& x, const Rows& residual,
                                      const NormWeights& norm, const Rows& y) const noexcept {
+  if (team_.has_left()) return;
   observer_.input(x, w.input_column, w.K);
   const LinearParams linear = params(w, x, y, Activation::kNone);
   LayerNormParams rows{.x = y.data,
@@ -91,9 +94,11 @@ void TeamSteps::linear_residual_norm(const LayerLinear& w, const Rows& x, const 
   if (team_.is_alone()) {
     observer_.time(&StageTicks::matrices,
                    [&] { kernels_.linear.linear_residual_layer_norm(linear, rows); });
+    team_.meet();
     return;
   }
   multiply(linear);
+  if (team_.has_left()) return;
   const int64_t begin = team_.begin(y.count);
   rows.x = rows.y = y.data + begin * y.stride;
   rows.residual += begin * residual.stride;

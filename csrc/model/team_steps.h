@@ -1,5 +1,6 @@
 // The steps of a layer on the CPU, as one member of a team takes part in them: each member computes a
-// share of the columns, rows or heads, and all meet at the end of a step.
+// share of the columns, rows or heads, and all meet at the end of a step. Where the call stops, the
+// steps that are left do nothing.
 #pragma once
 
 #include "common/kernels.h"
@@ -22,7 +23,7 @@ struct EncoderKernels {
 class TeamSteps {
  public:
   TeamSteps(const ModelDescription& description, const EncoderKernels& kernels,
-            const int32_t* cu_seqlens, const Chunk& chunk, Workspace& workspace, const Team& team,
+            const int32_t* cu_seqlens, const Chunk& chunk, Workspace& workspace, Team& team,
             const Observer& observer);
 
   const Rows x, y, qkv, context;
@@ -51,7 +52,7 @@ class TeamSteps {
   const int32_t* cu_seqlens_;
   const Chunk chunk_;
   Workspace& ws_;
-  const Team& team_;
+  Team& team_;
   const Observer observer_;
 };
 

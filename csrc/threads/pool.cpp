@@ -109,7 +109,14 @@ void ThreadPool::work(Worker& worker) {
     job->run_member(worker.member);
     worker.state.store(Worker::kIdle, std::memory_order_release);
     // The last touch: once `remaining` is zero the job may be gone.
-    if (job->remaining.fetch_sub(1, std::memory_order_acq_rel) == 1) job->remaining.notify_one();
+    if (job->remaining.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+      // The caller looks at `remaining` with the mutex and goes to sleep in one step: it cannot miss
+      // this.
+      {
+        const std::lock_guard<std::mutex> lock(mutex_);
+      }
+      finished_.notify_all();
+    }
   }
 }
 
@@ -204,7 +211,32 @@ ThreadPool::Turn::~Turn() {
   pool_.turn_.notify_all();
 }
 
-void ThreadPool::Turn::run(const Task& task) {
+void ThreadPool::Turn::wait_for_workers(const std::atomic<int>& remaining,
+                                        const std::function<void()>& while_waiting) {
+  const auto are_done = [&] { return remaining.load(std::memory_order_acquire) == 0; };
+  for (int spins = 0; spins < 4000; ++spins) {
+    if (are_done()) return;
+    pause_briefly();
+  }
+  std::unique_lock<std::mutex> lock(pool_.mutex_);
+  while (!pool_.finished_.wait_for(lock, std::chrono::milliseconds(50), are_done)) {
+    if (!while_waiting) continue;
+    lock.unlock();
+    while_waiting();
+    throw_in_a_child();
+    lock.lock();
+  }
+}
+
+void ThreadPool::Turn::throw_in_a_child() const {
+  if (fork_generation() == inside_.process) return;
+  throw std::runtime_error(
+      "this process was forked by a signal handler while its parent computed, and the other "
+      "threads of that computation are the parent's: end the child in the handler (os._exit), or "
+      "fork elsewhere");
+}
+
+void ThreadPool::Turn::run(const Task& task, const std::function<void()>& while_waiting) {
   Job job{&task, num_members(), num_members() - 1, {}, {}};
   for (size_t i = 0; i < borrowed_.size(); ++i) {
     Worker& worker = *borrowed_[i];
@@ -218,19 +250,8 @@ void ThreadPool::Turn::run(const Task& task) {
     worker.state.notify_one();
   }
   job.run_member(0);
-  if (fork_generation() != inside_.process)
-    throw std::runtime_error(
-        "this process was forked by a signal handler while its parent computed, and the other "
-        "threads of that computation are the parent's: end the child in the handler (os._exit), or "
-        "fork elsewhere");
-  for (int spins = 0; job.remaining.load(std::memory_order_acquire) != 0; ++spins) {
-    if (spins < 4000) {
-      pause_briefly();
-    } else {
-      const int remaining = job.remaining.load(std::memory_order_acquire);
-      if (remaining != 0) job.remaining.wait(remaining, std::memory_order_acquire);
-    }
-  }
+  throw_in_a_child();
+  wait_for_workers(job.remaining, while_waiting);
   if (job.error) std::rethrow_exception(job.error);
 }
 

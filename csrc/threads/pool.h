@@ -1,6 +1,7 @@
 // The thread pool of a process: the only part of minifuse that starts a thread.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -50,7 +51,7 @@ class ThreadPool {
   Worker* borrow_worker() noexcept;
 
   std::mutex mutex_;
-  std::condition_variable turn_;
+  std::condition_variable turn_, finished_;
   std::deque<uint64_t> waiting_;  // tickets, first come first served
   uint64_t next_ticket_ = 0;
   int in_use_ = 0;
@@ -75,8 +76,9 @@ class ThreadPool::Turn {
   bool has_come() const { return has_come_; }
   int num_members() const { return 1 + static_cast<int>(borrowed_.size()); }
   // Runs task on the calling thread (member 0) and the workers, and returns when all are done;
-  // rethrows the first exception.
-  void run(const Task& task);
+  // rethrows the first exception. Calls while_waiting now and then while the calling thread has done
+  // its part and workers have not.
+  void run(const Task& task, const std::function<void()>& while_waiting = {});
 
  private:
   // Marks the calling thread as computing.
@@ -86,6 +88,11 @@ class ThreadPool::Turn {
     Inside();
     ~Inside();
   };
+
+  void wait_for_workers(const std::atomic<int>& remaining,
+                        const std::function<void()>& while_waiting);
+  // The child of a fork within a turn has none of the workers.
+  void throw_in_a_child() const;
 
   ThreadPool& pool_;
   const Inside inside_;

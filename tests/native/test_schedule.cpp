@@ -190,6 +190,22 @@ void test_pool() {
   holder.join();
   EXPECT(!ran, "ran although the pool was full");
 
+  // A caller that has done its part asks on, and what it hears ends the others' work.
+  {
+    std::atomic<bool> is_stopped{false};
+    int asked = 0;
+    ThreadPool::Turn turn(pool, 2, {});
+    turn.run(
+        [&](int member, int members) {
+          const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+          while (member + 1 == members && members > 1 && !is_stopped &&
+                 std::chrono::steady_clock::now() < until)
+            std::this_thread::yield();
+        },
+        [&] { is_stopped = ++asked == 3; });
+    EXPECT(turn.num_members() == 1 || is_stopped, "asked %d times", asked);
+  }
+
   pool.shutdown();
   std::atomic<int> members{0};
   pool.run(3, [&](int, int) { ++members; });

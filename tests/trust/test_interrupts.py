@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from test_memory_safety import run
 
-# Interrupts at random moments while threads share chunks. Prints how many there were and the slowest.
+# Interrupts at random moments while threads share chunks: so many, or as many encodes as fit some
+# seconds. Prints how long the slowest took.
 INTERRUPTED = """
 import os, random, signal, sys, threading, time
 import numpy as np
@@ -23,6 +24,8 @@ expected = model.encode(texts)
 start = time.perf_counter()
 model.encode(texts)
 usual = time.perf_counter() - start
+# An encode of the scalar build takes seconds.
+count = max(6, min(count, int(float(sys.argv[6]) / usual)))
 rng = random.Random(int(sys.argv[5]))
 sent = [0.0]
 armed = threading.Event()
@@ -47,46 +50,50 @@ for number in range(count):
     if number % 10 == 0:
         assert np.array_equal(model.encode(texts), expected), number
 assert np.array_equal(model.encode(texts), expected)
-print(stopped, slowest)
+assert stopped == count, stopped
+print(slowest)
 """
 
 
 @pytest.mark.parametrize("num_threads", [2, 4])
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_ctrl_c_while_threads_share_chunks(minilm_folder, dtype, num_threads):
-    stopped, slowest = run(INTERRUPTED, minilm_folder, dtype, 60, num_threads, 1).split()
-    assert int(stopped) == 60
+    slowest = run(INTERRUPTED, minilm_folder, dtype, 60, num_threads, 1, 30, timeout=240)
     assert float(slowest) < 1.0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_ctrl_c_at_500_random_moments(minilm_folder, dtype):
-    stopped, slowest = run(INTERRUPTED, minilm_folder, dtype, 500, 2, 7, timeout=900).split()
-    assert int(stopped) == 500
+    slowest = run(INTERRUPTED, minilm_folder, dtype, 500, 2, 7, 900, timeout=900)
     assert float(slowest) < 1.0
 
 
 def test_a_signal_handler_that_encodes(minilm_folder):
     """It runs within the native call, which asks for signals every 50 ms."""
     script = """
-import signal, sys
+import signal, sys, time
 import numpy as np
 from minifuse import SentenceTransformer
 model = SentenceTransformer(sys.argv[1], num_threads=2)
 texts = ["word " * 200] * 48
+start = time.perf_counter()
+model.encode(texts[:2])
+each = (time.perf_counter() - start) / 2
+texts = texts[:max(4, int(1 / each))]  # about a second; a few on the scalar build
 expected = model.encode(texts)
+pause = max(0.1, len(texts) * each / 5)
 handled = []
 def handler(*_):
-    handled.append(model.encode(texts[:2]))
-    signal.setitimer(signal.ITIMER_REAL, 0.1)  # one at a time: on a busy machine they would nest
+    handled.append(model.encode(texts[:1]))
+    signal.setitimer(signal.ITIMER_REAL, pause)  # one at a time: on a busy machine they would nest
 signal.signal(signal.SIGALRM, handler)
-signal.setitimer(signal.ITIMER_REAL, 0.1)
+signal.setitimer(signal.ITIMER_REAL, pause)
 for _ in range(3):
     assert np.array_equal(model.encode(texts), expected)
 signal.setitimer(signal.ITIMER_REAL, 0)
 assert len(handled) > 3
-assert all(np.array_equal(one, expected[:2]) for one in handled)
+assert all(np.array_equal(one, expected[:1]) for one in handled)
 """
     run(script, minilm_folder)
 
@@ -233,18 +240,20 @@ import numpy as np
 from minifuse import SentenceTransformer
 model = SentenceTransformer(sys.argv[1], num_threads=2)
 texts = ["word " * 250] * 3
+start = time.perf_counter()
 expected = model.encode(texts)
+pause = max(0.15, (time.perf_counter() - start) / 4)  # the scalar build takes seconds
 parent, children = os.getpid(), []
 def handler(*_):
     if os.getpid() == parent:
         child = os.fork()
         if child:
             children.append(child)
-            signal.setitimer(signal.ITIMER_REAL, 0.15)  # one at a time: a fork may take longer
+            signal.setitimer(signal.ITIMER_REAL, pause)  # one at a time: a fork takes a while
 signal.signal(signal.SIGALRM, handler)
-signal.setitimer(signal.ITIMER_REAL, 0.1)
+signal.setitimer(signal.ITIMER_REAL, pause)
 try:
-    while len(children) < 5 and os.getpid() == parent:
+    while len(children) < 3 and os.getpid() == parent:
         assert np.array_equal(model.encode(texts), expected)
 except RuntimeError as error:
     assert os.getpid() != parent and "forked by a signal handler" in str(error)
