@@ -125,7 +125,6 @@ class DeviceRuntime final : public Runtime {
   void destroy_graph(Graph graph) noexcept override {
     cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph));
   }
-  void protect(void*) override {}
 
   void keep_device(const std::function<void()>& work) override {
     int before = index_;
@@ -145,8 +144,6 @@ class DeviceRuntime final : public Runtime {
       launch(reinterpret_cast<cudaStream_t>(handle));
     });
   }
-  void lend(const void*, size_t, const std::string&, bool) override {}
-  void take_back(const void*) noexcept override {}
 
  private:
   // The device of a thread is a setting of that thread.

@@ -17,6 +17,18 @@ namespace minifuse::cuda {
 
 using Graph = void*;
 
+// What kernels may do with memory, for whoever checks it (the emulator).
+class MemoryRules {
+ public:
+  virtual ~MemoryRules() = default;
+  // No kernel writes there from now on.
+  virtual void protect(void* memory) = 0;
+  // Memory of others that kernels and copies may use until it is taken back.
+  virtual void lend(const void* memory, size_t size_bytes, const std::string& name,
+                    bool is_read_only) = 0;
+  virtual void take_back(const void* memory) noexcept = 0;
+};
+
 class Runtime {
  public:
   virtual ~Runtime() = default;
@@ -46,8 +58,9 @@ class Runtime {
   virtual Graph end_capture(Stream stream) = 0;
   virtual void launch(Graph graph, Stream stream) = 0;
   virtual void destroy_graph(Graph graph) noexcept = 0;
-  // Says that no kernel writes there from now on; the emulator holds them to it.
-  virtual void protect(void* memory) = 0;
+
+  // Null where nobody checks: a device does not.
+  virtual MemoryRules* memory_rules() { return nullptr; }
 
   // Calls work; the calling thread's current device is afterwards what it was before.
   virtual void keep_device(const std::function<void()>& work) = 0;
@@ -56,10 +69,6 @@ class Runtime {
   // Calls launch with somebody else's stream, by its handle; the calling thread's current device is
   // afterwards what it was.
   virtual void on_stream(uintptr_t handle, const std::function<void(Stream)>& launch) = 0;
-  // Memory that kernels and copies may use until it is taken back; the emulator holds them to it.
-  virtual void lend(const void* memory, size_t size_bytes, const std::string& name,
-                    bool is_read_only) = 0;
-  virtual void take_back(const void* memory) noexcept = 0;
 };
 
 // Returns the value of MINIFUSE_CUDA_ISA, "sm_80" or "sm_90a"; the device's best if it is not set.

@@ -29,7 +29,7 @@ inline const Kernels& table_named(const std::string& element) {
   fail("dtype is '", element, "', wanted float32, bfloat16 or float16 on this device");
 }
 
-class EmulatedRuntime final : public Runtime {
+class EmulatedRuntime final : public Runtime, private MemoryRules {
  public:
   // most_bytes: where allocate() says that there is no room.
   explicit EmulatedRuntime(size_t most_bytes) : bytes_left_(most_bytes) {}
@@ -83,19 +83,21 @@ class EmulatedRuntime final : public Runtime {
     delete static_cast<Device::Recording*>(graph);
   }
   void synchronize(Stream) override {}
-  void protect(void* memory) override { device_.protect(memory); }
+  MemoryRules* memory_rules() override { return this; }
 
   void keep_device(const std::function<void()>& work) override { work(); }
   void on_stream(uintptr_t, const std::function<void(Stream)>& launch) override {
     launch(&device_);
   }
+
+ private:
+  void protect(void* memory) override { device_.protect(memory); }
   void lend(const void* memory, size_t size_bytes, const std::string& name,
             bool is_read_only) override {
     device_.allow(memory, size_bytes, name, is_read_only);
   }
   void take_back(const void* memory) noexcept override { device_.forget(memory); }
 
- private:
   Device device_;
   size_t bytes_left_;
   std::map<void*, size_t> sizes_;

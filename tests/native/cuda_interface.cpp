@@ -56,7 +56,7 @@ class Session {
     const size_t size_bytes = bytes_of(num_rows, stride, width, size);
     void* memory = place(data, size_bytes, name);
     runtime_->synchronize(stream_);
-    runtime_->protect(memory);
+    if (MemoryRules* rules = runtime_->memory_rules()) rules->protect(memory);
     data = static_cast<P*>(memory);
   }
   // The same; it is copied back by run().

@@ -60,7 +60,7 @@ DeviceBuffer send(cuda::Runtime& runtime, const void* data, size_t size_bytes,
   runtime.upload(memory, data, size_bytes, stream);
   runtime.synchronize(stream);
   runtime.destroy_stream(stream);
-  runtime.protect(memory);
+  if (cuda::MemoryRules* rules = runtime.memory_rules()) rules->protect(memory);
   return buffer;
 }
 
