@@ -17,7 +17,7 @@ namespace minifuse::cuda {
 
 using Graph = void*;
 
-// What kernels may do with memory, for whoever checks it (the emulator).
+// Rules about memory that kernels must keep, for whoever checks them (the emulator).
 class MemoryRules {
  public:
   virtual ~MemoryRules() = default;
