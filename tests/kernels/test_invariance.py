@@ -27,7 +27,8 @@ def same_bits(a, b):
 @pytest.fixture(scope="module")
 def texts():
     rng = np.random.default_rng(5)
-    picked = [*list(sample_text.sentences(120)), "", "a", "word " * 400]
+    count = 20 if core.isa() == "scalar" else 120  # it takes twenty times as long for each
+    picked = [*list(sample_text.sentences(count)), "", "a", "word " * 400]
     return [picked[i] for i in rng.permutation(len(picked))]
 
 
@@ -59,7 +60,7 @@ def test_any_batch_size(model, texts, expected, batch_size):
 @pytest.mark.parametrize("num_threads", [1, 2, 3, 7])
 def test_any_number_of_threads(model, texts, expected, num_threads):
     same_bits(model.encode(texts, num_threads=num_threads), expected)
-    for i in (0, 50, texts.index("word " * 400)):  # one text: the latency schedule
+    for i in (0, len(texts) // 2, texts.index("word " * 400)):  # one text: the latency schedule
         same_bits(model.encode(texts[i], num_threads=num_threads), expected[i])
 
 
@@ -124,7 +125,7 @@ def test_eight_python_threads_at_once(model, texts, expected):
 
     def work(seed):
         try:
-            order = np.random.default_rng(seed).permutation(len(texts))[:40]
+            order = np.random.default_rng(seed).permutation(len(texts))[: len(texts) // 3]
             for _ in range(3):
                 same_bits(model.encode([texts[i] for i in order]), expected[order])
                 same_bits(model.encode(texts[order[0]]), expected[order[0]])
