@@ -79,6 +79,7 @@ class Soak:
         self.failures: list[str] = []
         self.counts = dict.fromkeys(("encode", "index", "ops", "fork", "handler", "interrupt"), 0)
         self.stop = threading.Event()
+        self.is_armed = False  # whether the main thread wants to be interrupted
         self.beats: dict[str, float] = {}
         self.memory: list[float] = []  # MiB, second by second
 
@@ -164,22 +165,30 @@ class Soak:
         self.counts["handler"] += 1
 
     def main_thread(self, rng: random.Random) -> None:
-        """Encodes that Ctrl-C stops at a random moment."""
-        timer = threading.Timer(rng.uniform(0, 0.15), os.kill, (os.getpid(), signal.SIGINT))
-        timer.start()
+        """Encodes until Ctrl-C stops one at a random moment."""
         try:
-            for _ in range(50):
+            self.is_armed = True
+            while True:
                 self.encode(rng)
-            timer.join()
-            time.sleep(0.01)
         except KeyboardInterrupt:
+            self.is_armed = False
             self.counts["interrupt"] += 1
-        finally:
-            while timer.is_alive():
-                try:
-                    timer.join()
-                except KeyboardInterrupt:
-                    self.counts["interrupt"] += 1
+
+    def interrupt(self) -> None:
+        """Send Ctrl-C whenever the main thread waits for one, and once more where it got lost.
+
+        The main thread calls nothing of threading meanwhile: Python's own locks do not survive an
+        interrupt in the middle of a wait.
+        """
+        rng = random.Random(7)
+        while not self.stop.is_set() or self.is_armed:
+            time.sleep(rng.uniform(0, 0.15))
+            if not self.is_armed:
+                continue
+            seen, until = self.counts["interrupt"], time.monotonic() + 5
+            os.kill(os.getpid(), signal.SIGINT)
+            while self.counts["interrupt"] == seen and time.monotonic() < until:
+                time.sleep(0.002)
 
     def watch(self) -> None:
         """Record the memory; say where everybody is when a thread has not moved for a minute."""
@@ -210,17 +219,14 @@ def main() -> int:
             threading.Thread(target=soak.loop, args=(name, work, seed), daemon=True)
             for seed, (name, work) in enumerate(jobs)
         ]
-        threads.append(threading.Thread(target=soak.watch, daemon=True))
+        for work in (soak.watch, soak.interrupt):
+            threads.append(threading.Thread(target=work, daemon=True))
         for thread in threads:
             thread.start()
         start, report = time.monotonic(), time.monotonic() + 60
         rng = random.Random(arguments.seed)
         while (elapsed := time.monotonic() - start) < 60 * arguments.minutes and not soak.failures:
-            try:
-                soak.main_thread(rng)
-                time.sleep(0.001)
-            except KeyboardInterrupt:  # it came when the encode had just ended
-                soak.counts["interrupt"] += 1
+            soak.main_thread(rng)
             soak.beats["main"] = time.monotonic()
             if time.monotonic() > report:
                 report += 60
