@@ -185,7 +185,7 @@ class Soak:
             time.sleep(rng.uniform(0, 0.15))
             if not self.is_armed:
                 continue
-            seen, until = self.counts["interrupt"], time.monotonic() + 5
+            seen, until = self.counts["interrupt"], time.monotonic() + 30
             os.kill(os.getpid(), signal.SIGINT)
             while self.counts["interrupt"] == seen and time.monotonic() < until:
                 time.sleep(0.002)
