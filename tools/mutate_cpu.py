@@ -214,11 +214,12 @@ def planted(fault: Fault) -> str:
 
 
 class Tree:
-    """A copy of the sources, built once and again for each fault."""
+    """A copy of the sources, built once; then, for each fault, what the fault touches."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.is_stale = False  # whether what was built last holds a fault
+        self.folder = folder / "tree"
+        self.whole = folder / "whole"  # the same without a fault, as it was built
+        folder = self.folder
         for part in ("csrc", "tests", "python"):
             shutil.copytree(
                 ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__")
@@ -236,6 +237,17 @@ class Tree:
                  "-DMINIFUSE_BUILD_TESTS=ON", "-DMINIFUSE_CHECKED=ON", "-DMINIFUSE_CUDA=OFF",
                  f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11}")  # fmt: skip
         self.build()
+        shutil.copytree(self.folder, self.whole, symlinks=True)
+
+    def mend(self) -> None:
+        """Take back what differs from the whole tree, objects included: nothing is built for it."""
+        for source in self.whole.rglob("*"):
+            copy = self.folder / source.relative_to(self.whole)
+            if source.is_symlink() or not source.is_file():
+                continue
+            is_same = copy.exists() and copy.stat().st_mtime_ns == source.stat().st_mtime_ns
+            if not is_same:
+                shutil.copy2(source, copy)
 
     def run(self, *command: str) -> None:
         done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
@@ -273,14 +285,12 @@ class Tree:
         """Plant, build, test and mend."""
         path = self.folder / fault.file
         path.write_text(planted(fault), encoding="utf-8")
-        is_native = fault.file.startswith("csrc")
         try:
-            if is_native or self.is_stale:  # with this fault, or without the last one
+            if fault.file.startswith("csrc"):
                 self.build()
-            self.is_stale = is_native
             return self.sees(fault.tests)
         finally:
-            shutil.copyfile(ROOT / fault.file, path)
+            self.mend()
 
 
 def main() -> int:
