@@ -11,6 +11,7 @@ hang of a minute or an unexpected error ends the run with status 1.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import faulthandler
 import os
 import random
@@ -55,6 +56,25 @@ def resident_mib() -> float:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def malloc_mib() -> float:
+    """Memory that malloc has handed out and not got back; 0 where the C library does not say.
+
+    Where it is flat while resident memory grows, nothing leaks and the heap is getting ragged.
+    """
+
+    class Mallinfo2(ctypes.Structure):
+        _fields_ = [(name, ctypes.c_size_t) for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks",
+            "fordblks", "keepcost")]  # fmt: skip
+
+    mallinfo2 = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if mallinfo2 is None:
+        return 0.0
+    mallinfo2.restype = Mallinfo2
+    info = mallinfo2()
+    return float(info.uordblks + info.hblkhd) / 2**20
 
 
 class Soak:
@@ -231,7 +251,9 @@ def main() -> int:
             if time.monotonic() > report:
                 report += 60
                 print(
-                    f"{elapsed / 60:5.1f} min  {resident_mib():7.1f} MiB  {soak.counts}", flush=True
+                    f"{elapsed / 60:5.1f} min  {resident_mib():7.1f} MiB, "
+                    f"{malloc_mib():.1f} by malloc  {soak.counts}",
+                    flush=True,
                 )
         soak.stop.set()
         signal.setitimer(signal.ITIMER_REAL, 0)
