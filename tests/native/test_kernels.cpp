@@ -210,13 +210,16 @@ void test_a_sum_is_rounded_once(const InstructionSet& isa) {
   const auto nearly_one = [&](int bits) { return 1 + choose(-1, 0, 1) * std::ldexp(1.0f, -bits); };
   std::vector<float> x(kM * kK), w(kN * kK), y(kM * kN);
   for (size_t m = 0; m < kM; ++m) {
-    x[m * 2] = choose(1, 1 + 0x1p-23, 1.5, -1, 0, 0x1p-126, 0x1.8p-140);
-    x[m * 2 + 1] = choose(0x1p-24, 0x1p-23, -0x1p-25, 3, 0, 0x1p-130) * nearly_one(15);
+    x[m * 2] = choose(1, 1 + 0x1p-23, 1.5, -1, 0, 0x1p-126, 0x1.8p-140, 0x1.000004p-127);
+    x[m * 2 + 1] = choose(0x1p-24, 0x1p-23, -0x1p-25, 3, 0, 0x1p-130, 0x1p-75) * nearly_one(15);
   }
   for (size_t n = 0; n < kN; ++n) {
     w[n * 2] = nearly_one(12);
     w[n * 2 + 1] = nearly_one(15) * choose(1, 1, 0x1p-10, 0x1p-20);
   }
+  w[0] = w[2] = 1;
+  w[1] = 1 - 0x1p-15f;
+  w[3] = w[1] * 0x1p-75f;  // a subnormal sum of more than 53 bits, near halfway
   const LinearKernels& kernels = isa.linear(WeightType::kFloat32);
   PackedLinear packed(kernels.format, kN, kK);
   packed.pack(w.data(), kK, 0, packed.num_panels);
