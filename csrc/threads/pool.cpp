@@ -113,7 +113,7 @@ void ThreadPool::work(Worker& worker) {
       // The caller looks at `remaining` with the mutex and goes to sleep in one step: it cannot miss
       // this.
       {
-        const std::lock_guard<std::mutex> lock(mutex_);
+        const std::lock_guard<std::mutex> lock(finished_mutex_);
       }
       finished_.notify_all();
     }
@@ -218,7 +218,7 @@ void ThreadPool::Turn::wait_for_workers(const std::atomic<int>& remaining,
     if (are_done()) return;
     pause_briefly();
   }
-  std::unique_lock<std::mutex> lock(pool_.mutex_);
+  std::unique_lock<std::mutex> lock(pool_.finished_mutex_);
   while (!pool_.finished_.wait_for(lock, std::chrono::milliseconds(50), are_done)) {
     if (!while_waiting) continue;
     lock.unlock();

@@ -51,13 +51,18 @@ class ThreadPool {
   Worker* borrow_worker() noexcept;
 
   std::mutex mutex_;
-  std::condition_variable turn_, finished_;
+  std::condition_variable turn_;
   std::deque<uint64_t> waiting_;  // tickets, first come first served
   uint64_t next_ticket_ = 0;
   int in_use_ = 0;
   const int budget_ = default_num_threads();
   std::vector<std::unique_ptr<Worker>> workers_;
   std::vector<Worker*> idle_;
+
+  // For callers that wait until their workers are done. Not the mutex above, which shutdown() holds
+  // while it joins a worker that may just be telling its caller.
+  std::mutex finished_mutex_;
+  std::condition_variable finished_;
 };
 
 // A caller's time with its workers, from when it may begin until the end of the scope. Memory that

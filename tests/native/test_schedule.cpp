@@ -63,7 +63,7 @@ Schedule plan(const std::vector<int>& seqlens, int64_t max_sentences, int64_t ch
 
 void test_plan() {
   std::mt19937 generator(1);
-  for (int round = 0; round < 300; ++round) {
+  for (int round = 0; round < 20000; ++round) {
     std::vector<int> seqlens(generator() % 60);
     for (int& seqlen : seqlens) seqlen = static_cast<int>(generator() % (round % 7 ? 40 : 513));
     const std::vector<int32_t> offsets = offsets_of(seqlens);
@@ -211,6 +211,12 @@ void test_pool() {
   pool.run(3, [&](int, int) { ++members; });
   EXPECT(members >= 1, "no restart");
   pool.shutdown();
+
+  // A worker may still be telling its caller that it is done.
+  for (int round = 0; round < 20000; ++round) {
+    pool.run(2, [&](int, int) {});
+    pool.shutdown();
+  }
 }
 
 }  // namespace
