@@ -107,6 +107,9 @@ void test_stop_at_every_check() {
   constexpr int kRounds = 3, kEvery = 1;
 #endif
   const int64_t checks_per_chunk = 7 * description.num_hidden_layers + 3;  // its meetings
+  int alone = 0;  // five steps of a layer, embedding, pooling and what is behind them
+  EXPECT(encoder->encode(batch, outputs, 1, 1, [&] { return ++alone, false; }), "stopped");
+  EXPECT(alone >= 2 * (5 * description.num_hidden_layers + 3), "%d checks", alone);
   for (const int threads : {3, 4, 6}) {
     EXPECT(encoder->plan(batch, 1, threads).num_shared_chunks >= 2, "nothing is shared");
     int checks = 0;
