@@ -205,6 +205,7 @@ std::unique_ptr<Workspace> Encoder::borrow_workspace(int64_t tokens, int64_t max
                                                      int64_t members) const {
   const WorkspaceSizes sizes =
       workspace_sizes(description_, kernels_.linear, kernels_.blocks, tokens, max_seqlen, members);
+  WorkspaceSizes allocated = sizes;
   std::unique_ptr<Workspace> dropped;  // its memory goes back when the mutex is free
   {
     const std::lock_guard<std::mutex> lock(fork_safe_mutex());
@@ -215,14 +216,18 @@ std::unique_ptr<Workspace> Encoder::borrow_workspace(int64_t tokens, int64_t max
       ws->sizes = sizes;
       return ws;
     }
-    // Grow one rather than collect one of every size.
+    // Grow one rather than collect one of every size, and make it smaller in no respect: so the
+    // memory of a process settles, whatever the order of its calls.
     if (!free_workspaces_.empty()) {
       dropped = std::move(free_workspaces_.back());
       free_workspaces_.pop_back();
+      allocated = sizes.joined_with(dropped->allocated);
     }
   }
   dropped.reset();
-  return std::make_unique<Workspace>(sizes);
+  auto ws = std::make_unique<Workspace>(allocated);
+  ws->sizes = sizes;
+  return ws;
 }
 
 void Encoder::add_ticks(const Outputs& outputs, Workspace& ws) const {

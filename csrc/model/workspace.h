@@ -30,6 +30,15 @@ struct WorkspaceSizes {
            members * attention_floats >= need.members * need.attention_floats &&
            members * linear_bytes >= need.members * need.linear_bytes;
   }
+  // Returns the sizes of memory that serves both. Strides are the model's.
+  WorkspaceSizes joined_with(const WorkspaceSizes& other) const {
+    WorkspaceSizes joined = *this;
+    for (int64_t WorkspaceSizes::* size :
+         {&WorkspaceSizes::tokens, &WorkspaceSizes::hidden_rows, &WorkspaceSizes::attention_floats,
+          &WorkspaceSizes::linear_bytes, &WorkspaceSizes::members})
+      joined.*size = std::max(joined.*size, other.*size);
+    return joined;
+  }
 };
 
 // Rows that go through W1, GELU and W2 together when one thread takes M rows through a layer.

@@ -61,7 +61,8 @@ void test_sizes(const LinearKernels& kernels) {
                 workspace_sizes(description, kernels, blocks, tokens, tokens, members);
             check_need(description, kernels, blocks, tokens, sizes, members == 1);
             // With monotone sizes, what serves `tokens` serves every smaller chunk, too.
-            EXPECT(sizes.covers(smaller) && sizes.linear_bytes >= smaller.linear_bytes &&
+            EXPECT(sizes.covers(smaller) && smaller.joined_with(sizes).covers(sizes) &&
+                       sizes.linear_bytes >= smaller.linear_bytes &&
                        sizes.attention_floats >= smaller.attention_floats,
                    "%s H=%d F=%d: %d tokens need less than one fewer", kernels.format.isa, int(H),
                    int(F), int(tokens));
