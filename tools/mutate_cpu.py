@@ -237,10 +237,16 @@ class Tree:
                  "-DMINIFUSE_BUILD_TESTS=ON", "-DMINIFUSE_CHECKED=ON", "-DMINIFUSE_CUDA=OFF",
                  f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11}")  # fmt: skip
         self.build()
+        # Only a second build writes down which headers an object depends on. Without that a fault in
+        # a header would be built for the first time, but not after it was mended.
+        self.build()
         shutil.copytree(self.folder, self.whole, symlinks=True)
 
     def mend(self) -> None:
         """Take back what differs from the whole tree, objects included: nothing is built for it."""
+        for copy in self.folder.rglob("*"):
+            if copy.is_file() and not (self.whole / copy.relative_to(self.folder)).exists():
+                copy.unlink()
         for source in self.whole.rglob("*"):
             copy = self.folder / source.relative_to(self.whole)
             if source.is_symlink() or not source.is_file():
