@@ -3,10 +3,11 @@ dtypes, adds, searches and saves, every result compared with a reference, and me
 
     python tools/soak.py --minutes 30 [--model NAME]
 
-The time begins when a warm-up of WARM_ENCODES encodes is over: work and not time, because a busy
-machine does little of it in a minute. Resident memory is read each second; its median over the last
-tenth of the time is compared with that over the first. More than 1 % of growth, a wrong bit, a hang
-of a minute or an unexpected error ends the run with status 1.
+Before the time begins, as many callers as there will be at once encode every text in every way, so
+that the memory that an encoder keeps has seen the longest of them. Resident memory is then read
+each second; its median over the last tenth of the time is compared with that over the first. More
+than 1 % of growth, a wrong bit, a hang of a minute or an unexpected error ends the run with status
+1.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import faulthandler
+import itertools
 import os
 import random
 import signal
@@ -29,8 +31,6 @@ import numpy as np
 from minifuse import Index, SentenceTransformer, ops
 from minifuse.native import core
 
-# By then each thread of each model has seen the largest batches many times.
-WARM_ENCODES = 10_000
 WORDS = [
     "the",
     "sky",
@@ -130,6 +130,20 @@ class Soak:
         )  # fmt: skip
         self.check(np.array_equal(vectors, self.expected[dtype][places]), f"{dtype}: {places}")
         self.counts["encode"] += 1
+
+    def warm_up(self, callers: int = 4) -> None:
+        """Encode all texts from several callers at once, in every dtype and on 1 to 4 threads."""
+
+        def work() -> None:
+            for model in self.models.values():
+                for num_threads, batch_size in itertools.product((1, 2, 3, 4), (1, 4, 32)):
+                    model.encode(self.texts, num_threads=num_threads, batch_size=batch_size)
+
+        threads = [threading.Thread(target=work) for _ in range(callers)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
 
     def index(self, rng: random.Random) -> None:
         """An index of its own: filled by two threads, saved, loaded, appended to, searched."""
@@ -234,6 +248,9 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as scratch:
         soak = Soak(arguments.model, Path(scratch), arguments.seed)
+        begin = time.monotonic()
+        soak.warm_up()
+        print(f"warm after {time.monotonic() - begin:.0f} s: {resident_mib():.1f} MiB", flush=True)
         signal.signal(signal.SIGALRM, soak.handler)
         signal.setitimer(signal.ITIMER_REAL, 0.5, 0.35)
         jobs = [("encode 1", soak.encode), ("encode 2", soak.encode), ("index 1", soak.index),
@@ -246,25 +263,18 @@ def main() -> int:
             threads.append(threading.Thread(target=work, daemon=True))
         for thread in threads:
             thread.start()
+        start, report = time.monotonic(), time.monotonic() + 60
         rng = random.Random(arguments.seed)
-        first = time.monotonic()
-        start, report = None, first + 60
-        while not soak.failures:
+        while (elapsed := time.monotonic() - start) < 60 * arguments.minutes and not soak.failures:
             soak.main_thread(rng)
-            now = soak.beats["main"] = time.monotonic()
-            if start is None and soak.counts["encode"] >= WARM_ENCODES:
-                start = now
-                soak.memory.clear()
-                print(f"warm after {(now - first) / 60:.1f} min", flush=True)
-            if now > report:
+            soak.beats["main"] = time.monotonic()
+            if time.monotonic() > report:
                 report += 60
                 print(
-                    f"{(now - first) / 60:5.1f} min  {resident_mib():7.1f} MiB, "
+                    f"{elapsed / 60:5.1f} min  {resident_mib():7.1f} MiB, "
                     f"{malloc_mib():.1f} by malloc  {soak.counts}",
                     flush=True,
                 )
-            if start is not None and now - start > 60 * arguments.minutes:
-                break
         soak.stop.set()
         signal.setitimer(signal.ITIMER_REAL, 0)
         for thread in threads:
