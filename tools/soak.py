@@ -24,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -134,16 +135,18 @@ class Soak:
     def warm_up(self, callers: int = 4) -> None:
         """Encode all texts from several callers at once, in every dtype and on 1 to 4 threads."""
 
-        def work() -> None:
-            for model in self.models.values():
-                for num_threads, batch_size in itertools.product((1, 2, 3, 4), (1, 4, 32)):
-                    model.encode(self.texts, num_threads=num_threads, batch_size=batch_size)
+        def work(_: int) -> None:
+            for dtype, num_threads, size in itertools.product(
+                self.models, (1, 2, 3, 4), (1, 4, 32)
+            ):
+                vectors = self.models[dtype].encode(
+                    self.texts, num_threads=num_threads, batch_size=size
+                )
+                self.check(np.array_equal(vectors, self.expected[dtype]), f"{dtype}: warming up")
 
-        threads = [threading.Thread(target=work) for _ in range(callers)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(callers) as pool:
+            list(pool.map(work, range(callers)))
+        self.memory.append(resident_mib())
 
     def index(self, rng: random.Random) -> None:
         """An index of its own: filled by two threads, saved, loaded, appended to, searched."""

@@ -61,12 +61,17 @@ void test_sizes(const LinearKernels& kernels) {
                 workspace_sizes(description, kernels, blocks, tokens, tokens, members);
             check_need(description, kernels, blocks, tokens, sizes, members == 1);
             // With monotone sizes, what serves `tokens` serves every smaller chunk, too.
-            EXPECT(sizes.covers(smaller) && smaller.joined_with(sizes).covers(sizes) &&
-                       sizes.linear_bytes >= smaller.linear_bytes &&
+            EXPECT(sizes.covers(smaller) && sizes.linear_bytes >= smaller.linear_bytes &&
                        sizes.attention_floats >= smaller.attention_floats,
                    "%s H=%d F=%d: %d tokens need less than one fewer", kernels.format.isa, int(H),
                    int(F), int(tokens));
             smaller = sizes;
+            // Neither of these covers the other: more members here, more tokens there.
+            const WorkspaceSizes shared =
+                workspace_sizes(description, kernels, blocks, 1, 1, members + 8);
+            for (const WorkspaceSizes& joined :
+                 {sizes.joined_with(shared), shared.joined_with(sizes)})
+              EXPECT(joined.covers(sizes) && joined.covers(shared), "joined sizes serve one only");
           }
         }
 }
