@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Literal, NamedTuple, NoReturn
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,6 @@ FloatArray = npt.NDArray[np.float32]
 OutputValue = Literal["sentence_embedding", "token_embeddings"]
 # Places of texts in a call, and their tokens, longest first.
 _Window = tuple[npt.NDArray[np.intp], TokenBatch]
-_FIRST = np.zeros(1, np.intp)
 
 
 class EncodeInfo(NamedTuple):
@@ -168,12 +167,15 @@ class Pipeline:
     def _window(self, texts: list[str], places: npt.NDArray[np.intp], request: Request) -> _Window:
         prompted = [request.prompt + texts[place] for place in places.tolist()]
         tokens = self.tokenize(prompted, request.num_threads)
-        if request.refuses_long and tokens.truncated.any():
-            self._refuse_long(places[int(np.flatnonzero(tokens.truncated)[0])])
+        if request.refuses_long:
+            self._refuse_long(tokens, places)
         ordered, order = tokens.sorted_by_length()
         return places[order], ordered
 
-    def _refuse_long(self, place: int) -> NoReturn:
+    def _refuse_long(self, tokens: TokenBatch, places: Any) -> None:
+        if not tokens.truncated.any():
+            return
+        place = places[int(np.flatnonzero(tokens.truncated)[0])]
         raise ValueError(
             f"sentences[{place}] has more than max_seq_length={self.max_seq_length} tokens and "
             "truncation='error' was asked: shorten it"
@@ -202,7 +204,9 @@ class Pipeline:
         if request.prompt and not self.include_prompt:
             pool_from = self._prompt_length(request.prompt)
         if len(texts) == 1:  # a query: nothing to sort or to put together
-            _, tokens = self._window(list(checked(texts)), _FIRST, request)
+            tokens = self.tokenize([request.prompt + text for text in checked(texts)])
+            if request.refuses_long:
+                self._refuse_long(tokens, (0,))
             encoded = self._encode_tokens(tokens, pool_from, request)
             return encoded, EncodeInfo(tokens.seqlens, tokens.truncated)
         result = self._room(len(texts), request)

@@ -75,8 +75,6 @@ class TokenBatch:
 
     def sorted_by_length(self) -> tuple[TokenBatch, npt.NDArray[np.intp]]:
         """The same sentences, longest first, and the place each had before."""
-        if len(self.seqlens) == 1:
-            return self, np.zeros(1, np.intp)
         order = np.argsort(-self.seqlens, kind="stable")
         starts = self.cu_seqlens()[:-1].astype(np.int64)
         lengths = self.seqlens[order]
@@ -154,23 +152,30 @@ class TextTokenizer:
         Raises:
             ValueError: an element cannot be encoded as UTF-8 (a lone surrogate).
         """
-        limit = _LONG_CHARACTERS_PER_TOKEN * max_seq_length
-        prepared: list[str] = []
-        for text in texts:
-            if self._do_lower_case:
-                text = text.lower()  # before a cut: a letter's may depend on the next one
-            if len(text) > limit:
-                text = self.shorten(text, max_seq_length)
-            prepared.append(text)
+        if len(texts) == 1:
+            return self._encode_one(self._prepared(texts[0], max_seq_length), max_seq_length)
+        prepared = [self._prepared(text, max_seq_length) for text in texts]
         lists = self._guarded(prepared, lambda: self._encode_batch(prepared, num_threads))
         return self._pack(lists, max_seq_length)
+
+    def _prepared(self, text: str, max_seq_length: int) -> str:
+        if self._do_lower_case:
+            text = text.lower()  # before a cut: a letter's may depend on the next one
+        if len(text) > _LONG_CHARACTERS_PER_TOKEN * max_seq_length:
+            text = self.shorten(text, max_seq_length)
+        return text
+
+    def _encode_one(self, text: str, max_seq_length: int) -> TokenBatch:
+        # A query pays for every call of NumPy.
+        whole = self._guarded([text], lambda: self.backend.encode(text).ids)
+        ids = np.array(self._cut(whole, max_seq_length), np.int32)
+        was_cut = np.array((len(whole) > max_seq_length,))
+        return TokenBatch(ids, np.array((len(ids),), np.int64), was_cut)
 
     def _encode_batch(self, texts: list[str], num_threads: int | None) -> list[list[int]]:
         # tokenizers has one pool of a thread for each CPU and no setting for it; but a call cannot
         # use more of them than it has texts.
         size = len(texts)
-        if size == 1:
-            return [self.backend.encode(texts[0]).ids]
         if num_threads is not None and num_threads < _num_cpus():
             size = num_threads
         return [
@@ -180,10 +185,6 @@ class TextTokenizer:
         ]
 
     def _pack(self, lists: list[list[int]], max_seq_length: int) -> TokenBatch:
-        if len(lists) == 1:  # a query, which pays for every call of NumPy
-            first = np.array(self._cut(lists[0], max_seq_length), np.int32)
-            was_cut = len(lists[0]) > max_seq_length
-            return TokenBatch(first, np.array((len(first),)), np.array((was_cut,)))
         seqlens = np.fromiter(map(len, lists), np.int64, len(lists))
         truncated = seqlens > max_seq_length
         for index in np.flatnonzero(truncated):
