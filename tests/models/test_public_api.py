@@ -260,6 +260,11 @@ def test_info_and_refusing_to_cut(tiny):
     vector, info = tiny.encode(texts[1], return_info=True)
     assert vector.shape == (48,)
     assert info.truncated.tolist() == [True]
+    assert info.num_tokens.tolist() == [32]
+    for alone in (texts[1], texts[1:]):  # one text goes a way of its own
+        with pytest.raises(ValueError, match=r"sentences\[0\] has more than max_seq_length=32"):
+            tiny.encode(alone, truncation="error")
+    np.testing.assert_array_equal(tiny.encode(texts[0], truncation="error"), embeddings[0])
 
 
 def test_encode_iter_is_lazy_and_equal(tiny):
