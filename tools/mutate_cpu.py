@@ -4,7 +4,8 @@
 
 A fault is a replacement in one file of a copy of the tree. Faults in csrc are built (checked, with the
 native tests beside the Python module) and those in python copied; then the named tests run. A fault that
-no test sees within its time ends the run with status 1: a test that hangs has seen it, too.
+no test sees within its time ends the run with status 1: a test that hangs has seen it, too. The copy
+holds the instruction sets that this machine runs, and faults in the others' code are left out by name.
 """
 
 from __future__ import annotations
@@ -27,13 +28,17 @@ SECONDS = 120  # ten times what the slowest test takes; one that hangs is ended
 
 @dataclass(frozen=True)
 class Fault:
-    """A change of a file, and the test that must see it: "native:NAME", or pytest's arguments."""
+    """A change of a file, and the test that must see it: "native:NAME", or pytest's arguments.
+
+    `isa` names the instruction set whose code it is, where that is one alone.
+    """
 
     kind: str
     file: str
     old: str
     new: str
     tests: str
+    isa: str = "scalar"
 
 
 MEMORY = "tests/trust/test_memory_safety.py"
@@ -64,7 +69,7 @@ FAULTS = (
     Fault("not monotone", "csrc/cpu/linear/int8.inl.h", "return scratch_rows(M) * (row_stride(K)",
           "return scratch_rows(rows_per_block<Int8>(M, K, K)) * (row_stride(K)", "native:test_sizes"),
     Fault("too small a buffer", "csrc/cpu/linear/bfloat16_dot.inl.h", "return scratch_rows(M) * row_stride(K)",
-          "return scratch_rows(M) / 2 * row_stride(K)", "native:test_sizes"),
+          "return scratch_rows(M) / 2 * row_stride(K)", "native:test_sizes", isa="avx512_bf16"),
     Fault("a block beyond the scratch memory", "csrc/cpu/linear/linear.inl.h", "wanted > kMost ? kMost : wanted",
           "wanted", "native:test_sizes"),
     Fault("a division by no width", "csrc/cpu/linear/linear.inl.h", "K + N == 0 ? kMost :", "",
@@ -213,10 +218,24 @@ def planted(fault: Fault) -> str:
     return pattern.sub(lambda match: fault.new, text)
 
 
+def drop_sets(path: Path, isas: list[str]) -> None:
+    """Rewrite a list of instruction sets without those that are not in `isas`.
+
+    A fault in a kernel is then compiled only for sets that a test here can run.
+    """
+    kept = re.sub(
+        r"^MINIFUSE_(?:BASE|EXTENSION)\((\w+),[^)]*\)\n",
+        lambda match: match[0] if match[1] in isas else "",
+        path.read_text(encoding="utf-8"),
+        flags=re.MULTILINE,
+    )
+    path.write_text(kept, encoding="utf-8")
+
+
 class Tree:
     """A copy of the sources, built once; then, for each fault, what the fault touches."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, isas: list[str]) -> None:
         self.folder = folder / "tree"
         self.whole = folder / "whole"  # the same without a fault, as it was built
         folder = self.folder
@@ -227,6 +246,7 @@ class Tree:
         for name in ("CMakeLists.txt", "pyproject.toml", "README.md"):
             shutil.copy(ROOT / name, folder / name)
         (folder / "tools").symlink_to(ROOT / "tools")
+        drop_sets(folder / "csrc/cpu/sets_x86.def", isas)
         pybind11 = subprocess.run(
             [sys.executable, "-m", "pybind11", "--cmakedir"],
             capture_output=True,
@@ -313,9 +333,14 @@ def main() -> int:
     if arguments.check:
         print(f"{len(faults)} faults can be planted")
         return 0
+    from minifuse.native import core
+
+    isas = core.supported_isas()
     with tempfile.TemporaryDirectory() as name:
-        tree = Tree(Path(name))
-        return report((fault, tree.catches(fault)) for fault in faults)
+        tree = Tree(Path(name), isas)
+        return report(
+            (fault, tree.catches(fault) if fault.isa in isas else None) for fault in faults
+        )
 
 
 if __name__ == "__main__":

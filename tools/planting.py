@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -22,18 +23,18 @@ class Planted(Protocol):
         """The text that it replaces."""
 
 
-def report(results: Iterable[tuple[Planted, bool]]) -> int:
-    """Print each fault and whether it was caught, as soon as that is known.
+def report(results: Iterable[tuple[Planted, bool | None]]) -> int:
+    """Print each fault and whether it was caught, as soon as that is known; None: not planted.
 
     Returns:
         The status that the process ends with: 1 where a fault went unseen.
     """
-    planted = unseen = 0
+    verdicts = {True: "caught", False: "NOT SEEN", None: "left out"}
+    counts: Counter[bool | None] = Counter()
     for fault, caught in results:
-        planted += 1
-        unseen += not caught
+        counts[caught] += 1
         first = fault.old.strip().splitlines()[0][:70]
-        verdict = "caught" if caught else "NOT SEEN"
-        print(f"{verdict:9} {fault.file}: {fault.kind}: {first}", flush=True)
-    print(f"{planted - unseen} of {planted} planted faults were caught")
-    return 1 if unseen else 0
+        print(f"{verdicts[caught]:9} {fault.file}: {fault.kind}: {first}", flush=True)
+    left_out = f"; {counts[None]} are of code that this machine cannot run" if counts[None] else ""
+    print(f"{counts[True]} of {counts[True] + counts[False]} planted faults were caught{left_out}")
+    return 1 if counts[False] else 0
