@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from minifuse import ops
 from minifuse.bench import reference
+from minifuse.models.layer import hidden_states
 from minifuse.models.weights import read_slots
 from minifuse.native import core
 from minifuse.sentence_transformer import SentenceTransformer
@@ -79,7 +80,7 @@ def _unit(x: Any) -> npt.NDArray[Any]:
 
 
 class _Torch:
-    """The operations of a layer, as reference.Float64 has them, by PyTorch in float32."""
+    """The steps of minifuse.models.layer by PyTorch in float32, on one sentence."""
 
     def __init__(self, torch: Any) -> None:
         functional = torch.nn.functional
@@ -101,14 +102,22 @@ class _Torch:
         x = x if residual is None else x + residual
         return self._functional.layer_norm(x, (x.shape[-1],), gamma, beta, eps)
 
-    def attention(self, q: Any, k: Any, v: Any) -> Any:
-        return self._functional.scaled_dot_product_attention(q[None], k[None], v[None])[0]
+    def projections(self, x: Any, *parts: tuple[Any, Any]) -> Any:
+        return [self.linear(x, *part) for part in parts]
+
+    def attention(self, projections: Any, num_heads: int, layer: int) -> Any:
+        q, k, v = (y.reshape(1, len(y), num_heads, -1).swapaxes(1, 2) for y in projections)
+        context = self._functional.scaled_dot_product_attention(q, k, v)
+        return context[0].swapaxes(0, 1).reshape(projections[0].shape)
+
+    def dropped(self, x: Any, layer: int, place: int) -> Any:
+        return x
 
 
 def _torch_states(tensors: dict[str, Any], ids: Any, description: Any, torch: Any) -> list[Any]:
     """Hidden states of one sentence by PyTorch in float32."""
     with torch.inference_mode():
-        states = reference.hidden_states(tensors, ids, description, _Torch(torch))
+        states = hidden_states(tensors, ids, description, _Torch(torch))
     return [state.numpy() for state in states]
 
 
@@ -201,14 +210,15 @@ def _op_checks(
 
 def _attention_check(qkv: Any, cu_seqlens: Any, run: _Torch, tensor: Any) -> Check:
     """Attention of packed sentences, q, k and v [total_tokens, heads, head_dim]."""
+    num_heads = qkv[0].shape[1]
     exact, theirs = [], []
     for begin, end in itertools.pairwise(cu_seqlens):
-        parts = [part[begin:end].swapaxes(0, 1) for part in qkv]
-        exact.append(reference.attention(*parts).swapaxes(0, 1))
-        theirs.append(run.attention(*map(tensor, parts)).swapaxes(0, 1).numpy())
+        rows = [part[begin:end].reshape(end - begin, -1) for part in qkv]
+        exact.append(reference.Float64.attention(rows, num_heads, 0))
+        theirs.append(run.attention([tensor(part) for part in rows], num_heads, 0).numpy())
     longest = int(np.diff(cu_seqlens).max())
     q, k, v = qkv
-    ours = ops.attention_varlen(q, k, v, cu_seqlens)
+    ours = ops.attention_varlen(q, k, v, cu_seqlens).reshape(len(q), -1)
     return _op_check(
         "attention_varlen", ours, tensor(np.concatenate(theirs)), np.concatenate(exact), longest
     )
@@ -222,7 +232,7 @@ def _layer_checks(
     cu_seqlens = tokens.cu_seqlens()
     ours = model.pipeline.encoder.hidden_states(tokens.ids, cu_seqlens, num_threads=1)
     sentence_ids = [tokens.ids[begin:end] for begin, end in itertools.pairwise(cu_seqlens)]
-    exact = [reference.hidden_states(weights, ids, description) for ids in sentence_ids]
+    exact = [hidden_states(weights, ids, description, reference.Float64) for ids in sentence_ids]
     tensors = _tensors(weights, torch)
     theirs = [_torch_states(tensors, ids, description, torch) for ids in sentence_ids]
     checks = []

@@ -12,21 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from minifuse.models.description import ModelDescription
-
 __all__ = [
     "Float64",
     "attention",
-    "embed",
     "erf",
     "gelu",
     "gelu_ffn",
     "gelu_new",
-    "hidden_states",
     "layer_norm",
     "linear",
     "mean_pool",
-    "post_norm_layer",
     "relative_error",
 ]
 
@@ -104,69 +99,31 @@ def mean_pool(x: Any, mask: Any) -> F64:
 
 
 class Float64:
-    """The operations of a layer in float64 NumPy."""
-
-    linear = staticmethod(linear)
-    layer_norm = staticmethod(layer_norm)
-    attention = staticmethod(attention)
+    """The steps of minifuse.models.layer in float64 NumPy, on one sentence."""
 
     @staticmethod
     def rows(table: Any, ids: Any) -> F64:
         """Rows of a table."""
         return f64(table[ids])
 
+    linear = staticmethod(linear)
+    layer_norm = staticmethod(layer_norm)
 
-def embed(weights: dict[str, Any], ids: Any, eps: float, run: Any = Float64) -> Any:
-    """LayerNorm(word[id] + position[i] + token_type[0]) of one sentence."""
-    x = run.rows(weights["embeddings.word"], ids)
-    x = x + weights["embeddings.position"][: len(ids)]
-    x = x + weights["embeddings.token_type"]
-    gamma, beta = (weights[f"embeddings.norm.{part}"] for part in ("weight", "bias"))
-    return run.layer_norm(x, gamma, beta, eps)
+    @staticmethod
+    def projections(x: Any, *parts: tuple[Any, Any]) -> list[F64]:
+        """x W^T + b for each part."""
+        return [linear(x, *part) for part in parts]
 
+    @staticmethod
+    def attention(projections: list[F64], num_heads: int, layer: int) -> F64:
+        """softmax(Q K^T / sqrt(D)) V of each head, [seqlen, H]."""
+        q, k, v = (y.reshape(len(y), num_heads, -1).swapaxes(0, 1) for y in projections)
+        return f64(attention(q, k, v).swapaxes(0, 1).reshape(projections[0].shape))
 
-def post_norm_layer(
-    weights: dict[str, Any],
-    layer: int,
-    x: Any,
-    description: ModelDescription,
-    run: Any = Float64,
-) -> Any:
-    """One post-LN layer on one sentence x [seqlen, H].
-
-    Args:
-        weights: slot -> what ``run`` computes with.
-        layer: its number.
-        x: [seqlen, H].
-        description: of the model.
-        run: has linear, layer_norm and attention, as Float64.
-    """
-    num_heads, eps = description.num_attention_heads, description.layer_norm_eps
-
-    def of(name: str) -> tuple[Any, Any]:
-        prefix = f"layers.{layer}.{name}."
-        return weights[prefix + "weight"], weights[prefix + "bias"]
-
-    def heads(y: Any) -> Any:
-        return y.reshape(len(y), num_heads, -1).swapaxes(0, 1)
-
-    q, k, v = (heads(run.linear(x, *of(part))) for part in ("query", "key", "value"))
-    context = run.attention(q, k, v).swapaxes(0, 1).reshape(x.shape)
-    out = run.linear(context, *of("attention_output"))
-    y = run.layer_norm(out, *of("attention_norm"), eps, residual=x)
-    hidden = run.linear(y, *of("ffn_input"), activation=description.activation)
-    out = run.linear(hidden, *of("ffn_output"))
-    return run.layer_norm(out, *of("output_norm"), eps, residual=y)
-
-
-def hidden_states(
-    weights: dict[str, Any], ids: Any, description: ModelDescription, run: Any = Float64
-) -> list[Any]:
-    """The embeddings of one sentence and what follows each layer, [seqlen, H] each."""
-    states = [embed(weights, ids, description.layer_norm_eps, run)]
-    for layer in range(description.num_hidden_layers):
-        states.append(post_norm_layer(weights, layer, states[-1], description, run))
-    return states
+    @staticmethod
+    def dropped(x: Any, layer: int, place: int) -> Any:
+        """x: nothing is dropped."""
+        return x
 
 
 def relative_error(actual: Any, expected: Any) -> float:

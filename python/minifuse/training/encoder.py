@@ -1,6 +1,6 @@
 """The encoder in PyTorch, padding-free: packed tokens in, a vector a sentence out, with gradients.
 
-The equations are those of csrc/model/layer.h, with dropout where BERT has it. Attention and
+The equations stand in minifuse.models.layer; here are their steps, with dropout. Attention and
 dropout are native functions of autograd; every draw of a dropout is a hash of the seed of the step
 and the place of the element, so that a sentence gets the same draws in whatever pieces a batch is
 computed (what gradient caching replays).
@@ -8,6 +8,7 @@ computed (what gradient caching replays).
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from minifuse.models.architectures import Rows
 from minifuse.models.description import Config, read_object
 from minifuse.models.folder import ModelFolder
+from minifuse.models.layer import embed, post_norm_layer
 from minifuse.models.safetensors import SafetensorsFile
 from minifuse.models.weights import new_encoder, stored_tensors
 from minifuse.native import core
@@ -41,7 +44,7 @@ class Draws:
         self._base = _mixed(_mixed(seed) ^ step)
 
     def seed(self, layer: int, site: int) -> int:
-        """Return the seed of a layer's site: 0 embeddings, 1 attention, 2 after Wo, 3 after W2."""
+        """Return the seed of a layer's site: 1 is attention, the others are models.layer's."""
         return _mixed(self._base ^ _mixed(layer * 4 + site))
 
 
@@ -82,11 +85,94 @@ class _Attention(torch.autograd.Function):  # type: ignore[misc]
         return torch.from_numpy(dqkv), None, None, None, None, None
 
 
-_ACTIVATIONS: dict[str, Any] = {
+_ACTIVATIONS: dict[str | None, Any] = {
+    None: lambda x: x,
     "gelu": F.gelu,
     "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
     "relu": F.relu,
 }
+_ATTENTION = 1  # the site of its dropout
+
+
+class _Steps:
+    """The steps of minifuse.models.layer on the packed rows of some sentences.
+
+    Args:
+        cu_seqlens: [batch + 1].
+        numbers: [batch], the place of each sentence in the whole batch.
+        rows: [total_tokens], the place of each token there, for the draws.
+        most: positions that a sentence can have.
+        dropouts: of rows and of attention.
+        draws: None: no dropout.
+    """
+
+    def __init__(
+        self,
+        cu_seqlens: npt.NDArray[np.int32],
+        numbers: npt.NDArray[np.int64],
+        rows: npt.NDArray[np.int64],
+        most: int,
+        dropouts: tuple[float, float],
+        draws: Draws | None,
+    ) -> None:
+        self._cu_seqlens, self._numbers, self._rows, self._most = cu_seqlens, numbers, rows, most
+        self._hidden_dropout, self._attention_dropout = dropouts
+        self._draws = draws
+
+    def rows(self, table: Any, ids: npt.NDArray[np.integer[Any]]) -> Any:
+        return F.embedding(torch.from_numpy(ids.astype(np.int64)), table)
+
+    def linear(self, x: Any, weight: Any, bias: Any, activation: str | None = None) -> Any:
+        return _ACTIVATIONS[activation](F.linear(x, weight, bias))
+
+    def layer_norm(self, x: Any, gamma: Any, beta: Any, eps: float, residual: Any = None) -> Any:
+        x = x if residual is None else x + residual
+        return F.layer_norm(x, (x.shape[1],), gamma, beta, eps)
+
+    def projections(self, x: Any, *parts: tuple[Any, Any]) -> Any:
+        weights, biases = zip(*parts, strict=True)
+        return F.linear(x, torch.cat(weights), torch.cat(biases))
+
+    def attention(self, projections: Any, num_heads: int, layer: int) -> Any:
+        places = self._numbers * (num_heads * self._most * self._most)
+        is_dropped = self._draws is not None
+        p = self._attention_dropout if is_dropped else 0.0
+        seed = self._draws.seed(layer, _ATTENTION) if self._draws is not None else 0
+        return _Attention.apply(projections, self._cu_seqlens, places, num_heads, p, seed)
+
+    def dropped(self, x: Any, layer: int, place: int) -> Any:
+        if self._draws is None or self._hidden_dropout == 0:
+            return x
+        return _Dropout.apply(x, self._rows, self._hidden_dropout, self._draws.seed(layer, place))
+
+
+class _Slots(Mapping[str, Any]):
+    """Slot -> the parameter that goes there, or its rows, or zeros.
+
+    Args:
+        sources: slot -> tensor of the checkpoint.
+        parameters: the checkpoint's whole tensors, of which slots are views.
+        hidden_size: of the model; zeros have it.
+    """
+
+    def __init__(
+        self, sources: Mapping[str, Rows | None], parameters: Any, hidden_size: int
+    ) -> None:
+        self._sources, self._parameters = sources, parameters
+        self._zeros = torch.zeros(hidden_size)
+
+    def __getitem__(self, slot: str) -> Any:
+        source = self._sources[slot]
+        if source is None:
+            return self._zeros
+        tensor = self._parameters[_key(source.name)]
+        return tensor if source.rows is None else tensor[source.rows]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sources)
+
+    def __len__(self) -> int:
+        return len(self._sources)
 
 
 class TrainableEncoder(torch.nn.Module):  # type: ignore[misc]
@@ -115,7 +201,6 @@ class TrainableEncoder(torch.nn.Module):  # type: ignore[misc]
             config.number(key, 0.1) for key in folder.architecture.dropouts
         )
         self._weights = torch.nn.ParameterDict()
-        # The parameters are the checkpoint's whole tensors; slots are views of them.
         slots = new_encoder(folder.description, "float32").weight_slots()
         sources = {slot: folder.architecture.source(slot) for slot in slots}
         tensors = stored_tensors(folder, slots)
@@ -124,19 +209,12 @@ class TrainableEncoder(torch.nn.Module):  # type: ignore[misc]
             raise ValueError(f"{folder.weights_path}: tensor {missing[0]!r} is missing")
         for name, array in tensors.items():
             self._weights[_key(name)] = torch.nn.Parameter(torch.from_numpy(array).clone())
-        self._sources = sources
+        self._slots = _Slots(sources, self._weights, folder.description.hidden_size)
         self._undecayed = {
             _key(source.name)
             for slot, source in sources.items()
             if source and (slot.endswith(".bias") or "norm." in slot)
         }
-
-    def _get(self, slot: str) -> Any:
-        source = self._sources[slot]
-        if source is None:
-            return torch.zeros(self.folder.description.hidden_size)
-        tensor = self._weights[_key(source.name)]
-        return tensor if source.rows is None else tensor[source.rows]
 
     def no_decay(self) -> tuple[list[Any], list[Any]]:
         """Parameters that decay, and those that do not: biases and LayerNorms."""
@@ -161,55 +239,16 @@ class TrainableEncoder(torch.nn.Module):  # type: ignore[misc]
             numbers: [batch], the place of each sentence in the whole batch: of its draws.
             draws: None: no dropout.
         """
-        config = self.folder.description
-        heads, eps, most = (
-            config.num_attention_heads,
-            config.layer_norm_eps,
-            config.max_position_embeddings,
-        )
+        description = self.folder.description
+        most = description.max_position_embeddings
         lengths: npt.NDArray[np.int64] = cu_seqlens[1:].astype(np.int64) - cu_seqlens[:-1]
         positions = np.arange(len(ids)) - np.repeat(cu_seqlens[:-1].astype(np.int64), lengths)
         rows = np.repeat(numbers, lengths) * most + positions
-        places = numbers * (heads * most * most)
-
-        def dropped(x: Any, layer: int, site: int) -> Any:
-            if draws is None or self.hidden_dropout == 0:
-                return x
-            return _Dropout.apply(x, rows, self.hidden_dropout, draws.seed(layer, site))
-
-        def norm(x: Any, name: str) -> Any:
-            gamma, beta = self._get(f"{name}.weight"), self._get(f"{name}.bias")
-            return F.layer_norm(x, (x.shape[1],), gamma, beta, eps)
-
-        def linear(x: Any, name: str) -> Any:
-            return F.linear(x, self._get(f"{name}.weight"), self._get(f"{name}.bias"))
-
-        # X0 = LayerNorm(word[id] + position[i] + token_type[0])
-        word, position, token_type = (
-            self._get(f"embeddings.{part}") for part in ("word", "position", "token_type")
-        )
-        x = F.embedding(torch.from_numpy(ids.astype(np.int64)), word)
-        x = x + F.embedding(torch.from_numpy(positions), position) + token_type
-        x = dropped(norm(x, "embeddings.norm"), 0, 0)
-        activation = _ACTIVATIONS[config.activation]
-        for layer in range(config.num_hidden_layers):
-            prefix = f"layers.{layer}"
-            parts = [f"{prefix}.{part}" for part in ("query", "key", "value")]
-            # Q, K, V = X Wq + bq, X Wk + bk, X Wv + bv
-            weight = torch.cat([self._get(f"{part}.weight") for part in parts])
-            bias = torch.cat([self._get(f"{part}.bias") for part in parts])
-            qkv = F.linear(x, weight, bias)
-            # per sentence, per head:  O = softmax(Q K^T / sqrt(D)) V
-            p = 0.0 if draws is None else self.attention_dropout
-            seed = 0 if draws is None else draws.seed(layer, 1)
-            context = _Attention.apply(qkv, cu_seqlens, places, heads, p, seed)
-            # Y = LayerNorm(X + O Wo + bo)
-            out = linear(context, f"{prefix}.attention_output")
-            y = norm(x + dropped(out, layer, 2), f"{prefix}.attention_norm")
-            # X = LayerNorm(Y + GELU(Y W1 + b1) W2 + b2)
-            hidden = activation(linear(y, f"{prefix}.ffn_input"))
-            out = linear(hidden, f"{prefix}.ffn_output")
-            x = norm(y + dropped(out, layer, 3), f"{prefix}.output_norm")
+        dropouts = self.hidden_dropout, self.attention_dropout
+        run = _Steps(cu_seqlens, numbers, rows, most, dropouts, draws)
+        x = embed(self._slots, ids, positions, description.layer_norm_eps, run)
+        for layer in range(description.num_hidden_layers):
+            x = post_norm_layer(self._slots, layer, x, description, run)
 
         starts = torch.from_numpy(cu_seqlens[:-1].astype(np.int64))
         if self.folder.poolings == ["cls"]:

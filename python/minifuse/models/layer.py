@@ -1,0 +1,107 @@
+"""The encoder's equations in Python, for whatever carries out their steps: float64 NumPy (the
+referee), PyTorch, or PyTorch with gradients and dropout (training). csrc/model/layer.h has them for
+the kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from minifuse.models.description import ModelDescription
+
+__all__ = ["EMBEDDINGS", "Steps", "embed", "hidden_states", "post_norm_layer"]
+
+# Places of the dropouts of rows: behind each of these.
+EMBEDDINGS, ATTENTION_OUTPUT, FFN_OUTPUT = 0, 2, 3
+
+
+class Steps(Protocol):
+    """The operations that the equations are made of, on rows [tokens, width]."""
+
+    def rows(self, table: Any, ids: npt.NDArray[np.integer[Any]]) -> Any:
+        """Return rows of a table."""
+
+    def linear(self, x: Any, weight: Any, bias: Any, activation: str | None = None) -> Any:
+        """Return activation(x W^T + b)."""
+
+    def layer_norm(self, x: Any, gamma: Any, beta: Any, eps: float, residual: Any = None) -> Any:
+        """Return LayerNorm(x + residual)."""
+
+    def projections(self, x: Any, *parts: tuple[Any, Any]) -> Any:
+        """Return x W^T + b for each of query, key and value, in the form that attention takes."""
+
+    def attention(self, projections: Any, num_heads: int, layer: int) -> Any:
+        """Return softmax(Q K^T / sqrt(D)) V of each sentence and head, [tokens, H]."""
+
+    def dropped(self, x: Any, layer: int, place: int) -> Any:
+        """Return x with the dropout of a place; x itself where nothing is dropped."""
+
+
+def embed(
+    weights: Mapping[str, Any],
+    ids: npt.NDArray[np.integer[Any]],
+    positions: npt.NDArray[np.integer[Any]],
+    eps: float,
+    run: Steps,
+) -> Any:
+    """LayerNorm(word[id] + position[i] + token_type[0]), the rows of tokens.
+
+    Args:
+        weights: slot -> what ``run`` computes with.
+        ids: [tokens].
+        positions: [tokens], of each token in its sentence.
+        eps: of the LayerNorm.
+        run: carries out the steps.
+    """
+    x = run.rows(weights["embeddings.word"], ids)
+    x = x + run.rows(weights["embeddings.position"], positions) + weights["embeddings.token_type"]
+    norm = weights["embeddings.norm.weight"], weights["embeddings.norm.bias"]
+    return run.dropped(run.layer_norm(x, *norm, eps), 0, EMBEDDINGS)
+
+
+def post_norm_layer(
+    weights: Mapping[str, Any], layer: int, x: Any, description: ModelDescription, run: Steps
+) -> Any:
+    """One post-norm layer (Vaswani et al. 2017; Devlin et al. 2019) on rows x [tokens, H].
+
+    Args:
+        weights: slot -> what ``run`` computes with.
+        layer: its number.
+        x: [tokens, H].
+        description: of the model.
+        run: carries out the steps.
+    """
+    eps = description.layer_norm_eps
+
+    def of(name: str) -> tuple[Any, Any]:
+        prefix = f"layers.{layer}.{name}."
+        return weights[prefix + "weight"], weights[prefix + "bias"]
+
+    # Q, K, V = X Wq + bq, X Wk + bk, X Wv + bv
+    projections = run.projections(x, of("query"), of("key"), of("value"))
+    # per sentence, per head:  O = softmax(Q K^T / sqrt(D)) V
+    context = run.attention(projections, description.num_attention_heads, layer)
+    # Y = LayerNorm(X + O Wo + bo)
+    out = run.dropped(run.linear(context, *of("attention_output")), layer, ATTENTION_OUTPUT)
+    y = run.layer_norm(out, *of("attention_norm"), eps, residual=x)
+    # X = LayerNorm(Y + activation(Y W1 + b1) W2 + b2)
+    hidden = run.linear(y, *of("ffn_input"), activation=description.activation)
+    out = run.dropped(run.linear(hidden, *of("ffn_output")), layer, FFN_OUTPUT)
+    return run.layer_norm(out, *of("output_norm"), eps, residual=y)
+
+
+def hidden_states(
+    weights: Mapping[str, Any],
+    ids: npt.NDArray[np.integer[Any]],
+    description: ModelDescription,
+    run: Steps,
+) -> list[Any]:
+    """The embeddings of one sentence and what follows each layer, [seqlen, H] each."""
+    states = [embed(weights, ids, np.arange(len(ids)), description.layer_norm_eps, run)]
+    for layer in range(description.num_hidden_layers):
+        states.append(post_norm_layer(weights, layer, states[-1], description, run))
+    return states
