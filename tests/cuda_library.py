@@ -324,9 +324,9 @@ class DeviceEncoder:
         model = read_model_folder(folder)
         config = model.description
         self.hidden_size = config.hidden_size
-        shape = (c_int64 * 6)(config.vocab_size, config.max_position_embeddings, config.hidden_size,
+        shape = (c_int64 * 7)(config.vocab_size, config.max_position_embeddings, config.hidden_size,
                               config.num_hidden_layers, config.num_attention_heads,
-                              config.intermediate_size)  # fmt: skip
+                              config.intermediate_size, config.type_vocab_size)  # fmt: skip
         self._encoder = c_void_p(
             library.cuda_encoder_new(element.encode(), shape, c_float(config.layer_norm_eps),
                                      ACTIVATIONS[config.activation], c_int64(most_bytes))

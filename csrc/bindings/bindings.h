@@ -10,6 +10,7 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,7 @@ namespace py = pybind11;
 // C-contiguous arrays of exactly this dtype; python/minifuse/native/arrays.py makes them so.
 using FloatArray = py::array_t<float, py::array::c_style>;
 using IntArray = py::array_t<int32_t, py::array::c_style>;
+using TokenTypes = std::optional<IntArray>;  // none: all are 0
 using CodeArray = py::array_t<int8_t, py::array::c_style>;
 using ByteArray = py::array_t<uint8_t, py::array::c_style>;
 
@@ -43,14 +45,15 @@ Pooling parse_pooling(const std::string& name);
 // must be what is read. Throws where it has another number of dimensions.
 std::vector<int32_t> copy_vector(const char* name, const IntArray& array);
 
-// A batch whose token ids and offsets are its own copies.
+// A batch whose token ids, offsets and token types are its own copies.
 struct OwnedBatch {
-  std::vector<int32_t> ids, cu_seqlens;
+  std::vector<int32_t> ids, cu_seqlens, token_types;
 
-  OwnedBatch(const IntArray& ids, const IntArray& cu_seqlens);
+  OwnedBatch(const IntArray& ids, const IntArray& cu_seqlens,
+             const TokenTypes& token_types = std::nullopt);
   Batch view() const {
     return {ids.data(), cu_seqlens.data(), static_cast<int64_t>(cu_seqlens.size()) - 1,
-            static_cast<int64_t>(ids.size())};
+            static_cast<int64_t>(ids.size()), token_types.empty() ? nullptr : token_types.data()};
   }
 };
 

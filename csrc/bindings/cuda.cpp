@@ -70,26 +70,33 @@ PYBIND11_MODULE(MINIFUSE_CUDA_MODULE, module) {
       .def(
           "encode",
           [](CudaEncoder& e, const IntArray& ids, const IntArray& cu_seqlens,
-             const std::vector<std::string>& poolings, int64_t pool_from) {
-            return encode_pooled(e.description().hidden_size, ids, cu_seqlens, poolings, pool_from,
+             const std::vector<std::string>& poolings, int64_t pool_from,
+             const TokenTypes& token_types) {
+            return encode_pooled(e.description().hidden_size,
+                                 OwnedBatch(ids, cu_seqlens, token_types), poolings, pool_from,
                                  [&](const Batch& b, const Outputs& o) { run(e, b, o); });
           },
           py::arg("ids").noconvert(), py::arg("cu_seqlens").noconvert(), py::kw_only(),
-          py::arg("poolings"), py::arg("pool_from"))
+          py::arg("poolings"), py::arg("pool_from"),
+          py::arg("token_types").noconvert() = py::none())
       .def(
           "encode_with_tokens",
           [](CudaEncoder& e, const IntArray& ids, const IntArray& cu_seqlens,
-             const std::vector<std::string>& poolings, int64_t pool_from) {
-            return encode_both(e.description().hidden_size, ids, cu_seqlens, poolings, pool_from,
+             const std::vector<std::string>& poolings, int64_t pool_from,
+             const TokenTypes& token_types) {
+            return encode_both(e.description().hidden_size,
+                               OwnedBatch(ids, cu_seqlens, token_types), poolings, pool_from,
                                [&](const Batch& b, const Outputs& o) { run(e, b, o); });
           },
           py::arg("ids").noconvert(), py::arg("cu_seqlens").noconvert(), py::kw_only(),
-          py::arg("poolings"), py::arg("pool_from"))
+          py::arg("poolings"), py::arg("pool_from"),
+          py::arg("token_types").noconvert() = py::none())
       .def(
           "encode_into",
           [](CudaEncoder& e, const IntArray& ids, const IntArray& cu_seqlens, uintptr_t address,
-             const std::vector<std::string>& poolings, int64_t pool_from) {
-            const OwnedBatch owned(ids, cu_seqlens);
+             const std::vector<std::string>& poolings, int64_t pool_from,
+             const TokenTypes& token_types) {
+            const OwnedBatch owned(ids, cu_seqlens, token_types);
             const Batch batch = owned.view();
             Outputs outputs = pooled_outputs(poolings, pool_from);
             outputs.pooled = reinterpret_cast<float*>(address);
@@ -97,14 +104,18 @@ PYBIND11_MODULE(MINIFUSE_CUDA_MODULE, module) {
             run(e, batch, outputs);
           },
           py::arg("ids").noconvert(), py::arg("cu_seqlens").noconvert(), py::arg("address"),
-          py::kw_only(), py::arg("poolings"), py::arg("pool_from"))
+          py::kw_only(), py::arg("poolings"), py::arg("pool_from"),
+          py::arg("token_types").noconvert() = py::none())
       .def(
           "token_embeddings",
-          [](CudaEncoder& e, const IntArray& ids, const IntArray& cu_seqlens) {
-            return encode_tokens(e.description().hidden_size, ids, cu_seqlens,
+          [](CudaEncoder& e, const IntArray& ids, const IntArray& cu_seqlens,
+             const TokenTypes& token_types) {
+            return encode_tokens(e.description().hidden_size,
+                                 OwnedBatch(ids, cu_seqlens, token_types),
                                  [&](const Batch& b, const Outputs& o) { run(e, b, o); });
           },
-          py::arg("ids").noconvert(), py::arg("cu_seqlens").noconvert());
+          py::arg("ids").noconvert(), py::arg("cu_seqlens").noconvert(), py::kw_only(),
+          py::arg("token_types").noconvert() = py::none());
 }
 
 }  // namespace minifuse

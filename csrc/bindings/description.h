@@ -16,6 +16,7 @@ inline ModelDescription description_of(const py::object& object) {
       .num_hidden_layers = integer("num_hidden_layers"),
       .num_attention_heads = integer("num_attention_heads"),
       .intermediate_size = integer("intermediate_size"),
+      .type_vocab_size = integer("type_vocab_size"),
       .layer_norm_eps = static_cast<float>(object.attr("layer_norm_eps").cast<double>()),
       .activation = parse_activation(object.attr("activation").cast<std::string>())};
   description.validate();

@@ -30,9 +30,8 @@ inline FloatArray new_rows(int64_t hidden_size, const Batch& batch) {
 
 // float32 [batch, poolings * H]
 template <typename Run>
-FloatArray encode_pooled(int64_t hidden_size, const IntArray& ids, const IntArray& cu_seqlens,
+FloatArray encode_pooled(int64_t hidden_size, const OwnedBatch& owned,
                          const std::vector<std::string>& poolings, int64_t pool_from, Run run) {
-  const OwnedBatch owned(ids, cu_seqlens);
   const Batch batch = owned.view();
   Outputs outputs = pooled_outputs(poolings, pool_from);
   FloatArray pooled = new_vectors(hidden_size, batch, poolings.size());
@@ -43,11 +42,9 @@ FloatArray encode_pooled(int64_t hidden_size, const IntArray& ids, const IntArra
 
 // Both of one pass: vectors and rows of tokens.
 template <typename Run>
-std::pair<FloatArray, FloatArray> encode_both(int64_t hidden_size, const IntArray& ids,
-                                              const IntArray& cu_seqlens,
+std::pair<FloatArray, FloatArray> encode_both(int64_t hidden_size, const OwnedBatch& owned,
                                               const std::vector<std::string>& poolings,
                                               int64_t pool_from, Run run) {
-  const OwnedBatch owned(ids, cu_seqlens);
   const Batch batch = owned.view();
   Outputs outputs = pooled_outputs(poolings, pool_from);
   FloatArray pooled = new_vectors(hidden_size, batch, poolings.size());
@@ -60,9 +57,7 @@ std::pair<FloatArray, FloatArray> encode_both(int64_t hidden_size, const IntArra
 
 // float32 [total_tokens, H]
 template <typename Run>
-FloatArray encode_tokens(int64_t hidden_size, const IntArray& ids, const IntArray& cu_seqlens,
-                         Run run) {
-  const OwnedBatch owned(ids, cu_seqlens);
+FloatArray encode_tokens(int64_t hidden_size, const OwnedBatch& owned, Run run) {
   const Batch batch = owned.view();
   FloatArray rows = new_rows(hidden_size, batch);
   Outputs outputs;

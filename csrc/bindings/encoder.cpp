@@ -26,9 +26,9 @@ void run(const Encoder& encoder, const Batch& batch, const Outputs& outputs, int
 
 FloatArray encode(const Encoder& encoder, const IntArray& ids, const IntArray& cu_seqlens,
                   const std::vector<std::string>& poolings, int64_t pool_from, int64_t batch_size,
-                  int num_threads) {
-  return encode_pooled(encoder.description().hidden_size, ids, cu_seqlens, poolings, pool_from,
-                       [&](const Batch& batch, const Outputs& outputs) {
+                  int num_threads, const TokenTypes& token_types) {
+  return encode_pooled(encoder.description().hidden_size, OwnedBatch(ids, cu_seqlens, token_types),
+                       poolings, pool_from, [&](const Batch& batch, const Outputs& outputs) {
                          run(encoder, batch, outputs, batch_size, num_threads);
                        });
 }
@@ -37,24 +37,25 @@ std::pair<FloatArray, FloatArray> encode_with_tokens(const Encoder& encoder, con
                                                      const IntArray& cu_seqlens,
                                                      const std::vector<std::string>& poolings,
                                                      int64_t pool_from, int64_t batch_size,
-                                                     int num_threads) {
-  return encode_both(encoder.description().hidden_size, ids, cu_seqlens, poolings, pool_from,
-                     [&](const Batch& batch, const Outputs& outputs) {
+                                                     int num_threads,
+                                                     const TokenTypes& token_types) {
+  return encode_both(encoder.description().hidden_size, OwnedBatch(ids, cu_seqlens, token_types),
+                     poolings, pool_from, [&](const Batch& batch, const Outputs& outputs) {
                        run(encoder, batch, outputs, batch_size, num_threads);
                      });
 }
 
 FloatArray token_embeddings(const Encoder& encoder, const IntArray& ids, const IntArray& cu_seqlens,
-                            int64_t batch_size, int num_threads) {
-  return encode_tokens(encoder.description().hidden_size, ids, cu_seqlens,
+                            int64_t batch_size, int num_threads, const TokenTypes& token_types) {
+  return encode_tokens(encoder.description().hidden_size, OwnedBatch(ids, cu_seqlens, token_types),
                        [&](const Batch& batch, const Outputs& outputs) {
                          run(encoder, batch, outputs, batch_size, num_threads);
                        });
 }
 
 FloatArray hidden_states(const Encoder& encoder, const IntArray& ids, const IntArray& cu_seqlens,
-                         int num_threads) {
-  const OwnedBatch owned(ids, cu_seqlens);
+                         int num_threads, const TokenTypes& token_types) {
+  const OwnedBatch owned(ids, cu_seqlens, token_types);
   const Batch batch = owned.view();
   FloatArray result({static_cast<py::ssize_t>(encoder.description().num_hidden_layers + 1),
                      static_cast<py::ssize_t>(batch.total_tokens),
@@ -66,8 +67,8 @@ FloatArray hidden_states(const Encoder& encoder, const IntArray& ids, const IntA
 }
 
 FloatArray matrix_inputs(const Encoder& encoder, const IntArray& ids, const IntArray& cu_seqlens,
-                         int num_threads) {
-  const OwnedBatch owned(ids, cu_seqlens);
+                         int num_threads, const TokenTypes& token_types) {
+  const OwnedBatch owned(ids, cu_seqlens, token_types);
   const Batch batch = owned.view();
   const ModelDescription& description = encoder.description();
   FloatArray result({static_cast<py::ssize_t>(description.num_hidden_layers),
@@ -173,21 +174,24 @@ void register_encoder(py::module_& module) {
       .def("finish_weights", [](Encoder& e) { e.weights().finish(); })
       .def("encode", &encode, py::arg("ids").noconvert(), py::arg("cu_seqlens").noconvert(),
            py::kw_only(), py::arg("poolings"), py::arg("pool_from"), py::arg("batch_size"),
-           py::arg("num_threads"))
+           py::arg("num_threads"), py::arg("token_types").noconvert() = py::none())
       .def("encode_with_tokens", &encode_with_tokens, py::arg("ids").noconvert(),
            py::arg("cu_seqlens").noconvert(), py::kw_only(), py::arg("poolings"),
-           py::arg("pool_from"), py::arg("batch_size"), py::arg("num_threads"))
+           py::arg("pool_from"), py::arg("batch_size"), py::arg("num_threads"),
+           py::arg("token_types").noconvert() = py::none())
       .def("token_embeddings", &token_embeddings, py::arg("ids").noconvert(),
            py::arg("cu_seqlens").noconvert(), py::kw_only(), py::arg("batch_size"),
-           py::arg("num_threads"))
+           py::arg("num_threads"), py::arg("token_types").noconvert() = py::none())
       .def("hidden_states", &hidden_states, py::arg("ids").noconvert(),
-           py::arg("cu_seqlens").noconvert(), py::kw_only(), py::arg("num_threads"))
+           py::arg("cu_seqlens").noconvert(), py::kw_only(), py::arg("num_threads"),
+           py::arg("token_types").noconvert() = py::none())
       .def("profile", &profile, py::arg("ids").noconvert(), py::arg("cu_seqlens").noconvert(),
            py::kw_only(), py::arg("batch_size"), py::arg("num_threads"))
       .def("plan", &plan, py::arg("cu_seqlens").noconvert(), py::kw_only(), py::arg("batch_size"),
            py::arg("num_threads"))
       .def("matrix_inputs", &matrix_inputs, py::arg("ids").noconvert(),
-           py::arg("cu_seqlens").noconvert(), py::kw_only(), py::arg("num_threads"));
+           py::arg("cu_seqlens").noconvert(), py::kw_only(), py::arg("num_threads"),
+           py::arg("token_types").noconvert() = py::none());
 }
 
 }  // namespace minifuse

@@ -15,7 +15,10 @@ Activation parse_activation(const std::string& name) {
   if (name == "gelu") return Activation::kGelu;
   if (name == "gelu_new") return Activation::kGeluNew;
   if (name == "relu") return Activation::kRelu;
-  fail("activation is '", name, "', wanted one of gelu, gelu_new, relu");
+  if (name == "silu") return Activation::kSilu;
+  if (name == "tanh") return Activation::kTanh;
+  if (name == "sigmoid") return Activation::kSigmoid;
+  fail("activation is '", name, "', wanted one of gelu, gelu_new, relu, silu, tanh, sigmoid");
 }
 
 WeightType parse_weight_type(const std::string& name) {
@@ -58,9 +61,14 @@ std::vector<int32_t> copy_vector(const char* name, const IntArray& array) {
   return {array.data(), array.data() + array.size()};
 }
 
-OwnedBatch::OwnedBatch(const IntArray& ids, const IntArray& cu_seqlens)
+OwnedBatch::OwnedBatch(const IntArray& ids, const IntArray& cu_seqlens,
+                       const TokenTypes& token_types)
     : ids(copy_vector("ids", ids)), cu_seqlens(copy_vector("cu_seqlens", cu_seqlens)) {
   check(!this->cu_seqlens.empty(), "cu_seqlens is empty, wanted at least one element");
+  if (!token_types) return;
+  this->token_types = copy_vector("token_types", *token_types);
+  check(this->token_types.size() == this->ids.size(), "token_types has ", this->token_types.size(),
+        " elements, wanted the number of ids, ", this->ids.size());
 }
 
 }  // namespace minifuse

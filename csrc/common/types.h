@@ -9,7 +9,7 @@
 
 namespace minifuse {
 
-enum class Activation : int32_t { kNone, kGelu, kGeluNew, kRelu };
+enum class Activation : int32_t { kNone, kGelu, kGeluNew, kRelu, kSilu, kTanh, kSigmoid };
 
 enum class Pooling : int32_t { kMean, kCls, kMax, kMeanSqrtLen, kWeightedMean, kLastToken };
 

@@ -24,6 +24,10 @@ void check_ids(const ModelDescription& description, const Batch& batch) {
   for (int64_t i = 0; i < batch.total_tokens; ++i)
     check(batch.ids[i] >= 0 && batch.ids[i] < description.vocab_size, "ids[", i, "] is ",
           batch.ids[i], ", wanted 0..", description.vocab_size - 1);
+  for (int64_t i = 0; batch.token_types && i < batch.total_tokens; ++i)
+    check(batch.token_types[i] >= 0 && batch.token_types[i] < description.type_vocab_size,
+          "token_types[", i, "] is ", batch.token_types[i], ", wanted 0..",
+          description.type_vocab_size - 1);
 }
 
 }  // namespace minifuse

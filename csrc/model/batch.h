@@ -14,6 +14,9 @@ struct Batch {
   const int32_t* cu_seqlens;  // [batch + 1]
   int64_t batch;
   int64_t total_tokens;
+  const int32_t* token_types = nullptr;  // [total_tokens]; null: all are 0
+
+  int32_t token_type(int64_t token) const { return token_types ? token_types[token] : 0; }
 };
 
 // Destinations of the results of a call; what has a null pointer is not computed.
@@ -30,7 +33,7 @@ struct Outputs {
 };
 
 // Throw std::invalid_argument where cu_seqlens is not well formed or a sentence is too long; and
-// where the ids do not fit it or the vocabulary.
+// where the ids do not fit it or the vocabulary, or a token type has no embedding.
 void check_lengths(const ModelDescription& description, const Batch& batch);
 void check_ids(const ModelDescription& description, const Batch& batch);
 

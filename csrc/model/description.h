@@ -17,10 +17,15 @@ struct ModelDescription {
   int64_t num_hidden_layers = 0;
   int64_t num_attention_heads = 0;
   int64_t intermediate_size = 0;
+  int64_t type_vocab_size = 1;
   float layer_norm_eps = 1e-12f;
   Activation activation = Activation::kGelu;
 
   int64_t head_dim() const { return hidden_size / num_attention_heads; }
+  // Returns the row of a token in the table of positions, which every token type has one of.
+  int32_t position_row(int32_t token_type, int64_t position) const {
+    return static_cast<int32_t>(token_type * max_position_embeddings + position);
+  }
 
   void validate() const {
     const auto in_range = [](const char* name, int64_t value, int64_t low, int64_t high) {
@@ -29,6 +34,9 @@ struct ModelDescription {
     };
     in_range("vocab_size", vocab_size, 1, INT32_MAX);
     in_range("max_position_embeddings", max_position_embeddings, 1, 1 << 20);
+    in_range("type_vocab_size", type_vocab_size, 1, 1 << 10);
+    in_range("type_vocab_size * max_position_embeddings", type_vocab_size * max_position_embeddings,
+             1, 1 << 20);
     in_range("hidden_size", hidden_size, 1, 1 << 16);
     in_range("num_hidden_layers", num_hidden_layers, 0, 1000);
     in_range("num_attention_heads", num_attention_heads, 1, hidden_size);

@@ -40,13 +40,15 @@ bool Encoder::encode_chunk(Call& call, const Chunk& chunk, Workspace& ws,
   float* x = ws.x.data();
   const int64_t ldx = ws.sizes.ldx;
 
-  // Rows of this member: X0 = LayerNorm(word[id] + position[i] + token_type[0])
+  // Rows of this member: X0 = LayerNorm(word[id] + position[i] + token_type[t]), the latter two in
+  // one table.
   const int64_t row_begin = team.begin(M), row_end = team.end(M);
   for (int64_t sentence = chunk.first; sentence < chunk.last; ++sentence) {
     const int64_t begin = batch.cu_seqlens[sentence] - first_token;
     const int64_t end = batch.cu_seqlens[sentence + 1] - first_token;
     for (int64_t row = std::max(begin, row_begin); row < std::min(end, row_end); ++row)
-      ws.positions[static_cast<size_t>(row)] = static_cast<int32_t>(row - begin);
+      ws.positions[static_cast<size_t>(row)] =
+          description_.position_row(batch.token_type(first_token + row), row - begin);
   }
   StageTicks* ticks = ws.ticks_of(team.member);
   const Observer clock(ticks, nullptr, 0);

@@ -42,8 +42,8 @@ Weights::Weights(const ModelDescription& description, const MatrixFormat& format
     slots_[name] = {.shape = std::move(shape), .buffer = &buffer, .buffer_size = size};
   };
   add("embeddings.word", word_embeddings, {description.vocab_size, H});
-  add("embeddings.position", position_embeddings, {P, H});
-  add("embeddings.token_type", token_type_, {H});
+  add("embeddings.position", positions_, {P, H});
+  add("embeddings.token_type", token_types_, {description.type_vocab_size, H});
   add("embeddings.norm.weight", embedding_gamma, {H});
   add("embeddings.norm.bias", embedding_beta, {H});
   layers.resize(static_cast<size_t>(description.num_hidden_layers));
@@ -153,11 +153,15 @@ void Weights::finish() {
   if (is_finished_) return;
   for (const std::string& name : missing())
     fail("weights: '", name, "' is missing, shape ", shape_text(slots_.at(name).shape));
-  const int64_t H = description_.hidden_size;
-  for (int64_t row = 0; row < description_.max_position_embeddings; ++row)
-    for (int64_t c = 0; c < H; ++c)
-      position_embeddings.data()[row * H + c] += token_type_.data()[c];
-  token_type_ = Buffer();
+  const int64_t H = description_.hidden_size, P = description_.max_position_embeddings;
+  position_embeddings = Buffer(description_.type_vocab_size * P * H);
+  float* sum = position_embeddings.data();
+  for (int64_t type = 0; type < description_.type_vocab_size; ++type)
+    for (int64_t position = 0; position < P; ++position)
+      for (int64_t c = 0; c < H; ++c)
+        *sum++ = positions_.data()[position * H + c] + token_types_.data()[type * H + c];
+  positions_ = Buffer();
+  token_types_ = Buffer();
   is_finished_ = true;
 }
 

@@ -69,7 +69,8 @@ class Weights {
   std::vector<std::string> missing() const;
 
   Buffer word_embeddings;  // [vocab_size, H]
-  Buffer position_embeddings;  // [max_position_embeddings, H], token type 0 added
+  // [type_vocab_size, max_position_embeddings, H]: the sum of both embeddings, by position_row().
+  Buffer position_embeddings;
   Buffer embedding_gamma, embedding_beta;
   std::vector<LayerWeights> layers;
 
@@ -103,7 +104,8 @@ class Weights {
   const MatrixFormat& format_;
   std::map<std::string, Slot> slots_;
   std::deque<Matrix> matrices_;  // slots point to them
-  Buffer token_type_;  // [H], until finish()
+  // Until finish(): [max_position_embeddings, H] and [type_vocab_size, H].
+  Buffer positions_, token_types_;
   bool is_finished_ = false;
 };
 

@@ -46,6 +46,7 @@ class Encoder:
         pool_from: int,
         batch_size: int,
         num_threads: int,
+        token_types: _I32 | None = None,
     ) -> _F32: ...
     def encode_with_tokens(
         self,
@@ -56,18 +57,29 @@ class Encoder:
         pool_from: int,
         batch_size: int,
         num_threads: int,
+        token_types: _I32 | None = None,
     ) -> tuple[_F32, _F32]: ...
     def token_embeddings(
-        self, ids: _I32, cu_seqlens: _I32, *, batch_size: int, num_threads: int
+        self,
+        ids: _I32,
+        cu_seqlens: _I32,
+        *,
+        batch_size: int,
+        num_threads: int,
+        token_types: _I32 | None = None,
     ) -> _F32: ...
-    def hidden_states(self, ids: _I32, cu_seqlens: _I32, *, num_threads: int) -> _F32: ...
+    def hidden_states(
+        self, ids: _I32, cu_seqlens: _I32, *, num_threads: int, token_types: _I32 | None = None
+    ) -> _F32: ...
     def profile(
         self, ids: _I32, cu_seqlens: _I32, *, batch_size: int, num_threads: int
     ) -> dict[str, float]: ...
     def plan(
         self, cu_seqlens: _I32, *, batch_size: int, num_threads: int
     ) -> list[tuple[int, int, int, float]]: ...
-    def matrix_inputs(self, ids: _I32, cu_seqlens: _I32, *, num_threads: int) -> _F32: ...
+    def matrix_inputs(
+        self, ids: _I32, cu_seqlens: _I32, *, num_threads: int, token_types: _I32 | None = None
+    ) -> _F32: ...
 
 def isa() -> str: ...
 def isa_of(dtype: str) -> str: ...

@@ -31,6 +31,7 @@ class Encoder:
         *,
         poolings: Sequence[str],
         pool_from: int,
+        token_types: _I32 | None = None,
     ) -> _F32: ...
     def encode_with_tokens(
         self,
@@ -39,6 +40,7 @@ class Encoder:
         *,
         poolings: Sequence[str],
         pool_from: int,
+        token_types: _I32 | None = None,
     ) -> tuple[_F32, _F32]: ...
     def encode_into(
         self,
@@ -48,6 +50,7 @@ class Encoder:
         *,
         poolings: Sequence[str],
         pool_from: int,
+        token_types: _I32 | None = None,
     ) -> None: ...
     def token_embeddings(self, ids: _I32, cu_seqlens: _I32) -> _F32: ...
 

@@ -58,7 +58,30 @@ def test_relu_keeps_bits(isa):
     np.testing.assert_array_equal(core.vector_math("relu", x), np.maximum(x, 0))
 
 
-@pytest.mark.parametrize("name", ["exp", "gelu", "gelu_new"])
+def test_tanh(isa):
+    x = np.concatenate([np.linspace(-10, 10, 400_001), [1e-30, -1e-6, 50, -np.inf]])
+    x = x.astype(np.float32)
+    y = core.vector_math("tanh", x)
+    assert ulps(y, np.tanh(x.astype(np.float64))).max() <= 6
+    assert (np.abs(y) <= 1).all()
+
+
+def test_sigmoid(isa):
+    x = np.concatenate([np.linspace(-87, 40, 400_001), [1e-30, 1e30]]).astype(np.float32)
+    y = core.vector_math("sigmoid", x)
+    assert ulps(y, 1 / (1 + np.exp(-x.astype(np.float64)))).max() <= 3
+    assert (core.vector_math("sigmoid", np.array([-88, -np.inf], np.float32)) < 1.7e-38).all()
+
+
+def test_silu(isa):
+    x = np.linspace(-80, 40, 400_001).astype(np.float32)
+    x = x[x != 0]
+    exact = x / (1 + np.exp(-x.astype(np.float64)))
+    assert ulps(core.vector_math("silu", x), exact).max() <= 4
+    assert core.vector_math("silu", np.zeros(1, np.float32)) == 0
+
+
+@pytest.mark.parametrize("name", ["exp", "gelu", "gelu_new", "silu", "tanh", "sigmoid"])
 def test_nan_stays_nan(isa, name):
     y = core.vector_math(name, np.full(3, np.nan, np.float32))
     if name == "exp":  # its argument is clamped by maxps, whose second operand wins over NaN
@@ -68,8 +91,8 @@ def test_nan_stays_nan(isa, name):
 
 
 def test_unknown_name():
-    with pytest.raises(ValueError, match="activation is 'tanh'"):
-        core.vector_math("tanh", np.zeros(1, np.float32))
+    with pytest.raises(ValueError, match="activation is 'softplus'"):
+        core.vector_math("softplus", np.zeros(1, np.float32))
 
 
 def test_math_module_agrees():

@@ -240,6 +240,7 @@ CudaEncoder* cuda_encoder_new(const char* element, const int64_t* shape, float e
                                        .num_hidden_layers = shape[3],
                                        .num_attention_heads = shape[4],
                                        .intermediate_size = shape[5],
+                                       .type_vocab_size = shape[6],
                                        .layer_norm_eps = eps,
                                        .activation = static_cast<Activation>(activation)};
     encoder =

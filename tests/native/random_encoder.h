@@ -36,22 +36,25 @@ inline std::unique_ptr<Encoder> random_encoder(const InstructionSet& isa, Weight
 }
 
 struct Sentences {
-  std::vector<int32_t> ids, offsets{0};
+  std::vector<int32_t> ids, offsets{0}, types;
 
   Batch batch() const {
     return {ids.data(), offsets.data(), static_cast<int64_t>(offsets.size()) - 1,
-            static_cast<int64_t>(ids.size())};
+            static_cast<int64_t>(ids.size()), types.empty() ? nullptr : types.data()};
   }
   // Sentence i as a batch of its own.
   Sentences alone(int64_t i) const {
     const int32_t begin = offsets[static_cast<size_t>(i)];
     const int32_t end = offsets[static_cast<size_t>(i + 1)];
-    return {{ids.begin() + begin, ids.begin() + end}, {0, end - begin}};
+    return {{ids.begin() + begin, ids.begin() + end},
+            {0, end - begin},
+            {types.begin() + begin, types.begin() + end}};
   }
 };
 
+// Sentences whose tokens have the types 0 to num_types - 1.
 inline Sentences random_sentences(const std::vector<int>& seqlens, uint32_t seed,
-                                  uint32_t vocab_size = 50) {
+                                  uint32_t vocab_size = 50, uint32_t num_types = 1) {
   std::mt19937 generator(seed);
   Sentences sentences;
   for (const int seqlen : seqlens) {
@@ -59,6 +62,8 @@ inline Sentences random_sentences(const std::vector<int>& seqlens, uint32_t seed
       sentences.ids.push_back(static_cast<int32_t>(generator() % vocab_size));
     sentences.offsets.push_back(static_cast<int32_t>(sentences.ids.size()));
   }
+  for (size_t i = 0; i < sentences.ids.size(); ++i)
+    sentences.types.push_back(static_cast<int32_t>(generator() % num_types));
   return sentences;
 }
 

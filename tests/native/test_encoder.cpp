@@ -20,6 +20,7 @@ constexpr ModelDescription kSmall{.vocab_size = 50,
                                   .num_hidden_layers = 2,
                                   .num_attention_heads = 3,
                                   .intermediate_size = 70,
+                                  .type_vocab_size = 2,
                                   .layer_norm_eps = 1e-12f,
                                   .activation = Activation::kGelu};
 
@@ -27,7 +28,7 @@ constexpr ModelDescription kSmall{.vocab_size = 50,
 // equal, except where an instruction rounds in its own way.
 void test_invariance(const InstructionSet& isa, WeightType type, std::vector<float>& first_bits) {
   const std::unique_ptr<Encoder> encoder = random_encoder(isa, type, kSmall);
-  const Sentences all = random_sentences({5, 0, 40, 1, 17, 23, 12, 13, 2, 39, 7, 31}, 3);
+  const Sentences all = random_sentences({5, 0, 40, 1, 17, 23, 12, 13, 2, 39, 7, 31}, 3, 50, 2);
   const Batch batch = all.batch();
   const std::vector<float> expected = encode(*encoder, batch, 32, 1);
   for (const int threads : {1, 2, 3, 5})
@@ -163,9 +164,9 @@ void test_unfinished_weights() {
 void test_refusals() {
   const std::unique_ptr<Encoder> encoder =
       random_encoder(select_isa("scalar"), WeightType::kFloat32, kSmall);
-  const auto refused = [&](const char* text, std::vector<int32_t> ids,
-                           std::vector<int32_t> offsets) {
-    const Sentences sentences{std::move(ids), std::move(offsets)};
+  const auto refused = [&](const char* text, std::vector<int32_t> ids, std::vector<int32_t> offsets,
+                           std::vector<int32_t> types = {}) {
+    const Sentences sentences{std::move(ids), std::move(offsets), std::move(types)};
     std::vector<float> pooled(64 * kHidden);
     Outputs outputs;
     outputs.pooled = pooled.data();
@@ -178,6 +179,8 @@ void test_refusals() {
   refused("ids[1] is 50", {1, 50}, {0, 2});
   refused("ids[0] is -1", {-1, 5}, {0, 2});
   refused("max_position_embeddings=40", std::vector<int32_t>(41, 1), {0, 41});
+  refused("token_types[1] is 2, wanted 0..1", {1, 2}, {0, 2}, {0, 2});
+  refused("token_types[0] is -1", {1, 2}, {0, 2}, {-1, 0});
 
   const LinearKernels& kernels = select_isa("scalar").kernels.float32;
   ModelDescription description{.vocab_size = 5,

@@ -76,6 +76,37 @@ inline f32x16 vec_gelu_new(f32x16 x) {
   return mul(x, sigmoid);  // x/2 (1 + 1 - 2/(e^(2u) + 1)) = x / (1 + e^(-2u))
 }
 
+// x between -bound and bound; NaN stays NaN, because max and min give their second operand then.
+inline f32x16 clamp(f32x16 x, float bound) {
+  return min(broadcast(bound), max(broadcast(-bound), x));
+}
+
+// 1 / (1 + e^-x), at most 3 ulp; it goes no further down than e^-87, the smallest normal number.
+inline f32x16 vec_sigmoid(f32x16 x) {
+  x = clamp(x, 87.0f);
+  const f32x16 y = div(broadcast(1.0f), add(broadcast(1.0f), vec_exp(sub(zero(), x))));
+  return fma(x, zero(), y);  // vec_exp loses NaN
+}
+
+// tanh(x), at most 6 ulp; within one of 1 in magnitude beyond |x| = 9.1. x P(w) / Q(w) in w = (x / 9.1)^2,
+// whose coefficients are positive: nothing cancels, and near 0 it is x.
+inline f32x16 vec_tanh(f32x16 x) {
+  constexpr float kBound = 9.1f;
+  constexpr float kP[5] = {1.0f, 11.075371742248535f, 23.91734504699707f, 11.630218505859375f,
+                           0.6196293830871582f};
+  constexpr float kQ[5] = {1.0f, 38.678688049316406f, 177.24720764160156f, 185.85491943359375f,
+                           36.226524353027344f};
+  x = clamp(x, kBound);
+  const f32x16 w = mul(mul(x, x), broadcast(1.0f / (kBound * kBound)));
+  f32x16 p = broadcast(kP[4]), q = broadcast(kQ[4]);
+#pragma GCC unroll 4
+  for (int i = 3; i >= 0; --i) {
+    p = fma(p, w, broadcast(kP[i]));
+    q = fma(q, w, broadcast(kQ[i]));
+  }
+  return clamp(div(mul(x, p), q), 1.0f);
+}
+
 // y[i] = f(x[i]) over n values; f changes an array of vectors in place.
 template <typename F>
 inline void map_array(const float* x, float* y, int64_t n, F f) {
@@ -123,6 +154,15 @@ void activate_array(const float* x, float* y, int64_t n, Activation activation) 
       break;
     case Activation::kRelu:
       map_array(x, y, n, each([](f32x16 v) { return max(v, zero()); }));
+      break;
+    case Activation::kSilu:
+      map_array(x, y, n, each([](f32x16 v) { return mul(v, vec_sigmoid(v)); }));
+      break;
+    case Activation::kTanh:
+      map_array(x, y, n, each([](f32x16 v) { return vec_tanh(v); }));
+      break;
+    case Activation::kSigmoid:
+      map_array(x, y, n, each([](f32x16 v) { return vec_sigmoid(v); }));
       break;
     case Activation::kNone:
       if (x != y) map_array(x, y, n, each([](f32x16 v) { return v; }));

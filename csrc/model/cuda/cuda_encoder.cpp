@@ -95,6 +95,8 @@ CudaEncoder::CudaEncoder(const ModelDescription& description,
         cuda::kMaxHidden, "; use device='cpu'");
   check(F % narrow == 0, "device cuda: intermediate_size=", F, ", wanted a multiple of ", narrow,
         "; use device='cpu'");
+  check(description.activation <= Activation::kRelu,
+        "device cuda: activation: wanted gelu, gelu_new or relu; use device='cpu'");
   weights_ = std::make_unique<Weights>(description, rows_);
 }
 
@@ -215,7 +217,9 @@ void CudaEncoder::start(Pass& pass, const Batch& batch, const Outputs& outputs,
     if (i == num_sentences) break;
     const auto seqlen = static_cast<int32_t>(batch.cu_seqlens[chunk.first + i + 1] -
                                              batch.cu_seqlens[chunk.first + i]);
-    for (int32_t row = 0; row < seqlen; ++row) positions[offsets[i] + row] = row;
+    for (int32_t row = 0; row < seqlen; ++row)
+      positions[offsets[i] + row] =
+          description_.position_row(batch.token_type(first_token + offsets[i] + row), row);
     cuda::for_each_attention_tile(offsets[i], seqlen, offsets[i], seqlen,
                                   [&](const AttentionTile& tile) { tiles[num_tiles++] = tile; });
   }
@@ -259,7 +263,7 @@ void CudaEncoder::enqueue(Pass& pass, const Outputs& outputs, int M, int num_sen
   const size_t size_bytes = pass.tiles_at + static_cast<size_t>(num_tiles) * sizeof(AttentionTile);
   runtime_->upload(pass.inputs.data(), pass.staging, size_bytes, pass.stream);
 
-  // X = LayerNorm(word[id] + position[i] + token_type[0])
+  // X = LayerNorm(word[id] + position[i] + token_type[t]), the latter two in one table
   kernels_.embed_layer_norm(
       pass.stream, {.ids = static_cast<const int32_t*>(pass.input(pass.ids_at)),
                     .positions = static_cast<const int32_t*>(pass.input(pass.positions_at)),

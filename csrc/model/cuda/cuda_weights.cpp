@@ -88,7 +88,8 @@ CudaWeights::CudaWeights(const ModelDescription& description, const Weights& wei
     return send(runtime, packed.data(), static_cast<size_t>(packed.size()), name);
   };
   word = send_table(weights.word_embeddings, description.vocab_size, "word embeddings");
-  position = send_table(weights.position_embeddings, description.max_position_embeddings,
+  position = send_table(weights.position_embeddings,
+                        description.type_vocab_size * description.max_position_embeddings,
                         "position embeddings");
   embedding_gamma = send_floats(weights.embedding_gamma, "embedding gamma");
   embedding_beta = send_floats(weights.embedding_beta, "embedding beta");

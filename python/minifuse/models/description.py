@@ -26,7 +26,8 @@ class ModelDescription:
         num_attention_heads: heads of a layer.
         intermediate_size: columns of the feed-forward's intermediate.
         layer_norm_eps: epsilon of every LayerNorm.
-        activation: "gelu", "gelu_new" or "relu".
+        activation: "gelu", "gelu_new", "relu", "silu" or "tanh".
+        type_vocab_size: types that a token can have.
     """
 
     vocab_size: int
@@ -37,6 +38,7 @@ class ModelDescription:
     intermediate_size: int
     layer_norm_eps: float
     activation: str
+    type_vocab_size: int = 1
 
 
 class Config:
@@ -53,6 +55,9 @@ class Config:
         "gelu_new": "gelu_new",
         "gelu_pytorch_tanh": "gelu_new",
         "relu": "relu",
+        "silu": "silu",
+        "swish": "silu",
+        "tanh": "tanh",
     }
 
     def __init__(self, path: Path, values: dict[str, Any]) -> None:

@@ -47,8 +47,9 @@ def embed(
     positions: npt.NDArray[np.integer[Any]],
     eps: float,
     run: Steps,
+    token_types: npt.NDArray[np.integer[Any]] | None = None,
 ) -> Any:
-    """LayerNorm(word[id] + position[i] + token_type[0]), the rows of tokens.
+    """LayerNorm(word[id] + position[i] + token_type[t]), the rows of tokens.
 
     Args:
         weights: slot -> what ``run`` computes with.
@@ -56,9 +57,12 @@ def embed(
         positions: [tokens], of each token in its sentence.
         eps: of the LayerNorm.
         run: carries out the steps.
+        token_types: [tokens]; None: all are 0.
     """
     x = run.rows(weights["embeddings.word"], ids)
-    x = x + run.rows(weights["embeddings.position"], positions) + weights["embeddings.token_type"]
+    of_type = weights["embeddings.token_type"]
+    of_type = of_type[0] if token_types is None else run.rows(of_type, token_types)
+    x = x + run.rows(weights["embeddings.position"], positions) + of_type
     norm = weights["embeddings.norm.weight"], weights["embeddings.norm.bias"]
     return run.dropped(run.layer_norm(x, *norm, eps), 0, EMBEDDINGS)
 

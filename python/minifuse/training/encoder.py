@@ -8,7 +8,7 @@ computed (what gradient caching replays).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -152,19 +152,21 @@ class _Slots(Mapping[str, Any]):
     Args:
         sources: slot -> tensor of the checkpoint.
         parameters: the checkpoint's whole tensors, of which slots are views.
-        hidden_size: of the model; zeros have it.
+        shapes: of the slots; zeros have them.
     """
 
     def __init__(
-        self, sources: Mapping[str, Rows | None], parameters: Any, hidden_size: int
+        self,
+        sources: Mapping[str, Rows | None],
+        parameters: Any,
+        shapes: Mapping[str, Sequence[int]],
     ) -> None:
-        self._sources, self._parameters = sources, parameters
-        self._zeros = torch.zeros(hidden_size)
+        self._sources, self._parameters, self._shapes = sources, parameters, shapes
 
     def __getitem__(self, slot: str) -> Any:
         source = self._sources[slot]
         if source is None:
-            return self._zeros
+            return torch.zeros(*self._shapes[slot])
         tensor = self._parameters[_key(source.name)]
         return tensor if source.rows is None else tensor[source.rows]
 
@@ -209,7 +211,7 @@ class TrainableEncoder(torch.nn.Module):  # type: ignore[misc]
             raise ValueError(f"{folder.weights_path}: tensor {missing[0]!r} is missing")
         for name, array in tensors.items():
             self._weights[_key(name)] = torch.nn.Parameter(torch.from_numpy(array).clone())
-        self._slots = _Slots(sources, self._weights, folder.description.hidden_size)
+        self._slots = _Slots(sources, self._weights, slots)
         self._undecayed = {
             _key(source.name)
             for slot, source in sources.items()
