@@ -10,9 +10,19 @@ from typing import TYPE_CHECKING, Any
 from minifuse import hardware, ops, util
 from minifuse.sentence_transformer import EncodeInfo, SentenceTransformer
 
-__all__ = ["EncodeInfo", "Index", "SentenceTransformer", "__version__", "hardware", "ops", "util"]
+__all__ = [
+    "CrossEncoder",
+    "EncodeInfo",
+    "Index",
+    "SentenceTransformer",
+    "__version__",
+    "hardware",
+    "ops",
+    "util",
+]
 
 if TYPE_CHECKING:
+    from minifuse.cross_encoder import CrossEncoder
     from minifuse.search.index import Index
 
 __version__: str
@@ -28,4 +38,8 @@ def __getattr__(name: str) -> Any:
         from minifuse.search.index import Index
 
         return Index
+    if name == "CrossEncoder":
+        from minifuse.cross_encoder import CrossEncoder
+
+        return CrossEncoder
     raise AttributeError(f"module 'minifuse' has no attribute {name!r}")

@@ -9,26 +9,19 @@ docs/differences.md lists them all.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import shutil
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, ClassVar, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
 
-from minifuse.files.whole import ignore_other_engines, new_folder
+from minifuse.base_model import BaseModel, either, import_torch, progress_bar
 from minifuse.models.folder import read_model_folder
-from minifuse.models.inputs import WINDOW_TEXTS, as_list, checked
-from minifuse.models.pipeline import EncodeInfo, OutputValue, Pipeline, Request, pipeline_of
-from minifuse.models.resolve import resolve_model
-from minifuse.models.tokenization import TextTokenizer
-from minifuse.native import core
-from minifuse.native.devices import Device, resolve_device
+from minifuse.models.inputs import WINDOW_TEXTS, as_list, checked, with_prompt
+from minifuse.models.pipeline import EncodeInfo, OutputValue, Request
+from minifuse.native.devices import Device
 from minifuse.search import similarity
 
 __all__ = ["Device", "EncodeInfo", "SentenceTransformer"]
@@ -38,13 +31,7 @@ logger = logging.getLogger(__name__)
 FloatArray = npt.NDArray[np.float32]
 
 
-def _either(new: Any, old: Any, new_name: str, old_name: str) -> Any:
-    if new is not None and old is not None:
-        raise ValueError(f"both {new_name} and {old_name} are given; they mean the same: pass one")
-    return old if new is None else new
-
-
-class SentenceTransformer:
+class SentenceTransformer(BaseModel):
     """A sentence-embedding model.
 
     Args:
@@ -75,6 +62,9 @@ class SentenceTransformer:
         ValueError: the model or an argument asks for what minifuse does not compute.
     """
 
+    _read_folder = staticmethod(read_model_folder)
+    _known_prompts: ClassVar[dict[str, str]] = {"query": "", "document": ""}
+
     def __init__(
         self,
         model_name_or_path: str | Path | None = None,
@@ -100,132 +90,33 @@ class SentenceTransformer:
         similarity_fn_name: Any = None,
         truncate_dim: int | None = None,
     ) -> None:
-        if modules is not None:
-            raise ValueError(
-                "modules: minifuse builds a model from a folder; save it and pass that"
-            )
-        if model_name_or_path is None:
-            raise ValueError("model_name_or_path is None, wanted a folder or a model name")
-        if use_auth_token is not None:
-            warnings.warn("use_auth_token is deprecated, use token", FutureWarning, stacklevel=2)
-            token = _either(token, use_auth_token, "token", "use_auth_token")
-        placed = resolve_device(device)
-        kind = pipeline_of(placed)
-        asked_dtype = _asked_dtype(dtype, model_kwargs, kind, placed)
-        if backend not in ("torch", "minifuse"):
-            raise ValueError(f"backend is {backend!r}: minifuse is the backend; leave it out")
-        for name in sorted(set(config_kwargs or {})):
-            raise ValueError(f"config_kwargs[{name!r}] is not supported; edit config.json instead")
-        options = dict(
-            _either(processor_kwargs, tokenizer_kwargs, "processor_kwargs", "tokenizer_kwargs")
-            or {}
-        )
-        model_max_length = options.pop("model_max_length", None)
-        options.pop("use_fast", None)
-        for name in sorted(options):
-            raise ValueError(f"processor_kwargs[{name!r}] is not supported; set model.tokenizer")
-
-        self._name = str(model_name_or_path)
-        path = resolve_model(
-            str(model_name_or_path),
-            cache_dir=cache_folder,
+        super().__init__(
+            model_name_or_path,
+            modules=modules,
+            device=device,
+            dtype=dtype,
+            num_threads=num_threads,
+            prompts=prompts,
+            default_prompt_name=default_prompt_name,
+            cache_folder=cache_folder,
+            trust_remote_code=trust_remote_code,
             revision=revision,
-            token=token,
             local_files_only=local_files_only,
+            token=token,
+            use_auth_token=use_auth_token,
+            model_kwargs=model_kwargs,
+            processor_kwargs=processor_kwargs,
+            tokenizer_kwargs=tokenizer_kwargs,
+            config_kwargs=config_kwargs,
+            model_card_data=model_card_data,
+            backend=backend,
         )
-        self._num_threads = core.default_num_threads()
-        if num_threads is not None:
-            self._num_threads = self._check_num_threads(num_threads)
-        folder = read_model_folder(path)
-        self.pipeline: Pipeline = kind(folder, asked_dtype, placed, self._num_threads)
-        if model_max_length is not None:
-            self.max_seq_length = min(int(model_max_length), self.max_seq_length)
-
-        saved = {"query": "", "document": ""} | folder.prompts
-        self.prompts: dict[str, str] = saved | {k: v or "" for k, v in (prompts or {}).items()}
-        self.default_prompt_name = default_prompt_name or folder.default_prompt_name
-        if self.default_prompt_name is not None and self.default_prompt_name not in self.prompts:
-            raise ValueError(
-                f"Default prompt name '{self.default_prompt_name}' not found in the configured "
-                f"prompts dictionary with keys {list(self.prompts)!r}."
-            )
+        folder = self.pipeline.folder
         self.truncate_dim = truncate_dim if truncate_dim is not None else folder.truncate_dim
         self._similarity_fn_name = "cosine"
         self.similarity_fn_name = similarity_fn_name or folder.similarity_fn_name or "cosine"
-        self.model_card_data = model_card_data
-
-    @staticmethod
-    def _check_num_threads(num_threads: Any) -> int:
-        if isinstance(num_threads, bool) or not isinstance(num_threads, (int, np.integer)):
-            raise TypeError(f"num_threads is {num_threads!r}, wanted an integer or None")
-        if not 0 < num_threads <= 1024:
-            raise ValueError(f"num_threads is {num_threads}, wanted 1..1024")
-        return int(num_threads)
 
     # ---- properties -------------------------------------------------------------------------
-
-    @property
-    def device(self) -> Device:
-        """Device that the model runs on: "cpu" or "cuda:N"."""
-        return self.pipeline.device
-
-    @property
-    def name(self) -> str:
-        """Name or path that the model was loaded from."""
-        return self._name
-
-    @property
-    def is_quantized(self) -> bool:
-        """True if the folder was written by `minifuse quantize`: it has int8 weights only."""
-        return self.pipeline.folder.is_quantized
-
-    @property
-    def dtype(self) -> str:
-        """The type of the weights: "float32", "bfloat16" or "int8"."""
-        return self.pipeline.dtype
-
-    @property
-    def isa(self) -> str:
-        """The instruction set of the kernels that this model was packed for."""
-        return str(self.pipeline.encoder.isa)
-
-    @property
-    def num_threads(self) -> int:
-        """At most this many threads work on a call."""
-        return self._num_threads
-
-    @num_threads.setter
-    def num_threads(self, value: int) -> None:
-        self._num_threads = self._check_num_threads(value)
-
-    @property
-    def max_seq_length(self) -> int:
-        """Texts are cut at this many tokens, special tokens included."""
-        return self.pipeline.max_seq_length
-
-    @max_seq_length.setter
-    def max_seq_length(self, value: int) -> None:
-        limit = self.pipeline.folder.description.max_position_embeddings
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-            raise TypeError(f"max_seq_length is {value!r}, wanted an integer")
-        if not 1 <= value <= limit:
-            raise ValueError(f"max_seq_length is {value}, wanted 1..{limit} (the positions it has)")
-        self.pipeline.max_seq_length = int(value)
-
-    def get_max_seq_length(self) -> int:
-        """The same as max_seq_length."""
-        return self.max_seq_length
-
-    @property
-    def tokenizer(self) -> Any:
-        """The ``tokenizers.Tokenizer`` in use, truncation and padding switched off."""
-        return self.pipeline.tokenizer.backend
-
-    @tokenizer.setter
-    def tokenizer(self, value: Any) -> None:
-        backend = getattr(value, "backend_tokenizer", value)  # transformers' fast tokenizers
-        lowers = self.pipeline.folder.do_lower_case
-        self.pipeline.set_tokenizer(TextTokenizer(backend, lowers))
 
     @property
     def similarity_fn_name(self) -> str:
@@ -268,30 +159,6 @@ class SentenceTransformer:
         """Set whether the tokens of a prompt take part in the pooling."""
         self.pipeline.include_prompt = bool(include_prompt)
 
-    def _check_device(self, device: Any) -> None:
-        if device is not None and resolve_device(device) != self.device:
-            raise ValueError(
-                f"device is {str(device)!r}, but the model is on {self.device}: load it again "
-                "with device="
-            )
-
-    def to(self, device: Any = None) -> SentenceTransformer:
-        """Returns the model; any device but its own raises ValueError."""
-        self._check_device(device)
-        return self
-
-    def cpu(self) -> SentenceTransformer:
-        """The same as to("cpu")."""
-        return self.to("cpu")
-
-    def eval(self) -> SentenceTransformer:
-        """Returns the model: there is nothing but inference."""
-        return self
-
-    def get_backend(self) -> str:
-        """ "minifuse" """
-        return "minifuse"
-
     def start_multi_process_pool(self, target_devices: Any = None) -> dict[str, Any]:
         """Not needed: always raises ValueError."""
         raise ValueError(
@@ -305,43 +172,18 @@ class SentenceTransformer:
             f"num_threads={self._num_threads})"
         )
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Weights are read again from the folder; all that can be changed after loading travels
-        # along.
-        state = {
-            "name": self._name,
-            "prompts": dict(self.prompts),
-            "default_prompt_name": self.default_prompt_name,
+    def _state(self) -> dict[str, Any]:
+        return super()._state() | {
             "truncate_dim": self.truncate_dim,
             "similarity_fn_name": self._similarity_fn_name,
-            "max_seq_length": self.max_seq_length,
             "include_prompt": self.pipeline.include_prompt,
-            "num_threads": self._num_threads,
-            "tokenizer": self._own_tokenizer(),
-            "model_card_data": self.model_card_data,
         }
-        return (_reload, (str(self.pipeline.folder.path), str(self.device), self.dtype, state))
-
-    def _own_tokenizer(self) -> str | None:
-        """The tokenizer in use, where it is not the folder's, or has been changed in place."""
-        text: str = self.tokenizer.to_str()
-        folder = self.pipeline.folder.transformer_path
-        saved = TextTokenizer.from_folder(folder).backend.to_str()
-        return None if text == saved else text
 
     def _restore(self, state: dict[str, Any]) -> None:
-        """Take over what __reduce__ kept."""
-        self._name = state["name"]
-        if state["tokenizer"] is not None:
-            self.tokenizer = Tokenizer.from_str(state["tokenizer"])
-        self.prompts = state["prompts"]
-        self.default_prompt_name = state["default_prompt_name"]
+        super()._restore(state)
         self.truncate_dim = state["truncate_dim"]
         self._similarity_fn_name = state["similarity_fn_name"]
-        self.pipeline.max_seq_length = state["max_seq_length"]
         self.pipeline.include_prompt = state["include_prompt"]
-        self._num_threads = state["num_threads"]
-        self.model_card_data = state["model_card_data"]
 
     # ---- tokens -----------------------------------------------------------------------------
 
@@ -357,35 +199,23 @@ class SentenceTransformer:
         texts = as_list(inputs)
         if not texts:
             return {}
-        tokens = self.pipeline.tokenize([(prompt or "") + text for text in checked(texts)])
+        tokens = self.pipeline.tokenize(
+            [with_prompt(prompt or "", text) for text in checked(texts)]
+        )
         mask = np.arange(int(tokens.seqlens.max())) < tokens.seqlens[:, None]
         input_ids = np.zeros(mask.shape, np.int64)
         input_ids[mask] = tokens.ids
+        token_types = np.zeros_like(input_ids)
+        token_types[mask] = tokens.types()
         return {
             "input_ids": input_ids,
-            "token_type_ids": np.zeros_like(input_ids),
+            "token_type_ids": token_types,
             "attention_mask": mask.astype(np.int64),
         }
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
         """The same as preprocess, by its old name."""
         return self.preprocess(texts)
-
-    def _resolve_prompt(self, prompt: str | None, prompt_name: str | None) -> str | None:
-        if prompt is not None:
-            if prompt_name is not None:
-                logger.warning("Both prompt and prompt_name are given: prompt_name is ignored.")
-            return prompt
-        if prompt_name is not None:
-            if prompt_name not in self.prompts:
-                raise ValueError(
-                    f"Prompt name '{prompt_name}' not found in the configured prompts dictionary "
-                    f"with keys {list(self.prompts)!r}."
-                )
-            return self.prompts[prompt_name]
-        if self.default_prompt_name is not None:
-            return self.prompts.get(self.default_prompt_name)
-        return None
 
     # ---- encode -----------------------------------------------------------------------------
 
@@ -472,7 +302,7 @@ class SentenceTransformer:
             FloatingPointError: in float16 a number is out of range.
             KeyboardInterrupt: within a second of Ctrl-C.
         """
-        inputs = _either(inputs, sentences, "inputs", "sentences")
+        inputs = either(inputs, sentences, "inputs", "sentences")
         if inputs is None:
             raise TypeError("inputs is None, wanted a string or a list of strings")
         if pool is not None or chunk_size is not None:
@@ -482,7 +312,7 @@ class SentenceTransformer:
         width = self.truncate_dim if truncate_dim is None else truncate_dim
         if width is not None and width < 1:
             raise ValueError(f"truncate_dim is {width}, wanted >= 1")
-        torch: Any = _import_torch() if convert_to_tensor or not convert_to_numpy else None
+        torch: Any = import_torch() if convert_to_tensor or not convert_to_numpy else None
 
         is_single = isinstance(inputs, str)
         texts = [inputs] if is_single else as_list(inputs)
@@ -499,7 +329,7 @@ class SentenceTransformer:
             refuses_long=truncation == "error",
             stays_on_device=convert_to_tensor and is_whole and self.pipeline.vectors_can_stay(),
         )
-        with _progress_bar(len(texts), show_progress_bar) as advance:
+        with progress_bar(len(texts), show_progress_bar) as advance:
             result, info = self.pipeline.encode(texts, request, advance)
 
         if output_value != "sentence_embedding":
@@ -569,107 +399,11 @@ class SentenceTransformer:
         """Row i with row i by similarity_fn_name: [n], an array for arrays."""
         return similarity.SIMILARITIES[self._similarity_fn_name][1](embeddings1, embeddings2)
 
-    def save_pretrained(self, path: str | Path) -> None:
-        """Write the model as a folder that minifuse and sentence-transformers load.
-
-        The files it was loaded from are copied; max_seq_length, prompts, default_prompt_name,
-        similarity_fn_name, truncate_dim and the tokenizer are written as they are now. The folder
-        appears whole or not at all.
-
-        Raises:
-            FileExistsError: path holds files already.
-            FileNotFoundError: the folder it was loaded from is gone.
-        """
-        folder = self.pipeline.folder
-        source = folder.path
-        try:
-            folder.weights_path  # noqa: B018  # a folder without weights would look whole
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{source}: what the model came from is gone") from error
-        with new_folder(path) as copy:
-            shutil.copytree(source, copy, ignore=ignore_other_engines, dirs_exist_ok=True)
-            transformer = copy / folder.transformer_path.relative_to(source)
-            sentence = {
-                "max_seq_length": self.max_seq_length,
-                "do_lower_case": folder.do_lower_case,
-            }
-            _write_json(transformer / "sentence_bert_config.json", sentence)
-            # Not by tokenizers' own save: a full disk would be a plain Exception there.
-            text = self.tokenizer.to_str(pretty=True)
-            (transformer / "tokenizer.json").write_text(text, encoding="utf-8")
-            settings_path = copy / "config_sentence_transformers.json"
-            settings: dict[str, Any] = {}
-            if settings_path.is_file():
-                settings = json.loads(settings_path.read_text(encoding="utf-8"))
-            settings |= {
-                "prompts": self.prompts,
-                "default_prompt_name": self.default_prompt_name,
-                "similarity_fn_name": self._similarity_fn_name,
-            }
-            if self.truncate_dim is not None:
-                settings["truncate_dim"] = self.truncate_dim
-            _write_json(settings_path, settings)
-
-    save = save_pretrained
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def _reload(path: str, device: str, dtype: str, state: dict[str, Any]) -> SentenceTransformer:
-    if not Path(path).is_dir():  # never a name: the hub may know another model by it
-        raise FileNotFoundError(f"{path}: the folder that the model was loaded from is gone")
-    model = SentenceTransformer(path, device=device, dtype=dtype)
-    model._restore(state)
-    return model
-
-
-def _ignore(count: int) -> None:
-    """Stands for a progress bar that nobody sees."""
-
-
-def _progress_bar(
-    total: int, is_asked: bool | None
-) -> contextlib.AbstractContextManager[Callable[[int], Any]]:
-    is_talkative = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
-    is_shown = is_talkative if is_asked is None else is_asked
-    if not is_shown or total == 1:
-        return contextlib.nullcontext(_ignore)
-    return _shown_bar(total)
-
-
-@contextlib.contextmanager
-def _shown_bar(total: int) -> Iterator[Callable[[int], Any]]:
-    from tqdm.auto import tqdm
-
-    with tqdm(total=total, desc="Sentences", unit="sentence") as bar:
-        yield bar.update
-
-
-def _asked_dtype(
-    dtype: str | None, model_kwargs: dict[str, Any] | None, kind: type[Pipeline], device: Device
-) -> str | None:
-    """The one type of weights that the arguments ask for; None: as the folder has them."""
-    options = dict(model_kwargs or {})
-    asked = [dtype, options.pop("torch_dtype", None), options.pop("dtype", None)]
-    asked[1:] = [one for one in asked[1:] if one != "auto"]  # transformers': as the file has it
-    options.pop("attn_implementation", None)  # there is one attention, and it is exact
-    for name in sorted(options):
-        raise ValueError(f"model_kwargs[{name!r}] is not supported")
-    names = {str(one).removeprefix("torch.") for one in asked if one is not None}
-    if len(names) > 1:
-        raise ValueError(f"dtype is given as {sorted(names)}: pass one")
-    if not names:
-        return None
-    name = names.pop()
-    if name == "auto":
-        return kind.fastest_dtype()
-    if name not in kind.dtypes:
-        raise ValueError(
-            f"dtype is {name!r}, wanted one of {', '.join(kind.dtypes)}, auto on {device}"
-        )
-    return name
+    def _settings(self) -> dict[str, Any]:
+        settings = super()._settings() | {"similarity_fn_name": self._similarity_fn_name}
+        if self.truncate_dim is not None:
+            settings["truncate_dim"] = self.truncate_dim
+        return settings
 
 
 def _check_choices(
@@ -716,17 +450,6 @@ def _quantized(vectors: Any, precision: str, ranges: Any) -> Any:
             precision,
         )
     return similarity.quantize_embeddings(vectors, precision, ranges)
-
-
-def _import_torch() -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError(
-            "tensors need PyTorch, which is not installed: pip install 'minifuse[torch]', or leave "
-            "convert_to_tensor=False and convert_to_numpy=True for arrays"
-        ) from error
-    return torch
 
 
 def _to_tensors(torch: Any, value: Any) -> Any:

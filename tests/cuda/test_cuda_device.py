@@ -13,6 +13,7 @@ from minifuse import SentenceTransformer, hardware
 from minifuse.bench.sample_text import SENTENCES
 from minifuse.cli import main
 from minifuse.models import inputs, pipeline
+from minifuse.models.tokenization import TextTokenizer
 from tiny_model import write_tiny_model
 
 
@@ -32,6 +33,16 @@ def test_encode_agrees_with_the_cpu(cuda_device, cuda_folder):
     assert [len(one) for one in rows] == model.encode(texts[:2], return_info=True)[
         1
     ].num_tokens.tolist()
+
+
+def test_token_types_of_pairs(cuda_device, cuda_folder):
+    pairs = list(zip(SENTENCES[:7], SENTENCES[7:14], strict=True))
+    wanted = SentenceTransformer(cuda_folder).encode(pairs)
+    model = SentenceTransformer(cuda_folder, device="cuda")
+    assert model.pipeline.tokenize(pairs).types().any()
+    assert np.abs(model.encode(pairs) - wanted).max() <= 1e-5
+    model.pipeline.set_tokenizer(TextTokenizer(model.pipeline.tokenizer.backend))
+    assert np.abs(model.encode(pairs) - wanted).max() > 1e-3
 
 
 def test_one_text_and_no_text(cuda_device, cuda_folder):

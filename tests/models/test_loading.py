@@ -126,7 +126,7 @@ def edit(path, **changes):
     [
         ({"model_type": "gpt2"}, "model_type is 'gpt2'; minifuse runs bert"),
         ({"model_type": None}, "model_type is None"),
-        ({"hidden_act": "silu"}, "hidden_act is 'silu', wanted one of gelu"),
+        ({"hidden_act": "quick_gelu"}, "hidden_act is 'quick_gelu', wanted one of gelu"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
         ({"is_decoder": True}, "a decoder"),
         ({"hidden_size": "48"}, "hidden_size is '48', wanted an integer"),

@@ -128,9 +128,9 @@ class Spy:
     def __init__(self, backend):
         self.backend, self.sizes = backend, []
 
-    def encode_batch_fast(self, texts):
+    def encode_batch_fast(self, texts, **settings):
         self.sizes.append(len(texts))
-        return self.backend.encode_batch_fast(texts)
+        return self.backend.encode_batch_fast(texts, **settings)
 
 
 @pytest.mark.parametrize(

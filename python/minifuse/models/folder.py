@@ -7,6 +7,7 @@ refused by name.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,25 @@ __all__ = [
     "DenseModule",
     "ModelFolder",
     "NormalizeModule",
+    "activation_of_class",
+    "class_of_activation",
+    "is_cross_encoder",
+    "read_cross_encoder_folder",
     "read_model_folder",
 ]
 
 # Beside config.json in a folder that `minifuse quantize` wrote, in place of model.safetensors.
 QUANTIZED_WEIGHTS = "model.int8.safetensors"
 
+# PyTorch's classes of activations -> the kernels' names.
+_ACTIVATION_CLASSES = {
+    "Identity": "none",
+    "Tanh": "tanh",
+    "ReLU": "relu",
+    "GELU": "gelu",
+    "SiLU": "silu",
+    "Sigmoid": "sigmoid",
+}
 _POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 # The order in which sentence-transformers concatenates the old style's flags.
 _OLD_POOLING_KEYS = {
@@ -40,6 +54,8 @@ _OLD_POOLING_KEYS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
+# Classes of transformers whose tokenizers give types; those of other families do not.
+_TOKENIZERS_WITH_TYPES = ("BertTokenizer", "ElectraTokenizer")
 _SENTENCE_CONFIGS = (
     "sentence_bert_config.json",
     "sentence_roberta_config.json",
@@ -47,9 +63,27 @@ _SENTENCE_CONFIGS = (
 )
 
 
+def activation_of_class(name: str) -> str | None:
+    """Return the kernels' name of a class of PyTorch, given by its path; None: there is none."""
+    return _ACTIVATION_CLASSES.get(name.rsplit(".", 1)[-1]) if name.startswith("torch.") else None
+
+
+def class_of_activation(name: str) -> str | None:
+    """Return the path of PyTorch's class of an activation; None: there is none of that name."""
+    kernel = "none" if name == "identity" else name
+    classes = {kernel: kind for kind, kernel in _ACTIVATION_CLASSES.items()}
+    if kernel not in classes:
+        return None
+    module = "linear" if kernel == "none" else "activation"
+    return f"torch.nn.modules.{module}.{classes[kernel]}"
+
+
 @dataclass
 class DenseModule:
-    """activation(x W^T + bias), after the pooling: W is [out_features, in_features]."""
+    """activation(x W^T + bias), after the pooling: W is [out_features, in_features].
+
+    The activation goes by the kernels' name, "none" included.
+    """
 
     weight: core.PackedLinear
     bias: npt.NDArray[np.float32] | None
@@ -62,9 +96,7 @@ class DenseModule:
 
     def __call__(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Apply to x [batch, in_features]."""
-        kernel = self.activation if self.activation in ("relu", "gelu") else "none"
-        y = core.linear(np.ascontiguousarray(x), self.weight, self.bias, kernel)
-        return np.tanh(y) if self.activation == "tanh" else y
+        return core.linear(np.ascontiguousarray(x), self.weight, self.bias, self.activation)
 
 
 class NormalizeModule:
@@ -88,10 +120,12 @@ class ModelFolder:
     modules: list[DenseModule | NormalizeModule]
     max_seq_length: int
     do_lower_case: bool
+    has_token_types: bool = False
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     similarity_fn_name: str | None = None
     truncate_dim: int | None = None
+    activation_fn: str | None = None
 
     @property
     def is_quantized(self) -> bool:
@@ -147,9 +181,10 @@ def _read_pooling(path: Path) -> tuple[list[str], bool]:
 def _read_dense(path: Path) -> DenseModule:
     config = read_object(path / "config.json")
     name = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
-    activation = name.rsplit(".", 1)[-1].lower()
-    if activation not in ("tanh", "identity", "relu", "gelu"):
-        raise ValueError(f"{path}: Dense activation {name!r}, wanted Tanh, Identity, ReLU or GELU")
+    activation = activation_of_class(name)
+    if activation is None:
+        known = ", ".join(_ACTIVATION_CLASSES)
+        raise ValueError(f"{path}: Dense activation {name!r}, wanted one of {known}")
     if config.get("use_residual"):
         raise ValueError(f"{path}: Dense with use_residual is not supported")
     with SafetensorsFile(_weights_path(path)) as file:
@@ -215,13 +250,12 @@ def _sentence_config(transformer: Path) -> dict[str, Any]:
 
 
 def _max_seq_length(
-    folder: Path, transformer: Path, sentence_config: dict[str, Any], limit: int
+    folder: Path, tokenizer_config: dict[str, Any], sentence_config: dict[str, Any], limit: int
 ) -> int:
     """Return the length that the folder says, but at most the positions that the model has."""
     value = sentence_config.get("max_seq_length")
-    tokenizer_config = transformer / "tokenizer_config.json"
-    if value is None and tokenizer_config.is_file():
-        value = read_object(tokenizer_config).get("model_max_length")
+    if value is None:
+        value = tokenizer_config.get("model_max_length")
     if value is None:
         return limit
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 1:
@@ -230,7 +264,7 @@ def _max_seq_length(
 
 
 def read_model_folder(folder: Path) -> ModelFolder:
-    """Everything but the encoder's weights and the tokenizer.
+    """Everything of an embedding model but the encoder's weights and the tokenizer.
 
     Raises:
         FileNotFoundError: a file that must be there is missing.
@@ -240,7 +274,99 @@ def read_model_folder(folder: Path) -> ModelFolder:
     kinds = _module_paths(folder)
     if not kinds or kinds[0][0] != "Transformer":
         raise ValueError(f"{folder}: modules.json must begin with Transformer, got {kinds[:1]}")
-    transformer = kinds[0][1]
+    model = _read_transformer(folder, kinds[0][1])
+    for index, (kind, path) in enumerate(kinds[1:]):
+        if kind == "Pooling" and index == 0:
+            if path != Path():
+                model.poolings, model.include_prompt = _read_pooling(path)
+        elif kind == "Dense":
+            model.modules.append(_read_dense(path))
+        elif kind == "Normalize":
+            model.modules.append(NormalizeModule())
+        else:
+            raise ValueError(
+                f"{folder}: module {kind!r} at place {index + 1} is not supported; "
+                "wanted Transformer, Pooling, then any of Dense and Normalize"
+            )
+    if len(kinds) == 1:
+        hint = " (for a reranker use CrossEncoder)" if is_cross_encoder(folder) else ""
+        raise ValueError(f"{folder}: modules.json has no Pooling after Transformer{hint}")
+    return model
+
+
+def is_cross_encoder(folder: Path) -> bool:
+    """Return whether a folder holds a model that scores pairs of texts.
+
+    Raises:
+        ValueError: its modules.json or config.json is damaged.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        return False
+    names = read_object(path).get("architectures")
+    is_classifier = isinstance(names, list) and any(
+        isinstance(name, str) and name.endswith("ForSequenceClassification") for name in names
+    )
+    has_modules = (folder / "modules.json").is_file()
+    return is_classifier and not (has_modules and len(_module_paths(folder)) > 1)
+
+
+def read_cross_encoder_folder(folder: Path) -> ModelFolder:
+    """The same of a cross-encoder: a transformers folder for sequence classification.
+
+    Its head becomes modules behind the pooling.
+
+    Raises:
+        FileNotFoundError: a file that must be there is missing.
+        ValueError: a file is damaged, or asks for what this package does not compute.
+    """
+    folder = folder.absolute()
+    kinds = _module_paths(folder) if (folder / "modules.json").is_file() else []
+    if [kind for kind, _ in kinds] not in ([], ["Transformer"]):
+        names = ", ".join(kind for kind, _ in kinds)
+        raise ValueError(
+            f"{folder}: modules.json lists {names}; minifuse runs cross-encoders of one "
+            "Transformer with a head for classification"
+        )
+    model = _read_transformer(folder, kinds[0][1] if kinds else folder)
+    model.modules = list(_read_head(model))
+    return model
+
+
+def _read_head(model: ModelFolder) -> Iterator[DenseModule]:
+    """The layers of a head for classification, by the family's names, from the encoder's file."""
+    head, path = model.architecture.head, model.weights_path
+    if head is None:
+        raise ValueError(f"{model.path}: minifuse has no cross-encoders of this family")
+    model.poolings = [head.pooling]
+    layers = ((head.dense, head.activation), (head.output, "none"))
+    with SafetensorsFile(path) as file:
+        names = {model.architecture.own_name(name): name for name in file.names()}
+        width = model.description.hidden_size
+        for layer, activation in layers:
+            if f"{layer}.weight" not in names:
+                raise ValueError(
+                    f"{path}: lacks the tensor '{layer}.weight': not a cross-encoder, but a "
+                    "model that still has to be trained as one"
+                )
+            weight = file.read(names[f"{layer}.weight"])
+            bias = file.read(names[f"{layer}.bias"]) if f"{layer}.bias" in names else None
+            if weight.ndim != 2 or weight.shape[1] != width or weight.shape[0] == 0:
+                raise ValueError(
+                    f"{path}: '{layer}.weight' has shape {list(weight.shape)}, wanted "
+                    f"[outputs, {width}]"
+                )
+            if bias is not None and bias.shape != weight.shape[:1]:
+                raise ValueError(
+                    f"{path}: '{layer}.bias' has shape {list(bias.shape)}, wanted "
+                    f"{list(weight.shape[:1])}"
+                )
+            yield DenseModule(core.pack_linear(weight, "float32"), bias, activation)
+            width = weight.shape[0]
+
+
+def _read_transformer(folder: Path, transformer: Path) -> ModelFolder:
+    """Everything that a folder says of its transformer, and sentence-transformers' settings."""
     config_path = transformer / "config.json"
     if not config_path.is_file():
         raise FileNotFoundError(
@@ -249,28 +375,9 @@ def read_model_folder(folder: Path) -> ModelFolder:
     config = Config(config_path, read_object(config_path))
     architecture = architecture_of(config)
     description = architecture.describe(config)
-
-    poolings, include_prompt = ["mean"], True
-    modules: list[DenseModule | NormalizeModule] = []
-    for index, (kind, path) in enumerate(kinds[1:]):
-        if kind == "Pooling" and index == 0:
-            if path != Path():
-                poolings, include_prompt = _read_pooling(path)
-        elif kind == "Dense":
-            modules.append(_read_dense(path))
-        elif kind == "Normalize":
-            modules.append(NormalizeModule())
-        else:
-            raise ValueError(
-                f"{folder}: module {kind!r} at place {index + 1} is not supported; "
-                "wanted Transformer, Pooling, then any of Dense and Normalize"
-            )
-    if len(kinds) == 1:
-        raise ValueError(f"{folder}: modules.json has no Pooling after Transformer")
-
     sentence_config = _sentence_config(transformer)
+    tokenizer_config = _tokenizer_config(transformer)
     limit = description.max_position_embeddings
-    max_seq_length = _max_seq_length(folder, transformer, sentence_config, limit)
 
     settings: dict[str, Any] = {}
     settings_path = folder / "config_sentence_transformers.json"
@@ -289,13 +396,39 @@ def read_model_folder(folder: Path) -> ModelFolder:
         transformer_path=transformer,
         architecture=architecture,
         description=description,
-        poolings=poolings,
-        include_prompt=include_prompt,
-        modules=modules,
-        max_seq_length=max_seq_length,
+        poolings=["mean"],
+        include_prompt=True,
+        modules=[],
+        max_seq_length=_max_seq_length(folder, tokenizer_config, sentence_config, limit),
         do_lower_case=bool(sentence_config.get("do_lower_case", False)),
+        has_token_types=description.type_vocab_size > 1 and _gives_token_types(tokenizer_config),
         prompts={str(k): v or "" for k, v in prompts.items()},
         default_prompt_name=_text(settings_path, settings, "default_prompt_name"),
         similarity_fn_name=_text(settings_path, settings, "similarity_fn_name"),
         truncate_dim=truncate_dim,
+        activation_fn=_activation_fn(settings_path, settings, config),
     )
+
+
+def _tokenizer_config(transformer: Path) -> dict[str, Any]:
+    path = transformer / "tokenizer_config.json"
+    return read_object(path) if path.is_file() else {}
+
+
+def _gives_token_types(tokenizer_config: dict[str, Any]) -> bool:
+    """Return whether transformers' tokenizer tells the types of a pair's tokens."""
+    names = tokenizer_config.get("model_input_names")
+    if isinstance(names, list):
+        return "token_type_ids" in names
+    kind = tokenizer_config.get("tokenizer_class")
+    return not isinstance(kind, str) or kind.removesuffix("Fast") in _TOKENIZERS_WITH_TYPES
+
+
+def _activation_fn(path: Path, settings: dict[str, Any], config: Config) -> str | None:
+    """The path of the class that scores of pairs go through, where the folder names one."""
+    if (name := _text(path, settings, "activation_fn")) is not None:
+        return name
+    inner = config.values.get("sentence_transformers")
+    inner = inner if isinstance(inner, dict) else {}
+    name = _text(config.path, inner, "activation_fn")
+    return name or _text(config.path, config.values, "sbert_ce_default_activation_function")

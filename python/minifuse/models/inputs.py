@@ -1,4 +1,7 @@
-"""Check texts: take any iterable, check each element, and cut the whole into windows."""
+"""Check texts: take any iterable, check each element, and cut the whole into windows.
+
+An element is a text or a pair of texts.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,17 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["WINDOW_TEXTS", "as_list", "checked", "one_ahead", "windows"]
+from minifuse.models.pairs import Pair
+
+__all__ = [
+    "WINDOW_TEXTS",
+    "as_list",
+    "checked",
+    "length_of",
+    "one_ahead",
+    "windows",
+    "with_prompt",
+]
 
 T = TypeVar("T")
 
@@ -27,25 +40,44 @@ def as_list(inputs: Any) -> list[Any]:
             f"inputs is a {type(inputs).__name__}, wanted a string or a list of strings"
         )
     if isinstance(inputs, np.ndarray):
-        if inputs.dtype.kind not in "UOT" or inputs.ndim > 1:
+        is_pairs = inputs.ndim == 2 and inputs.shape[1] == 2
+        if inputs.dtype.kind not in "UOT" or not (inputs.ndim < 2 or is_pairs):
             raise TypeError(
                 f"inputs is an array of dtype {inputs.dtype} and shape {inputs.shape}, wanted one "
-                "dimension of strings"
+                "dimension of strings, or pairs of them [n, 2]"
             )
         return [str(inputs)] if inputs.ndim == 0 else list(inputs.tolist())
     return list(inputs)
 
 
-def checked(texts: list[Any], places: Any = None) -> Iterator[str]:
-    """The texts (at these places), each checked to be a string."""
-    for place in range(len(texts)) if places is None else places:
-        text = texts[place]
-        if not isinstance(text, str):
-            raise TypeError(
-                f"sentences[{place}] is a {type(text).__name__} ({str(text)[:50]!r}), "
-                "wanted a string"
-            )
-        yield text
+def checked(texts: list[Any]) -> list[str | Pair]:
+    """The texts, each checked to be a string or a pair of strings, which becomes a tuple."""
+    if all(type(text) is str for text in texts):
+        return texts
+    return [_checked(text, place) for place, text in enumerate(texts)]
+
+
+def _checked(text: Any, place: int) -> str | Pair:
+    if isinstance(text, str):
+        return text
+    if isinstance(text, (list, tuple)) and len(text) == 2:
+        first, second = text
+        if isinstance(first, str) and isinstance(second, str):
+            return first, second
+    raise TypeError(
+        f"sentences[{place}] is a {type(text).__name__} ({str(text)[:50]!r}), wanted a string or "
+        "a pair of strings"
+    )
+
+
+def length_of(text: str | Pair) -> int:
+    """Characters of a text or of both of a pair."""
+    return len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
+
+
+def with_prompt(prompt: str, text: str | Pair) -> str | Pair:
+    """The text behind a prompt; of a pair, the first one."""
+    return prompt + text if isinstance(text, str) else (prompt + text[0], text[1])
 
 
 def windows(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from minifuse.hardware import DTYPES
 from minifuse.models.folder import DenseModule, ModelFolder, NormalizeModule
-from minifuse.models.inputs import checked, one_ahead, windows
+from minifuse.models.inputs import checked, length_of, one_ahead, windows, with_prompt
+from minifuse.models.pairs import Pair
 from minifuse.models.quantization import load_quantized_encoder
 from minifuse.models.tokenization import TextTokenizer, TokenBatch
 from minifuse.models.weights import load_encoder
@@ -101,7 +102,11 @@ class Pipeline:
         self.dtype = dtype or ("int8" if folder.is_quantized else "float32")
         self.max_seq_length = folder.max_seq_length
         self.include_prompt = folder.include_prompt
-        self.set_tokenizer(TextTokenizer.from_folder(folder.transformer_path, folder.do_lower_case))
+        self.set_tokenizer(
+            TextTokenizer.from_folder(
+                folder.transformer_path, folder.do_lower_case, folder.has_token_types
+            )
+        )
         self.encoder: Any = self._load_encoder(num_threads)
         self.width = self._width_behind_modules()
 
@@ -150,22 +155,24 @@ class Pipeline:
 
     # ---- texts to tokens --------------------------------------------------------------------
 
-    def tokenize(self, texts: list[str], num_threads: int | None = None) -> TokenBatch:
-        """The ids of every text, cut at max_seq_length."""
+    def tokenize(self, texts: Sequence[str | Pair], num_threads: int | None = None) -> TokenBatch:
+        """The ids of every text or pair, cut at max_seq_length."""
         return self.tokenizer.encode(texts, self.max_seq_length, num_threads)
 
     def _prompt_length(self, prompt: str) -> int:
         """Tokens of the prompt that stay out of the pooling: all but the closing one."""
         return len(self.tokenize([prompt]).ids) - self.tokenizer.suffix_length
 
-    def _windows(self, texts: list[Any], request: Request) -> Iterator[_Window]:
-        lengths = [len(text) for text in checked(texts)]
+    def _windows(self, texts: list[str | Pair], request: Request) -> Iterator[_Window]:
+        lengths = [length_of(text) for text in texts]
         by_length = np.argsort(np.negative(lengths), kind="stable")
         for places in windows(by_length, lengths, self.window_scale):
             yield self._window(texts, places, request)
 
-    def _window(self, texts: list[str], places: npt.NDArray[np.intp], request: Request) -> _Window:
-        prompted = [request.prompt + texts[place] for place in places.tolist()]
+    def _window(
+        self, texts: list[str | Pair], places: npt.NDArray[np.intp], request: Request
+    ) -> _Window:
+        prompted = [with_prompt(request.prompt, texts[place]) for place in places.tolist()]
         tokens = self.tokenize(prompted, request.num_threads)
         if request.refuses_long:
             self._refuse_long(tokens, places)
@@ -189,22 +196,23 @@ class Pipeline:
         request: Request,
         advance: Callable[[int], Any] = lambda count: None,
     ) -> tuple[Any, EncodeInfo]:
-        """Embed texts; advance is told how many are done, now and then.
+        """Embed texts or pairs; advance is told how many are done, now and then.
 
         Returns:
             float32 [batch, dim], or a list of what each text gives, as request.output says.
 
         Raises:
-            TypeError: an input is not a string.
+            TypeError: an input is neither a string nor a pair of strings.
             ValueError: a text is too long and request.refuses_long, or it is not valid Unicode.
             FloatingPointError: in float16 a number is out of range.
             KeyboardInterrupt: within a second of Ctrl-C.
         """
+        texts = checked(texts)
         pool_from = 0
         if request.prompt and not self.include_prompt:
             pool_from = self._prompt_length(request.prompt)
         if len(texts) == 1:  # a query: nothing to sort or to put together
-            tokens = self.tokenize([request.prompt + text for text in checked(texts)])
+            tokens = self.tokenize([with_prompt(request.prompt, texts[0])])
             if request.refuses_long:
                 self._refuse_long(tokens, (0,))
             encoded = self._encode_tokens(tokens, pool_from, request)
@@ -235,14 +243,14 @@ class Pipeline:
     def _width(self, request: Request) -> int:
         return min(self.width, self.width if request.truncate_dim is None else request.truncate_dim)
 
-    def _limits(self, request: Request) -> dict[str, int]:
+    def _limits(self, request: Request) -> dict[str, Any]:
         """Return the arguments that bound a call of the encoder."""
         return {"batch_size": request.batch_size, "num_threads": request.num_threads}
 
     def _encode_tokens(self, tokens: TokenBatch, pool_from: int, request: Request) -> Any:
         """Tokens of a window -> vectors [batch, dim], or a list for the other outputs."""
-        ids, cu_seqlens = tokens.ids, tokens.cu_seqlens()
-        limits = self._limits(request)
+        ids, cu_seqlens, types = tokens.ids, tokens.cu_seqlens(), tokens.token_types
+        limits = {"token_types": types, **self._limits(request)}
         if request.output == "token_embeddings":
             rows = self.encoder.token_embeddings(ids, cu_seqlens, **limits)
             return [one.copy() for one in np.split(rows, cu_seqlens[1:-1])]
@@ -256,7 +264,7 @@ class Pipeline:
         return [
             {
                 "input_ids": ids[begin:end].astype(np.int64),
-                "token_type_ids": np.zeros(end - begin, np.int64),
+                "token_type_ids": tokens.types()[begin:end].astype(np.int64),
                 "attention_mask": np.ones(end - begin, np.int64),
                 "token_embeddings": rows[begin:end].copy(),
                 "sentence_embedding": vector.copy(),
@@ -299,7 +307,7 @@ class CudaPipeline(Pipeline):
             return new_tensor(num_texts, self._width(request), self.device)
         return super()._room(num_texts, request)
 
-    def _limits(self, request: Request) -> dict[str, int]:
+    def _limits(self, request: Request) -> dict[str, Any]:
         return {}  # a pass has as many texts as fit
 
     def _encode_tokens(self, tokens: TokenBatch, pool_from: int, request: Request) -> Any:
@@ -312,6 +320,7 @@ class CudaPipeline(Pipeline):
             pooled.data_ptr(),
             poolings=self.folder.poolings,
             pool_from=pool_from,
+            token_types=tokens.token_types,
         )
         self._check_range(pooled)
         normalize = sys.modules["torch"].nn.functional.normalize

@@ -21,7 +21,13 @@ import numpy.typing as npt
 from minifuse import ops
 from minifuse.files.whole import ignore_other_engines, new_folder
 from minifuse.models import calibration_text
-from minifuse.models.folder import QUANTIZED_WEIGHTS, ModelFolder, read_model_folder
+from minifuse.models.folder import (
+    QUANTIZED_WEIGHTS,
+    ModelFolder,
+    is_cross_encoder,
+    read_cross_encoder_folder,
+    read_model_folder,
+)
 from minifuse.models.resolve import resolve_model
 from minifuse.models.safetensors import SafetensorsFile, write_safetensors
 from minifuse.models.tokenization import TextTokenizer
@@ -216,9 +222,10 @@ def quantize(
 ) -> Path:
     """Write a model as a folder whose matrices are in int8, so that it loads at once.
 
-    SentenceTransformer(output) gives bit for bit the vectors of the model loaded with dtype="int8"
-    by the same version of minifuse, whatever the instruction set. The folder appears whole or not
-    at all; sentence-transformers cannot read it.
+    SentenceTransformer(output), or CrossEncoder(output) of a model that scores pairs, gives bit for
+    bit the results of the model loaded with dtype="int8" by the same version of minifuse, whatever
+    the instruction set. The folder appears whole or not at all; sentence-transformers cannot read
+    it.
 
     Args:
         model_name_or_path: a folder or name, as SentenceTransformer takes it.
@@ -233,7 +240,9 @@ def quantize(
         FileNotFoundError: no such model, or a file of it is missing.
         ValueError: the model is quantised already, or is not one that minifuse computes.
     """
-    folder = read_model_folder(resolve_model(str(model_name_or_path)))
+    path = resolve_model(str(model_name_or_path))
+    scores_pairs = is_cross_encoder(path)
+    folder = read_cross_encoder_folder(path) if scores_pairs else read_model_folder(path)
     if folder.is_quantized:
         raise ValueError(f"{folder.path}: is quantised already; give the model it was made from")
     threads = core.default_num_threads() if num_threads is None else num_threads
@@ -247,9 +256,9 @@ def quantize(
             for part, array in matrix._asdict().items():
                 tensors[f"{slot}.{part}"] = array
         # All others keep the checkpoint's names and rows: they are read as a checkpoint's.
-        tensors |= stored_tensors(
-            folder, new_encoder(folder.description, "int8").weight_slots().keys() - done
-        )
+        slots = new_encoder(folder.description, "int8").weight_slots().keys() - done
+        head = folder.architecture.head if scores_pairs else None
+        tensors |= stored_tensors(folder, slots, head.tensors() if head else ())
         transformer = copy / folder.transformer_path.relative_to(folder.path)
         write_safetensors(transformer / QUANTIZED_WEIGHTS, tensors, _FORMAT)
     return Path(output)

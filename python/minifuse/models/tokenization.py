@@ -2,14 +2,14 @@
 
 The tokenizer's own truncation and padding are switched off; a text is cut here, at max_seq_length
 with the special tokens included, as truncation on the right does it: the tokens of the text are
-dropped from the end and the suffix ([SEP]) stays.
+dropped from the end and the suffix ([SEP]) stays. Two texts become one row (pairs.py).
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
+from minifuse.models.pairs import Pair, PairLayout
 from minifuse.models.shortening import TextShortener
 
 __all__ = ["TextTokenizer", "TokenBatch"]
@@ -49,19 +50,22 @@ class TokenBatch:
         ids: int32 [total_tokens].
         seqlens: int64 [batch].
         truncated: bool [batch], whether the text was cut.
+        token_types: int32 [total_tokens]; None: all are 0.
     """
 
-    __slots__ = ("ids", "seqlens", "truncated")
+    __slots__ = ("ids", "seqlens", "token_types", "truncated")
 
     def __init__(
         self,
         ids: npt.NDArray[np.int32],
         seqlens: npt.NDArray[np.int64],
         truncated: npt.NDArray[np.bool_],
+        token_types: npt.NDArray[np.int32] | None = None,
     ) -> None:
         self.ids = ids
         self.seqlens = seqlens
         self.truncated = truncated
+        self.token_types = token_types
 
     def cu_seqlens(self) -> npt.NDArray[np.int32]:
         """int32 [batch + 1]: where each sentence begins."""
@@ -73,6 +77,10 @@ class TokenBatch:
             raise ValueError(f"{offsets[-1]} tokens in one batch, wanted at most {_MAX_TOKENS}")
         return offsets.astype(np.int32)
 
+    def types(self) -> npt.NDArray[np.int32]:
+        """The type of each token, int32 [total_tokens]."""
+        return np.zeros_like(self.ids) if self.token_types is None else self.token_types
+
     def sorted_by_length(self) -> tuple[TokenBatch, npt.NDArray[np.intp]]:
         """The same sentences, longest first, and the place each had before."""
         order = np.argsort(-self.seqlens, kind="stable")
@@ -80,8 +88,9 @@ class TokenBatch:
         lengths = self.seqlens[order]
         # The index of each token: its sentence's start, plus its place in the sentence.
         first = np.repeat(starts[order] - (np.cumsum(lengths) - lengths), lengths)
-        gathered = self.ids[first + np.arange(len(self.ids))]
-        return TokenBatch(gathered, lengths, self.truncated[order]), order
+        place = first + np.arange(len(self.ids))
+        types = None if self.token_types is None else self.token_types[place]
+        return TokenBatch(self.ids[place], lengths, self.truncated[order], types), order
 
 
 class TextTokenizer:
@@ -90,9 +99,12 @@ class TextTokenizer:
     Args:
         tokenizer: any ``tokenizers.Tokenizer``; a copy is kept.
         do_lower_case: lower the text first, as sentence_bert_config.json may ask.
+        has_token_types: whether the second text of a pair has tokens of another type.
     """
 
-    def __init__(self, tokenizer: Tokenizer, do_lower_case: bool = False) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, do_lower_case: bool = False, has_token_types: bool = False
+    ) -> None:
         text = tokenizer.to_str()
         state = json.loads(text)
         self.vocab_size = _largest_id("tokenizer", state) + 1
@@ -101,6 +113,8 @@ class TextTokenizer:
         self.backend.no_truncation()
         self.backend.no_padding()
         self._do_lower_case = do_lower_case
+        self._has_token_types = has_token_types
+        self._pair_layout: PairLayout | None = None  # found when the first pair comes
         mask = self._guarded(["a"], lambda: self.backend.encode("a").special_tokens_mask)
         self.suffix_length = int(next(iter(np.flatnonzero(np.array(mask[::-1]) == 0)), len(mask)))
         """Special tokens behind the text's own."""
@@ -109,7 +123,9 @@ class TextTokenizer:
         self._signature = self._shortener.signature()
 
     @classmethod
-    def from_folder(cls, folder: Path, do_lower_case: bool = False) -> TextTokenizer:
+    def from_folder(
+        cls, folder: Path, do_lower_case: bool = False, has_token_types: bool = False
+    ) -> TextTokenizer:
         """Read tokenizer.json, or build a WordPiece tokenizer from vocab.txt.
 
         Raises:
@@ -125,7 +141,7 @@ class TextTokenizer:
             tokenizer = _guarded(path, lambda: _from_vocab(path, folder / "tokenizer_config.json"))
         else:
             raise FileNotFoundError(f"{folder}: neither tokenizer.json nor vocab.txt is there")
-        return _guarded(path, lambda: cls(tokenizer, do_lower_case))
+        return _guarded(path, lambda: cls(tokenizer, do_lower_case, has_token_types))
 
     def shorten(self, text: str, max_seq_length: int) -> str:
         """Return a text with the same first max_seq_length ids, whose length is bounded if it can
@@ -143,24 +159,85 @@ class TextTokenizer:
         self._signature = self._shortener.signature()
 
     def encode(
-        self, texts: Sequence[str], max_seq_length: int, num_threads: int | None = None
+        self, texts: Sequence[str | Pair], max_seq_length: int, num_threads: int | None = None
     ) -> TokenBatch:
-        """Token ids of every text, cut at max_seq_length, on at most num_threads threads.
+        """Token ids of every text or pair, cut at max_seq_length, on at most num_threads threads.
 
         None leaves the number to tokenizers, which takes all CPUs.
 
         Raises:
             ValueError: an element cannot be encoded as UTF-8 (a lone surrogate).
         """
-        if len(texts) == 1:
+        if len(texts) == 1 and isinstance(texts[0], str):
             return self._encode_one(self._prepared(texts[0], max_seq_length), max_seq_length)
-        prepared = [self._prepared(text, max_seq_length) for text in texts]
+        if all(isinstance(text, str) for text in texts):
+            prepared = [self._prepared(str(text), max_seq_length) for text in texts]
+            lists = self._guarded(prepared, lambda: self._encode_batch(prepared, num_threads))
+            return self._pack(lists, max_seq_length)
+        return self._encode_pairs(texts, max_seq_length, num_threads)
+
+    def _encode_pairs(
+        self, texts: Sequence[str | Pair], max_seq_length: int, num_threads: int | None
+    ) -> TokenBatch:
+        """Texts and pairs; a text that is in many pairs, as a query is, becomes tokens once."""
+        if self._pair_layout is None:
+            self._pair_layout = self._guarded([], lambda: PairLayout.of(self.backend))
+        layout = self._pair_layout
+        pairs = [text for text in texts if not isinstance(text, str)]
+        whole = list(dict.fromkeys(text for pair in pairs for text in pair))
+        ids_of = self._without_special(
+            {text: self._prepared(text, max_seq_length) for text in whole}, num_threads
+        )
+        # The longer one of two texts that are both too long may keep a token more, so these are
+        # counted to their end.
+        uncounted = {
+            text: self._lowered(text)
+            for pair in pairs
+            if min(len(ids_of[text]) for text in pair) > max_seq_length
+            for text in pair
+        }
+        ids_of |= self._without_special(uncounted, num_threads)
+        alone = iter(self._alone(texts, max_seq_length, num_threads))
+        rows: list[tuple[list[int], list[int], bool]] = []
+        for text in texts:
+            if isinstance(text, str):
+                rows.append(next(alone))
+            else:
+                rows.append(layout.cut(ids_of[text[0]], ids_of[text[1]], max_seq_length))
+        seqlens = np.fromiter((len(ids) for ids, _, _ in rows), np.int64, len(rows))
+        total = int(seqlens.sum())
+        return TokenBatch(
+            np.fromiter(chain.from_iterable(ids for ids, _, _ in rows), np.int32, total),
+            seqlens,
+            np.array([was_cut for _, _, was_cut in rows], np.bool_),
+            np.fromiter(chain.from_iterable(types for _, types, _ in rows), np.int32, total)
+            if self._has_token_types
+            else None,
+        )
+
+    def _without_special(
+        self, prepared: dict[str, str], num_threads: int | None
+    ) -> dict[str, list[int]]:
+        """Text -> the ids of what it was made into, without special tokens."""
+        texts = list(prepared.values())
+        lists = self._guarded(texts, lambda: self._encode_batch(texts, num_threads, False))
+        return dict(zip(prepared, lists, strict=True))
+
+    def _alone(
+        self, texts: Sequence[str | Pair], max_seq_length: int, num_threads: int | None
+    ) -> Iterator[tuple[list[int], list[int], bool]]:
+        """Ids, types and whether it was cut, of each element that is one text."""
+        prepared = [self._prepared(t, max_seq_length) for t in texts if isinstance(t, str)]
         lists = self._guarded(prepared, lambda: self._encode_batch(prepared, num_threads))
-        return self._pack(lists, max_seq_length)
+        for whole in lists:
+            ids = self._cut(whole, max_seq_length)
+            yield ids, [0] * len(ids), len(whole) > max_seq_length
+
+    def _lowered(self, text: str) -> str:
+        return text.lower() if self._do_lower_case else text
 
     def _prepared(self, text: str, max_seq_length: int) -> str:
-        if self._do_lower_case:
-            text = text.lower()  # before a cut: a letter's may depend on the next one
+        text = self._lowered(text)  # before a cut: a letter's may depend on the next one
         if len(text) > _LONG_CHARACTERS_PER_TOKEN * max_seq_length:
             text = self.shorten(text, max_seq_length)
         return text
@@ -172,7 +249,9 @@ class TextTokenizer:
         was_cut = np.array((len(whole) > max_seq_length,))
         return TokenBatch(ids, np.array((len(ids),), np.int64), was_cut)
 
-    def _encode_batch(self, texts: list[str], num_threads: int | None) -> list[list[int]]:
+    def _encode_batch(
+        self, texts: list[str], num_threads: int | None, with_special: bool = True
+    ) -> list[list[int]]:
         # tokenizers has one pool of a thread for each CPU and no setting for it; but a call cannot
         # use more of them than it has texts.
         size = len(texts)
@@ -181,7 +260,9 @@ class TextTokenizer:
         return [
             encoding.ids
             for begin in range(0, len(texts), max(1, size))
-            for encoding in self.backend.encode_batch_fast(texts[begin : begin + size])
+            for encoding in self.backend.encode_batch_fast(
+                texts[begin : begin + size], add_special_tokens=with_special
+            )
         ]
 
     def _pack(self, lists: list[list[int]], max_seq_length: int) -> TokenBatch:

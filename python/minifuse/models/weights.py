@@ -21,8 +21,12 @@ __all__ = ["load_encoder", "new_encoder", "read_slots", "set_weights", "stored_t
 FloatArray = npt.NDArray[np.float32]
 
 
-def stored_tensors(folder: ModelFolder, slots: Iterable[str]) -> dict[str, FloatArray]:
-    """Return the whole tensors that these slots are made from, by their names without prefix.
+def stored_tensors(
+    folder: ModelFolder, slots: Iterable[str], others: Iterable[str] = ()
+) -> dict[str, FloatArray]:
+    """Return the whole tensors that these slots are made from, and others that the file has.
+
+    By their names without prefix.
 
     Raises:
         FileNotFoundError: the folder has no weights.
@@ -30,7 +34,7 @@ def stored_tensors(folder: ModelFolder, slots: Iterable[str]) -> dict[str, Float
     """
     architecture = folder.architecture
     sources = [architecture.source(slot) for slot in slots]
-    wanted = {source.name for source in sources if source}
+    wanted = {source.name for source in sources if source} | set(others)
     return dict(_read_own(folder, wanted))
 
 

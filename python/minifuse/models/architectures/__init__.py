@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from minifuse.models.description import Config, ModelDescription
 
-__all__ = ["Architecture", "Rows", "architecture_of"]
+__all__ = ["Architecture", "Head", "Rows", "architecture_of"]
 
 _LAYER = re.compile(r"^layers\.(\d+)\.")
 
@@ -34,6 +34,26 @@ class Rows(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Head:
+    """A family's head for classification: output(activation(dense(pooled token))).
+
+    Attributes:
+        dense, output: names of its layers, without ".weight" and ".bias".
+        activation: between them, by the kernels' name.
+        pooling: makes one row of those of a text.
+    """
+
+    dense: str
+    output: str = "classifier"
+    activation: str = "tanh"
+    pooling: str = "cls"
+
+    def tensors(self) -> list[str]:
+        """Names of all tensors that the head can have."""
+        return [f"{one}.{part}" for one in (self.dense, self.output) for part in ("weight", "bias")]
+
+
+@dataclass(frozen=True)
 class Architecture:
     """One family.
 
@@ -44,6 +64,7 @@ class Architecture:
             for the number of the layer. None: the family has no such tensor, and zeros serve.
         prefix: of tensor names, where a checkpoint has it.
         dropouts: keys of config.json that hold the dropout of rows and that of attention.
+        head: of the family's cross-encoders; None: there are none.
     """
 
     model_types: tuple[str, ...]
@@ -51,6 +72,7 @@ class Architecture:
     tensors: Mapping[str, str | Rows | None]
     prefix: str = ""
     dropouts: tuple[str, str] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    head: Head | None = None
 
     def own_name(self, name: str) -> str:
         """Return a tensor's name without prefix, in the spelling of today."""

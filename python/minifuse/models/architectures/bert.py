@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minifuse.models.architectures import Architecture, Rows
+from minifuse.models.architectures import Architecture, Head
 from minifuse.models.description import Config, ModelDescription
 
 
@@ -16,6 +16,7 @@ def _describe(config: Config) -> ModelDescription:
         num_hidden_layers=config.integer("num_hidden_layers"),
         num_attention_heads=config.integer("num_attention_heads"),
         intermediate_size=config.integer("intermediate_size"),
+        type_vocab_size=config.integer("type_vocab_size", 2),
         layer_norm_eps=config.number("layer_norm_eps", 1e-12),
         activation=config.activation("hidden_act"),
     )
@@ -25,10 +26,11 @@ ARCHITECTURE = Architecture(
     model_types=("bert",),
     describe=_describe,
     prefix="bert.",
+    head=Head("pooler.dense"),
     tensors={
         "embeddings.word": "embeddings.word_embeddings.weight",
         "embeddings.position": "embeddings.position_embeddings.weight",
-        "embeddings.token_type": Rows("embeddings.token_type_embeddings.weight", 0),
+        "embeddings.token_type": "embeddings.token_type_embeddings.weight",
         "embeddings.norm": "embeddings.LayerNorm",
         "layers.{}.query": "encoder.layer.{}.attention.self.query",
         "layers.{}.key": "encoder.layer.{}.attention.self.key",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minifuse.models.architectures import Architecture
+from minifuse.models.architectures import Architecture, Head
 from minifuse.models.description import Config, ModelDescription
 
 
@@ -24,6 +24,7 @@ ARCHITECTURE = Architecture(
     describe=_describe,
     prefix="distilbert.",
     dropouts=("dropout", "attention_dropout"),
+    head=Head("pre_classifier", activation="relu"),
     tensors={
         "embeddings.word": "embeddings.word_embeddings.weight",
         "embeddings.position": "embeddings.position_embeddings.weight",

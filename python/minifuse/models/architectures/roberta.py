@@ -1,10 +1,12 @@
-"""RoBERTa (Liu et al. 2019): BERT's layers, with positions that begin behind the padding's."""
+"""RoBERTa (Liu et al. 2019), and XLM-RoBERTa and CamemBERT, which are the same: BERT's layers, with
+positions that begin behind the padding's.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from minifuse.models.architectures import Architecture, Rows, bert
+from minifuse.models.architectures import Architecture, Head, Rows, bert
 from minifuse.models.description import Config, ModelDescription
 
 # Positions count from pad_token_id + 1 on, so that many rows of the table serve nobody.
@@ -19,9 +21,10 @@ def _describe(config: Config) -> ModelDescription:
 
 
 ARCHITECTURE = Architecture(
-    model_types=("roberta",),
+    model_types=("roberta", "xlm-roberta", "camembert"),
     describe=_describe,
     prefix="roberta.",
+    head=Head("classifier.dense", "classifier.out_proj"),
     tensors={
         **bert.ARCHITECTURE.tensors,
         "embeddings.position": Rows(

@@ -1,0 +1,420 @@
+"""The part that the public classes of models share: loading by name, where and in what type a model
+runs, its tokenizer and prompts, copies and saving.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from minifuse.files.whole import ignore_other_engines, new_folder
+from minifuse.models.folder import ModelFolder
+from minifuse.models.pipeline import Pipeline, pipeline_of
+from minifuse.models.resolve import resolve_model
+from minifuse.models.tokenization import TextTokenizer
+from minifuse.native import core
+from minifuse.native.devices import Device, resolve_device
+
+__all__ = ["BaseModel", "either", "import_torch", "progress_bar", "update_json"]
+
+logger = logging.getLogger(__name__)
+
+Model = TypeVar("Model", bound="BaseModel")
+
+
+def either(new: Any, old: Any, new_name: str, old_name: str) -> Any:
+    """Return the argument that is given by one of its two names.
+
+    Raises:
+        ValueError: both are given.
+    """
+    if new is not None and old is not None:
+        raise ValueError(f"both {new_name} and {old_name} are given; they mean the same: pass one")
+    return old if new is None else new
+
+
+class BaseModel:
+    """A model that is loaded from a folder.
+
+    Args:
+        model_name_or_path: a folder, a Hugging Face name, or a bare name for
+            ``sentence-transformers/<name>``.
+        device, dtype, num_threads, prompts, default_prompt_name and others: see
+            SentenceTransformer.
+
+    Attributes:
+        pipeline: tokenizer, native encoder and modules (minifuse.models.pipeline).
+
+    Raises:
+        FileNotFoundError: no such model, or a file of it is missing.
+        ValueError: the model or an argument asks for what minifuse does not compute.
+    """
+
+    @staticmethod
+    def _read_folder(folder: Path) -> ModelFolder:
+        """Everything of a folder but weights and tokenizer."""
+        raise NotImplementedError
+
+    _known_prompts: ClassVar[dict[str, str]] = {}
+
+    def __init__(
+        self,
+        model_name_or_path: str | Path | None = None,
+        *,
+        modules: Any = None,
+        device: Any = None,
+        dtype: str | None = None,
+        num_threads: int | None = None,
+        prompts: dict[str, str] | None = None,
+        default_prompt_name: str | None = None,
+        cache_folder: str | Path | None = None,
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        token: bool | str | None = None,
+        use_auth_token: bool | str | None = None,
+        model_kwargs: dict[str, Any] | None = None,
+        processor_kwargs: dict[str, Any] | None = None,
+        tokenizer_kwargs: dict[str, Any] | None = None,
+        config_kwargs: dict[str, Any] | None = None,
+        model_card_data: Any = None,
+        backend: str = "torch",
+    ) -> None:
+        if modules is not None:
+            raise ValueError(
+                "modules: minifuse builds a model from a folder; save it and pass that"
+            )
+        if model_name_or_path is None:
+            raise ValueError("model_name_or_path is None, wanted a folder or a model name")
+        if use_auth_token is not None:
+            warnings.warn("use_auth_token is deprecated, use token", FutureWarning, stacklevel=3)
+            token = either(token, use_auth_token, "token", "use_auth_token")
+        placed = resolve_device(device)
+        kind = pipeline_of(placed)
+        asked_dtype = _asked_dtype(dtype, model_kwargs, kind, placed)
+        if backend not in ("torch", "minifuse"):
+            raise ValueError(f"backend is {backend!r}: minifuse is the backend; leave it out")
+        for name in sorted(set(config_kwargs or {})):
+            raise ValueError(f"config_kwargs[{name!r}] is not supported; edit config.json instead")
+        options = dict(
+            either(processor_kwargs, tokenizer_kwargs, "processor_kwargs", "tokenizer_kwargs") or {}
+        )
+        model_max_length = options.pop("model_max_length", None)
+        options.pop("use_fast", None)
+        for name in sorted(options):
+            raise ValueError(f"processor_kwargs[{name!r}] is not supported; set model.tokenizer")
+
+        self._name = str(model_name_or_path)
+        path = resolve_model(
+            str(model_name_or_path),
+            cache_dir=cache_folder,
+            revision=revision,
+            token=token,
+            local_files_only=local_files_only,
+        )
+        self._num_threads = core.default_num_threads()
+        if num_threads is not None:
+            self._num_threads = self._check_num_threads(num_threads)
+        folder = self._read_folder(path)
+        self.pipeline: Pipeline = kind(folder, asked_dtype, placed, self._num_threads)
+        if model_max_length is not None:
+            self.max_seq_length = min(int(model_max_length), self.max_seq_length)
+
+        saved = self._known_prompts | folder.prompts
+        self.prompts: dict[str, str] = saved | {k: v or "" for k, v in (prompts or {}).items()}
+        self.default_prompt_name = default_prompt_name or folder.default_prompt_name
+        if self.default_prompt_name is not None and self.default_prompt_name not in self.prompts:
+            raise ValueError(
+                f"Default prompt name '{self.default_prompt_name}' not found in the configured "
+                f"prompts dictionary with keys {list(self.prompts)!r}."
+            )
+        self.model_card_data = model_card_data
+
+    @staticmethod
+    def _check_num_threads(num_threads: Any) -> int:
+        if isinstance(num_threads, bool) or not isinstance(num_threads, (int, np.integer)):
+            raise TypeError(f"num_threads is {num_threads!r}, wanted an integer or None")
+        if not 0 < num_threads <= 1024:
+            raise ValueError(f"num_threads is {num_threads}, wanted 1..1024")
+        return int(num_threads)
+
+    # ---- properties -------------------------------------------------------------------------
+
+    @property
+    def device(self) -> Device:
+        """Device that the model runs on: "cpu" or "cuda:N"."""
+        return self.pipeline.device
+
+    @property
+    def name(self) -> str:
+        """Name or path that the model was loaded from."""
+        return self._name
+
+    @property
+    def is_quantized(self) -> bool:
+        """True if the folder was written by `minifuse quantize`: it has int8 weights only."""
+        return self.pipeline.folder.is_quantized
+
+    @property
+    def dtype(self) -> str:
+        """The type of the weights: "float32", "bfloat16" or "int8"."""
+        return self.pipeline.dtype
+
+    @property
+    def isa(self) -> str:
+        """The instruction set of the kernels that this model was packed for."""
+        return str(self.pipeline.encoder.isa)
+
+    @property
+    def num_threads(self) -> int:
+        """At most this many threads work on a call."""
+        return self._num_threads
+
+    @num_threads.setter
+    def num_threads(self, value: int) -> None:
+        self._num_threads = self._check_num_threads(value)
+
+    @property
+    def max_seq_length(self) -> int:
+        """Texts are cut at this many tokens, special tokens included."""
+        return self.pipeline.max_seq_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        limit = self.pipeline.folder.description.max_position_embeddings
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+            raise TypeError(f"max_seq_length is {value!r}, wanted an integer")
+        if not 1 <= value <= limit:
+            raise ValueError(f"max_seq_length is {value}, wanted 1..{limit} (the positions it has)")
+        self.pipeline.max_seq_length = int(value)
+
+    def get_max_seq_length(self) -> int:
+        """The same as max_seq_length."""
+        return self.max_seq_length
+
+    @property
+    def tokenizer(self) -> Any:
+        """The ``tokenizers.Tokenizer`` in use, truncation and padding switched off."""
+        return self.pipeline.tokenizer.backend
+
+    @tokenizer.setter
+    def tokenizer(self, value: Any) -> None:
+        backend = getattr(value, "backend_tokenizer", value)  # transformers' fast tokenizers
+        lowers = self.pipeline.folder.do_lower_case
+        self.pipeline.set_tokenizer(TextTokenizer(backend, lowers))
+
+    # ---- devices ----------------------------------------------------------------------------
+
+    def _check_device(self, device: Any) -> None:
+        if device is not None and resolve_device(device) != self.device:
+            raise ValueError(
+                f"device is {str(device)!r}, but the model is on {self.device}: load it again "
+                "with device="
+            )
+
+    def to(self: Model, device: Any = None) -> Model:
+        """Returns the model; any device but its own raises ValueError."""
+        self._check_device(device)
+        return self
+
+    def cpu(self: Model) -> Model:
+        """The same as to("cpu")."""
+        return self.to("cpu")
+
+    def eval(self: Model) -> Model:
+        """Returns the model: there is nothing but inference."""
+        return self
+
+    def get_backend(self) -> str:
+        """ "minifuse" """
+        return "minifuse"
+
+    # ---- copies -----------------------------------------------------------------------------
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Weights are read again from the folder; all that can be changed after loading travels
+        # along.
+        path, device = str(self.pipeline.folder.path), str(self.device)
+        return (_reload, (type(self), path, device, self.dtype, self._state()))
+
+    def _state(self) -> dict[str, Any]:
+        """All that can be changed after loading."""
+        return {
+            "name": self._name,
+            "prompts": dict(self.prompts),
+            "default_prompt_name": self.default_prompt_name,
+            "max_seq_length": self.max_seq_length,
+            "num_threads": self._num_threads,
+            "tokenizer": self._own_tokenizer(),
+            "model_card_data": self.model_card_data,
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Take over what __reduce__ kept."""
+        self._name = state["name"]
+        if state["tokenizer"] is not None:
+            self.tokenizer = Tokenizer.from_str(state["tokenizer"])
+        self.prompts = state["prompts"]
+        self.default_prompt_name = state["default_prompt_name"]
+        self.pipeline.max_seq_length = state["max_seq_length"]
+        self._num_threads = state["num_threads"]
+        self.model_card_data = state["model_card_data"]
+
+    def _own_tokenizer(self) -> str | None:
+        """The tokenizer in use, where it is not the folder's, or has been changed in place."""
+        text: str = self.tokenizer.to_str()
+        folder = self.pipeline.folder.transformer_path
+        saved = TextTokenizer.from_folder(folder).backend.to_str()
+        return None if text == saved else text
+
+    def _resolve_prompt(self, prompt: str | None, prompt_name: str | None) -> str | None:
+        if prompt is not None:
+            if prompt_name is not None:
+                logger.warning("Both prompt and prompt_name are given: prompt_name is ignored.")
+            return prompt
+        if prompt_name is not None:
+            if prompt_name not in self.prompts:
+                raise ValueError(
+                    f"Prompt name '{prompt_name}' not found in the configured prompts dictionary "
+                    f"with keys {list(self.prompts)!r}."
+                )
+            return self.prompts[prompt_name]
+        if self.default_prompt_name is not None:
+            return self.prompts.get(self.default_prompt_name)
+        return None
+
+    # ---- saving -----------------------------------------------------------------------------
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write the model as a folder that minifuse and sentence-transformers load.
+
+        The files it was loaded from are copied; max_seq_length, prompts, default_prompt_name,
+        similarity_fn_name, truncate_dim and the tokenizer are written as they are now. The folder
+        appears whole or not at all.
+
+        Raises:
+            FileExistsError: path holds files already.
+            FileNotFoundError: the folder it was loaded from is gone.
+        """
+        folder = self.pipeline.folder
+        source = folder.path
+        try:
+            folder.weights_path  # noqa: B018  # a folder without weights would look whole
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{source}: what the model came from is gone") from error
+        with new_folder(path) as copy:
+            shutil.copytree(source, copy, ignore=ignore_other_engines, dirs_exist_ok=True)
+            transformer = copy / folder.transformer_path.relative_to(source)
+            self._write_settings(copy, transformer)
+
+    save = save_pretrained
+
+    def _write_settings(self, folder: Path, transformer: Path) -> None:
+        """Write all that can be changed after loading into a copy of the model's folder."""
+        lengths = {
+            "max_seq_length": self.max_seq_length,
+            "do_lower_case": self.pipeline.folder.do_lower_case,
+        }
+        update_json(transformer / "sentence_bert_config.json", lengths)
+        # Not by tokenizers' own save: a full disk would be a plain Exception there.
+        text = self.tokenizer.to_str(pretty=True)
+        (transformer / "tokenizer.json").write_text(text, encoding="utf-8")
+        update_json(folder / "config_sentence_transformers.json", self._settings())
+
+    def _settings(self) -> dict[str, Any]:
+        """The settings of config_sentence_transformers.json as they are now."""
+        return {"prompts": self.prompts, "default_prompt_name": self.default_prompt_name}
+
+
+def update_json(path: Path, values: dict[str, Any]) -> None:
+    """Put values into the object of a file that was read before, or of a new one."""
+    own = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    path.write_text(json.dumps(own | values, indent=2) + "\n", encoding="utf-8")
+
+
+def _reload(
+    kind: type[BaseModel], path: str, device: str, dtype: str, state: dict[str, Any]
+) -> BaseModel:
+    if not Path(path).is_dir():  # never a name: the hub may know another model by it
+        raise FileNotFoundError(f"{path}: the folder that the model was loaded from is gone")
+    model = kind(path, device=device, dtype=dtype)
+    model._restore(state)
+    return model
+
+
+def _ignore(count: int) -> None:
+    """Stands for a progress bar that nobody sees."""
+
+
+def progress_bar(
+    total: int, is_asked: bool | None
+) -> contextlib.AbstractContextManager[Callable[[int], Any]]:
+    """Return a context that gives what is told how many inputs are done.
+
+    Args:
+        total: inputs in all; one alone has no bar.
+        is_asked: None shows a bar where the logger's level is INFO or DEBUG.
+    """
+    is_talkative = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
+    is_shown = is_talkative if is_asked is None else is_asked
+    if not is_shown or total == 1:
+        return contextlib.nullcontext(_ignore)
+    return _shown_bar(total)
+
+
+@contextlib.contextmanager
+def _shown_bar(total: int) -> Iterator[Callable[[int], Any]]:
+    from tqdm.auto import tqdm
+
+    with tqdm(total=total, desc="Sentences", unit="sentence") as bar:
+        yield bar.update
+
+
+def _asked_dtype(
+    dtype: str | None, model_kwargs: dict[str, Any] | None, kind: type[Pipeline], device: Device
+) -> str | None:
+    """The one type of weights that the arguments ask for; None: as the folder has them."""
+    options = dict(model_kwargs or {})
+    asked = [dtype, options.pop("torch_dtype", None), options.pop("dtype", None)]
+    asked[1:] = [one for one in asked[1:] if one != "auto"]  # transformers': as the file has it
+    options.pop("attn_implementation", None)  # there is one attention, and it is exact
+    for name in sorted(options):
+        raise ValueError(f"model_kwargs[{name!r}] is not supported")
+    names = {str(one).removeprefix("torch.") for one in asked if one is not None}
+    if len(names) > 1:
+        raise ValueError(f"dtype is given as {sorted(names)}: pass one")
+    if not names:
+        return None
+    name = names.pop()
+    if name == "auto":
+        return kind.fastest_dtype()
+    if name not in kind.dtypes:
+        raise ValueError(
+            f"dtype is {name!r}, wanted one of {', '.join(kind.dtypes)}, auto on {device}"
+        )
+    return name
+
+
+def import_torch() -> Any:
+    """Return the module torch.
+
+    Raises:
+        ImportError: PyTorch is not installed.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            "tensors need PyTorch, which is not installed: pip install 'minifuse[torch]', or leave "
+            "convert_to_tensor=False and convert_to_numpy=True for arrays"
+        ) from error
+    return torch
