@@ -22,6 +22,7 @@ import struct
 import sys
 import tempfile
 import time
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,7 @@ with atheris.instrument_imports(include=["minifuse"]):
     import minifuse
     from minifuse import Index, ops
     from minifuse.files.texts import read_header, read_rows, read_texts
+    from minifuse.files.torch_file import TorchFile
     from minifuse.models.description import ModelDescription
     from minifuse.models.folder import read_model_folder
     from minifuse.models.safetensors import SafetensorsFile, write_safetensors
@@ -106,6 +108,20 @@ class Fuzz:
                     file.read(name)
                 with contextlib.suppress(ValueError):
                     file.read_int8(name)
+
+    def torch_file(self, data: bytes) -> None:
+        """A file of torch.save: an archive, or one whole but for its pickle."""
+        path = self.work / "x.bin"
+        if data[:1] == b"\0":
+            with zipfile.ZipFile(path, "w") as archive:
+                archive.writestr("archive/data.pkl", data[1:])
+                archive.writestr("archive/data/0", bytes(64))
+        else:
+            path.write_bytes(data)
+        with contextlib.suppress(ValueError), TorchFile(path) as file:
+            for name in file.names():
+                with contextlib.suppress(ValueError):
+                    file.read(name)
 
     def configs(self, data: bytes) -> None:
         """One of the JSON files of a model folder, the others being whole."""
@@ -346,6 +362,8 @@ class Fuzz:
             tensors = {"a": np.ones((2, 3), np.float32), "b": np.zeros(4, np.int8)}
             write_safetensors(path, tensors, {"format": "pt"})
             return [path.read_bytes()]
+        if name == "torch_file":
+            return [b"\0" + _TORCH_PICKLE]
         if name == "configs":
             files = enumerate(self.config_files)
             return [bytes([i]) + b"\xff" + self.originals[f] for i, f in files] + [bytes(40)]
@@ -360,6 +378,13 @@ class Fuzz:
             return [bytes([i]) + row for i, row in enumerate(rows)]
         return [bytes(64), bytes(range(256))]
 
+
+# As torch.save writes {"x": a tensor of float32 [2, 3]}.
+_TORCH_PICKLE = (
+    b"\x80\x02}X\x01\0\0\0xctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\n"
+    b"FloatStorage\nX\x01\0\0\0\x30X\x03\0\0\0cpuK\x10tQK\0K\x02K\x03\x86K\x03K\x01\x86\x89"
+    b"ccollections\nOrderedDict\n)RtRs."
+)
 
 # These targets call native code, whose coverage is not recorded: an input seeds a generator.
 _AT_RANDOM = ("ops", "differential")
@@ -432,6 +457,7 @@ def _encode(encoder: Any, ids: Any, offsets: Any, threads: int, batch_size: int)
 
 TARGETS = (
     "safetensors",
+    "torch_file",
     "configs",
     "tokenizer_json",
     "index",

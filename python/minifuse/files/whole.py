@@ -8,6 +8,7 @@ full disk or a lost power supply leaves what was there before.
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import os
 import secrets
 import shutil
@@ -129,9 +130,17 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 # For shutil.copytree of a model: what only other engines read, and hidden files.
-ignore_other_engines = shutil.ignore_patterns(
-    "onnx", "openvino", "*.bin", "*.h5", "*.ot", "*.onnx", ".*"
-)
+_other_engines = shutil.ignore_patterns("onnx", "openvino", "*.h5", "*.ot", "*.onnx", ".*")
+_torch_files = shutil.ignore_patterns("*.bin", "*.bin.index.json")
+
+
+def ignore_other_engines(folder: str, names: list[str]) -> set[str]:
+    """For shutil.copytree: files of a model that only other engines read.
+
+    What torch.save wrote is one of them where the same weights lie beside it as safetensors.
+    """
+    has_both = any(fnmatch.fnmatchcase(name, "model*.safetensors") for name in names)
+    return {*_other_engines(folder, names), *(_torch_files(folder, names) if has_both else ())}
 
 
 @contextlib.contextmanager

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from minifuse.models.architectures import Architecture, architecture_of
+from minifuse.models.checkpoint import find_weights, open_checkpoint
 from minifuse.models.description import Config, ModelDescription, read_json, read_object
-from minifuse.models.safetensors import SafetensorsFile
 from minifuse.native import core
 
 __all__ = [
@@ -130,9 +130,8 @@ class ModelFolder:
     @property
     def is_quantized(self) -> bool:
         """True if the folder holds int8 matrices and no others."""
-        return (self.transformer_path / QUANTIZED_WEIGHTS).is_file() and not (
-            self.transformer_path / "model.safetensors"
-        ).is_file()
+        has_codes = (self.transformer_path / QUANTIZED_WEIGHTS).is_file()
+        return has_codes and find_weights(self.transformer_path) is None
 
     @property
     def weights_path(self) -> Path:
@@ -187,7 +186,7 @@ def _read_dense(path: Path) -> DenseModule:
         raise ValueError(f"{path}: Dense activation {name!r}, wanted one of {known}")
     if config.get("use_residual"):
         raise ValueError(f"{path}: Dense with use_residual is not supported")
-    with SafetensorsFile(_weights_path(path)) as file:
+    with open_checkpoint(_weights_path(path)) as file:
         if "linear.weight" not in file.names():
             raise ValueError(f"{path}: the Dense module lacks the tensor 'linear.weight'")
         weight = file.read("linear.weight")
@@ -202,11 +201,11 @@ def _read_dense(path: Path) -> DenseModule:
 
 
 def _weights_path(folder: Path) -> Path:
-    path = folder / "model.safetensors"
-    if not path.is_file():
-        old = (folder / "pytorch_model.bin").is_file()
-        hint = "; pytorch_model.bin must be converted first" if old else ""
-        raise FileNotFoundError(f"{folder}: model.safetensors is missing{hint}")
+    path = find_weights(folder)
+    if path is None:
+        raise FileNotFoundError(
+            f"{folder}: model.safetensors is missing, and so is pytorch_model.bin"
+        )
     return path
 
 
@@ -340,7 +339,7 @@ def _read_head(model: ModelFolder) -> Iterator[DenseModule]:
         raise ValueError(f"{model.path}: minifuse has no cross-encoders of this family")
     model.poolings = [head.pooling]
     layers = ((head.dense, head.activation), (head.output, "none"))
-    with SafetensorsFile(path) as file:
+    with open_checkpoint(path) as file:
         names = {model.architecture.own_name(name): name for name in file.names()}
         width = model.description.hidden_size
         for layer, activation in layers:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from minifuse import ops
 from minifuse.files.whole import ignore_other_engines, new_folder
 from minifuse.models import calibration_text
+from minifuse.models.checkpoint import is_weight_file
 from minifuse.models.folder import (
     QUANTIZED_WEIGHTS,
     ModelFolder,
@@ -268,7 +269,8 @@ def _ignored(weights_path: Path) -> Any:
     """For shutil.copytree: the float weights, and what only other engines read."""
 
     def ignored(folder: str, names: list[str]) -> set[str]:
-        own = {weights_path.name} if Path(folder) == weights_path.parent else set()
+        is_own = Path(folder) == weights_path.parent
+        own = {name for name in names if is_own and is_weight_file(name)}
         return {*ignore_other_engines(folder, names), *own}
 
     return ignored

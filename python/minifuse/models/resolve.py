@@ -19,6 +19,7 @@ import zipfile
 from pathlib import Path
 
 from minifuse.files.whole import sync_folder, sync_tree
+from minifuse.models.checkpoint import find_weights
 
 __all__ = ["cache_folder", "resolve_model"]
 
@@ -32,15 +33,10 @@ _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 _HUB_TIMEOUT_SECONDS = 4.0
 _PIP_TIMEOUT_SECONDS = 600.0
 
-# Files to fetch of a sentence-transformers folder: no other framework's weights.
-_WANTED_FILES = [
-    "*.json",
-    "*.txt",
-    "model.safetensors",
-    "*/config.json",
-    "*/model.safetensors",
-    "README.md",
-]
+# Files to fetch of a sentence-transformers folder: no other framework's weights. The second list is
+# fetched only where there is no safetensors file.
+_WANTED_FILES = ["*.json", "*.txt", "model*.safetensors", "*/model*.safetensors", "README.md"]
+_TORCH_FILES = ["pytorch_model*.bin", "*/pytorch_model*.bin"]
 
 
 def cache_folder() -> Path:
@@ -143,9 +139,14 @@ def _snapshot(
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
+    wanted = [*_WANTED_FILES, *_TORCH_FILES]
     if not local:
         # One try of a few seconds, before a download that would repeat itself.
-        HfApi().model_info(repo, revision=revision, token=token, timeout=_HUB_TIMEOUT_SECONDS)
+        info = HfApi().model_info(
+            repo, revision=revision, token=token, timeout=_HUB_TIMEOUT_SECONDS
+        )
+        if any(file.rfilename.endswith(".safetensors") for file in info.siblings or []):
+            wanted = _WANTED_FILES
     try:
         folder = Path(
             snapshot_download(
@@ -154,14 +155,14 @@ def _snapshot(
                 cache_dir=cache_dir,
                 token=token,
                 local_files_only=local,
-                allow_patterns=_WANTED_FILES,
+                allow_patterns=wanted,
             )
         )
     except LocalEntryNotFoundError:
         if local:
             return None
         raise
-    complete = (folder / "config.json").is_file() and (folder / "model.safetensors").is_file()
+    complete = (folder / "config.json").is_file() and find_weights(folder) is not None
     return folder if complete or not local else None
 
 

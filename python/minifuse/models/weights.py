@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from minifuse.models.checkpoint import open_checkpoint
 from minifuse.models.description import ModelDescription
 from minifuse.models.folder import ModelFolder
-from minifuse.models.safetensors import SafetensorsFile
 from minifuse.native import core
 from minifuse.native.devices import Device, cuda_module
 
@@ -41,7 +41,7 @@ def stored_tensors(
 def _read_own(folder: ModelFolder, wanted: Container[str]) -> Iterator[tuple[str, FloatArray]]:
     """Yield the wanted tensors in the order of the file, by their names without prefix."""
     taken: dict[str, str] = {}
-    with SafetensorsFile(folder.weights_path) as file:
+    with open_checkpoint(folder.weights_path) as file:
         for name in file.names():
             own = folder.architecture.own_name(name)
             if own not in wanted:  # the pooler, heads of other tasks, position_ids
@@ -132,7 +132,7 @@ def load_encoder(folder: ModelFolder, dtype: str = "float32", device: str = "cpu
     Raises and warns as set_weights does.
 
     Raises:
-        FileNotFoundError: model.safetensors is missing.
+        FileNotFoundError: the folder has no weights.
         ValueError: the folder holds int8 matrices only.
     """
     if folder.is_quantized:

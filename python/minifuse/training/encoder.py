@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 
 from minifuse.models.architectures import Rows
+from minifuse.models.checkpoint import open_checkpoint
 from minifuse.models.description import Config, read_object
 from minifuse.models.folder import ModelFolder
 from minifuse.models.layer import embed, post_norm_layer
-from minifuse.models.safetensors import SafetensorsFile
 from minifuse.models.weights import new_encoder, stored_tensors
 from minifuse.native import core
 
@@ -262,7 +262,7 @@ class TrainableEncoder(torch.nn.Module):  # type: ignore[misc]
     def tensors(self) -> dict[str, npt.NDArray[np.float32]]:
         """Every tensor of the folder's file by its own name, trained ones as they are now."""
         tensors = {}
-        with SafetensorsFile(self.folder.weights_path) as file:
+        with open_checkpoint(self.folder.weights_path) as file:
             for name in file.names():
                 key = _key(self.folder.architecture.own_name(name))
                 if key in self._weights:

@@ -25,6 +25,7 @@ import numpy.typing as npt
 import torch
 
 from minifuse.files.whole import ignore_other_engines, new_folder, replacing
+from minifuse.models.checkpoint import is_weight_file
 from minifuse.models.folder import read_model_folder
 from minifuse.models.resolve import resolve_model
 from minifuse.models.safetensors import write_safetensors
@@ -460,10 +461,11 @@ class _Trainer:
             self.result.best_step = self.step
         with new_folder(self.output) as copy:
             source = self.folder.path
-            weights = self.folder.weights_path
             shutil.copytree(source, copy, ignore=ignore_other_engines, dirs_exist_ok=True)
             transformer = copy / self.folder.transformer_path.relative_to(source)
-            (transformer / weights.name).unlink(missing_ok=True)
+            for path in transformer.iterdir():
+                if is_weight_file(path.name):
+                    path.unlink()
             write_safetensors(
                 transformer / "model.safetensors", self.model.tensors(), {"format": "pt"}
             )
