@@ -9,15 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from minifuse import hardware, ops, util
 from minifuse.sentence_transformer import EncodeInfo, SentenceTransformer
+from minifuse.util import InputExample, LoggingHandler, SimilarityFunction, quantize_embeddings
 
 __all__ = [
     "CrossEncoder",
     "EncodeInfo",
     "Index",
+    "InputExample",
+    "LoggingHandler",
     "SentenceTransformer",
+    "SimilarityFunction",
     "__version__",
     "hardware",
     "ops",
+    "quantize_embeddings",
     "util",
 ]
 

@@ -22,12 +22,26 @@ from minifuse.models.pipeline import Pipeline, pipeline_of
 from minifuse.models.resolve import resolve_model
 from minifuse.models.tokenization import TextTokenizer
 from minifuse.native import core
-from minifuse.native.devices import Device, resolve_device
+from minifuse.native.devices import Device, Dtype, resolve_device
 
 __all__ = ["BaseModel", "either", "import_torch", "progress_bar", "update_json"]
 
 logger = logging.getLogger(__name__)
 
+_CARD = """---
+library_name: sentence-transformers
+---
+
+# {name}
+
+A {kind} model. It loads in minifuse and in sentence-transformers:
+
+```python
+from minifuse import {kind}
+
+model = {kind}("{name}")
+```
+"""
 Model = TypeVar("Model", bound="BaseModel")
 
 
@@ -40,6 +54,23 @@ def either(new: Any, old: Any, new_name: str, old_name: str) -> Any:
     if new is not None and old is not None:
         raise ValueError(f"both {new_name} and {old_name} are given; they mean the same: pass one")
     return old if new is None else new
+
+
+class ModelCard:
+    """A place for the results of sentence-transformers' evaluators, kept in order.
+
+    Attributes:
+        metrics: (evaluator, its results, epoch, step) each.
+    """
+
+    def __init__(self) -> None:
+        self.metrics: list[tuple[Any, dict[str, Any], int, int]] = []
+
+    def set_evaluation_metrics(
+        self, evaluator: Any, metrics: dict[str, Any], epoch: int = 0, step: int = 0
+    ) -> None:
+        """Keep the results of an evaluator."""
+        self.metrics.append((evaluator, metrics, epoch, step))
 
 
 class BaseModel:
@@ -137,7 +168,7 @@ class BaseModel:
                 f"Default prompt name '{self.default_prompt_name}' not found in the configured "
                 f"prompts dictionary with keys {list(self.prompts)!r}."
             )
-        self.model_card_data = model_card_data
+        self.model_card_data = ModelCard() if model_card_data is None else model_card_data
 
     @staticmethod
     def _check_num_threads(num_threads: Any) -> int:
@@ -165,9 +196,9 @@ class BaseModel:
         return self.pipeline.folder.is_quantized
 
     @property
-    def dtype(self) -> str:
+    def dtype(self) -> Dtype:
         """The type of the weights: "float32", "bfloat16" or "int8"."""
-        return self.pipeline.dtype
+        return Dtype(self.pipeline.dtype)
 
     @property
     def isa(self) -> str:
@@ -189,8 +220,9 @@ class BaseModel:
         return self.pipeline.max_seq_length
 
     @max_seq_length.setter
-    def max_seq_length(self, value: int) -> None:
+    def max_seq_length(self, value: int | None) -> None:
         limit = self.pipeline.folder.description.max_position_embeddings
+        value = limit if value is None else value
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
             raise TypeError(f"max_seq_length is {value!r}, wanted an integer")
         if not 1 <= value <= limit:
@@ -237,6 +269,31 @@ class BaseModel:
     def get_backend(self) -> str:
         """ "minifuse" """
         return "minifuse"
+
+    # ---- what sentence-transformers' programs ask -------------------------------------------
+
+    @property
+    def modalities(self) -> list[str]:
+        """Kinds of inputs: text."""
+        return ["text"]
+
+    def supports(self, modality: Any) -> bool:
+        """Return whether the model takes this kind of input."""
+        return bool(modality == "text")
+
+    def start_multi_process_pool(self, target_devices: Any = None) -> dict[str, Any]:
+        """Returns an empty pool: threads of this process do the work."""
+        return {"input": None, "output": None, "processes": []}
+
+    @staticmethod
+    def stop_multi_process_pool(pool: dict[str, Any]) -> None:
+        """Does nothing: there are no processes."""
+
+    def evaluate(self, evaluator: Callable[..., Any], output_path: str | None = None) -> Any:
+        """Returns evaluator(model, output_path), the folder being there if one is given."""
+        if output_path is not None:
+            Path(output_path).mkdir(parents=True, exist_ok=True)
+        return evaluator(self, output_path)
 
     # ---- copies -----------------------------------------------------------------------------
 
@@ -294,15 +351,30 @@ class BaseModel:
 
     # ---- saving -----------------------------------------------------------------------------
 
-    def save_pretrained(self, path: str | Path) -> None:
+    def save_pretrained(
+        self,
+        path: str | Path,
+        model_name: str | None = None,
+        create_model_card: bool = True,
+        train_datasets: list[str] | None = None,
+        safe_serialization: bool = True,
+    ) -> None:
         """Write the model as a folder that minifuse and sentence-transformers load.
 
         The files it was loaded from are copied; max_seq_length, prompts, default_prompt_name,
-        similarity_fn_name, truncate_dim and the tokenizer are written as they are now. The folder
-        appears whole or not at all.
+        the tokenizer and all else that can be changed after loading are written as they are now. A
+        new folder appears whole or not at all. In a folder that is there already, files of the same
+        names are replaced and all others stay.
+
+        Args:
+            path: the folder.
+            model_name: the name in README.md; None takes the folder's.
+            create_model_card: write README.md where the model has none.
+            train_datasets: accepted; nothing is trained here.
+            safe_serialization: False is accepted, too: the weights' files stay what they are.
 
         Raises:
-            FileExistsError: path holds files already.
+            FileExistsError: path is a file.
             FileNotFoundError: the folder it was loaded from is gone.
         """
         folder = self.pipeline.folder
@@ -311,10 +383,14 @@ class BaseModel:
             folder.weights_path  # noqa: B018  # a folder without weights would look whole
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{source}: what the model came from is gone") from error
-        with new_folder(path) as copy:
+        with new_folder(path, overwrites=True) as copy:
             shutil.copytree(source, copy, ignore=ignore_other_engines, dirs_exist_ok=True)
             transformer = copy / folder.transformer_path.relative_to(source)
             self._write_settings(copy, transformer)
+            card = copy / "README.md"
+            if create_model_card and not card.exists():
+                name, kind = model_name or Path(path).name, type(self).__name__
+                card.write_text(_CARD.format(name=name, kind=kind), encoding="utf-8")
 
     save = save_pretrained
 

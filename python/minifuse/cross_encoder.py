@@ -224,7 +224,7 @@ class CrossEncoder(BaseModel):
             convert_to_numpy: False gives a list of tensors.
             convert_to_tensor: one tensor.
             device: None or the model's own.
-            pool, chunk_size: refused, because threads serve.
+            pool, chunk_size: accepted and ignored, because threads serve.
             num_threads: for this call; None takes the model's.
             truncation: "error" raises where a pair would be cut, instead of cutting it.
 
@@ -241,8 +241,6 @@ class CrossEncoder(BaseModel):
         inputs = either(inputs, sentences, "inputs", "sentences")
         if inputs is None:
             raise TypeError("inputs is None, wanted a pair of strings or a list of pairs")
-        if pool is not None or chunk_size is not None:
-            raise ValueError("pool and chunk_size: minifuse uses threads; pass num_threads instead")
         if batch_size <= 0:
             raise ValueError(f"batch_size must be a positive integer, got {batch_size}.")
         if truncation not in ("cut", "error"):

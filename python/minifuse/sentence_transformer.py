@@ -159,12 +159,6 @@ class SentenceTransformer(BaseModel):
         """Set whether the tokens of a prompt take part in the pooling."""
         self.pipeline.include_prompt = bool(include_prompt)
 
-    def start_multi_process_pool(self, target_devices: Any = None) -> dict[str, Any]:
-        """Not needed: always raises ValueError."""
-        raise ValueError(
-            "minifuse uses threads of one process: call encode with num_threads, without a pool"
-        )
-
     def __repr__(self) -> str:
         return (
             f"SentenceTransformer({self._name!r}, max_seq_length={self.max_seq_length}, "
@@ -284,7 +278,7 @@ class SentenceTransformer(BaseModel):
             device: None or the model's own.
             normalize_embeddings: divide every vector by its length, after truncate_dim.
             truncate_dim: keep only the first dimensions.
-            pool, chunk_size: refused, because threads serve.
+            pool, chunk_size: accepted and ignored, because threads serve.
             num_threads: for this call; None takes the model's.
             truncation: "error" raises where a text would be cut, instead of cutting it.
             return_info: give (embeddings, EncodeInfo).
@@ -305,8 +299,6 @@ class SentenceTransformer(BaseModel):
         inputs = either(inputs, sentences, "inputs", "sentences")
         if inputs is None:
             raise TypeError("inputs is None, wanted a string or a list of strings")
-        if pool is not None or chunk_size is not None:
-            raise ValueError("pool and chunk_size: minifuse uses threads; pass num_threads instead")
         _check_choices(batch_size, output_value, precision, truncation, ranges, kwargs)
         self._check_device(device)
         width = self.truncate_dim if truncate_dim is None else truncate_dim
@@ -345,18 +337,48 @@ class SentenceTransformer(BaseModel):
             result = result[0]
         return (result, info) if return_info else result
 
-    def encode_query(self, inputs: Any = None, **kwargs: Any) -> Any:
+    def encode_query(
+        self,
+        inputs: Any = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         """As encode; the prompt named "query" applies unless prompt or prompt_name is given."""
-        if kwargs.get("prompt") is None and kwargs.get("prompt_name") is None:
-            kwargs["prompt_name"] = "query" if "query" in self.prompts else None
-        return self.encode(inputs, **kwargs, task="query")
+        if prompt is None and prompt_name is None and "query" in self.prompts:
+            prompt_name = "query"
+        return self.encode(inputs, prompt_name, prompt, *args, **kwargs, task="query")
 
-    def encode_document(self, inputs: Any = None, **kwargs: Any) -> Any:
+    def encode_document(
+        self,
+        inputs: Any = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         """As encode; the first prompt of "document", "passage", "corpus" applies."""
-        if kwargs.get("prompt") is None and kwargs.get("prompt_name") is None:
+        if prompt is None and prompt_name is None:
             names = [n for n in ("document", "passage", "corpus") if n in self.prompts]
-            kwargs["prompt_name"] = names[0] if names else None
-        return self.encode(inputs, **kwargs, task="document")
+            prompt_name = names[0] if names else None
+        return self.encode(inputs, prompt_name, prompt, *args, **kwargs, task="document")
+
+    def encode_multi_process(
+        self, inputs: Any = None, pool: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As encode, on the threads of this process.
+
+        Args:
+            inputs: texts. ``sentences`` is its old name.
+            pool: ignored.
+            args, kwargs: encode's arguments.
+        """
+        return self.encode(inputs, *args, **kwargs)
+
+    def is_singular_input(self, inputs: Any) -> bool:
+        """Return whether the input is one text, and not a batch."""
+        return isinstance(inputs, str)
 
     def encode_iter(
         self, inputs: Iterable[str], *, window: int = WINDOW_TEXTS, **kwargs: Any

@@ -144,15 +144,22 @@ def ignore_other_engines(folder: str, names: list[str]) -> set[str]:
 
 
 @contextlib.contextmanager
-def new_folder(target: str | Path) -> Iterator[Path]:
+def new_folder(target: str | Path, overwrites: bool = False) -> Iterator[Path]:
     """Yield an empty folder to fill: it is there as target when the block ends without an error.
+
+    Args:
+        target: a folder that does not exist or is empty.
+        overwrites: a folder with files is taken, too. What the new one has replaces what it has of
+            the same name, all else stays. A process that is killed between the two renames leaves
+            the old folder beside its place, under a name that begins with a dot.
 
     Raises:
         FileExistsError: target holds files already, or is none.
         OSError: the disk is full, or the parent folder may not be written to.
     """
     target = Path(os.path.realpath(target))
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    is_used = target.is_dir() and any(target.iterdir())
+    if target.exists() and (not target.is_dir() or (is_used and not overwrites)):
         raise FileExistsError(f"{target} exists and is not empty; give a new folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
@@ -161,11 +168,25 @@ def new_folder(target: str | Path) -> Iterator[Path]:
         copy = Path(scratch) / "model"
         copy.mkdir()
         yield copy
+        if is_used:
+            _keep_others(target, copy)
         sync_tree(copy)
-        if target.is_dir():
+        if is_used:
+            target.rename(Path(scratch) / "replaced")
+        elif target.is_dir():
             target.rmdir()
         copy.rename(target)
         sync_folder(target.parent)
+
+
+def _keep_others(old: Path, new: Path) -> None:
+    """Copy what a folder has and its replacement has not, but for weights: one kind is enough."""
+    for path in old.iterdir():
+        if not (new / path.name).exists() and not path.name.startswith(("model", "pytorch_model")):
+            if path.is_dir() and not path.is_symlink():
+                shutil.copytree(path, new / path.name, symlinks=True)
+            else:
+                shutil.copy2(path, new / path.name, follow_symlinks=False)
 
 
 def check_distinct(output: str | Path, inputs: Iterable[str | Path]) -> None:

@@ -5,14 +5,30 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-__all__ = ["CUDA_DTYPES", "Device", "cuda_devices", "cuda_module", "new_tensor", "resolve_device"]
+__all__ = [
+    "CUDA_DTYPES",
+    "Device",
+    "Dtype",
+    "cuda_devices",
+    "cuda_module",
+    "new_tensor",
+    "resolve_device",
+]
 
 # Types of weights and activations on a CUDA device.
 CUDA_DTYPES = ("float32", "bfloat16", "float16")
 
 
 class Device(str):
-    """A device name that also has torch.device's ``type`` and ``index``."""
+    """A device name with torch.device's ``type`` and ``index``, which equals that device, too."""
+
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return str.__eq__(self, other if isinstance(other, str) else str(other))
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
 
     @property
     def type(self) -> str:
@@ -26,12 +42,29 @@ class Device(str):
         return int(number) if number else None
 
 
+class Dtype(str):
+    """A dtype's name, which equals torch's dtype of that name, too."""
+
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        name = other if isinstance(other, str) else str(other).removeprefix("torch.")
+        return str.__eq__(self, name)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+
 def resolve_device(device: Any) -> Device:
     """None, a name or a torch.device -> "cpu" or "cuda:N".
+
+    A list of the CPU, once or several times, is the CPU: threads do the work of its processes.
 
     Raises:
         ValueError: another device, or several.
     """
+    if isinstance(device, (list, tuple)) and {str(one) for one in device} == {"cpu"}:
+        return Device("cpu")
     if isinstance(device, (list, tuple)):
         raise ValueError(
             f"device is a list ({device!r}): minifuse runs on threads of one process, which is "

@@ -7,6 +7,7 @@ a torch tensor the result is one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,14 @@ from minifuse import native
 __all__ = [
     "PRECISIONS",
     "SIMILARITIES",
+    "SimilarityFunction",
     "as_matrix",
     "cos_sim",
     "dot_score",
     "euclidean_sim",
     "manhattan_sim",
     "normalize_embeddings",
+    "pairwise_angle_sim",
     "pairwise_cos_sim",
     "pairwise_dot_score",
     "pairwise_euclidean_sim",
@@ -97,8 +100,11 @@ def dot_score(a: Any, b: Any) -> Any:
 def euclidean_sim(a: Any, b: Any) -> Any:
     """Minus the Euclidean distance: [n_a, n_b]."""
     x, y, example = _pair(a, b)
+    result = np.result_type(x, y)
+    # In float64: what is left of |x|^2 + |y|^2 - 2 x y where x is near y are float32's roundings.
+    x, y = x.astype(np.float64), y.astype(np.float64)
     squares = (x * x).sum(1)[:, None] + (y * y).sum(1)[None, :] - 2 * (x @ y.T)
-    return native.like(-np.sqrt(np.maximum(squares, 0)), example)
+    return native.like(-np.sqrt(np.maximum(squares, 0)).astype(result), example)
 
 
 def manhattan_sim(a: Any, b: Any) -> Any:
@@ -134,6 +140,20 @@ def pairwise_manhattan_sim(a: Any, b: Any) -> Any:
     return native.like(-np.abs(x - y).sum(1), example)
 
 
+def pairwise_angle_sim(x: Any, y: Any) -> Any:
+    """The absolute AnglE similarity of x[i] and y[i] (Li and Li 2023, arXiv:2309.12871): [n].
+
+    |cos + sin| of unit rows, whose dimensions i and i + d/2 are the parts of a complex number; an
+    odd d is filled up with a zero.
+    """
+    first, second, example = _rows_pair(x, y)
+    odd = ((0, 0), (0, first.shape[1] % 2))
+    a, b = (unit_rows(np.pad(one, odd)) for one in (first, second))
+    half = a.shape[1] // 2
+    sines = (a[:, half:] * b[:, :half] - a[:, :half] * b[:, half:]).sum(1)
+    return native.like(np.abs((a * b).sum(1) + sines), example)
+
+
 def normalize_embeddings(embeddings: Any) -> Any:
     """Rows divided by max(||row||, 1e-12): [n, d]."""
     x, example = as_matrix("embeddings", embeddings)
@@ -151,6 +171,33 @@ SIMILARITIES: dict[str, tuple[Callable[[Any, Any], Any], Callable[[Any, Any], An
     "euclidean": (euclidean_sim, pairwise_euclidean_sim),
     "manhattan": (manhattan_sim, pairwise_manhattan_sim),
 }
+
+
+class SimilarityFunction(Enum):
+    """Names of similarities, as sentence-transformers has them."""
+
+    COSINE = "cosine"
+    DOT_PRODUCT = "dot"
+    DOT = "dot"
+    EUCLIDEAN = "euclidean"
+    MANHATTAN = "manhattan"
+
+    @staticmethod
+    def to_similarity_fn(similarity_function: str | SimilarityFunction) -> Callable[..., Any]:
+        """Return the function of every row with every row."""
+        return SIMILARITIES[SimilarityFunction(similarity_function).value][0]
+
+    @staticmethod
+    def to_similarity_pairwise_fn(
+        similarity_function: str | SimilarityFunction,
+    ) -> Callable[..., Any]:
+        """Return the function of row i with row i."""
+        return SIMILARITIES[SimilarityFunction(similarity_function).value][1]
+
+    @staticmethod
+    def possible_values() -> list[str]:
+        """Return the names."""
+        return [one.value for one in SimilarityFunction]
 
 
 def quantize_embeddings(

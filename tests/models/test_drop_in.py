@@ -1,0 +1,193 @@
+"""Programs written for sentence-transformers find what they ask of a model beside its vectors."""
+
+from __future__ import annotations
+
+import copy
+import logging
+
+import numpy as np
+import pytest
+import sentence_transformers
+import torch
+from sentence_transformers.sentence_transformer import evaluation
+
+import minifuse
+from minifuse import SentenceTransformer, util
+
+TEXTS = ["the sky is blue.", "a dog runs", "lazy dogs jump over the sky", "the dog"]
+
+
+@pytest.fixture
+def model(tiny_folder):
+    return SentenceTransformer(tiny_folder, prompts={"query": "a ", "passage": "the "})
+
+
+@pytest.fixture(scope="module")
+def theirs(tiny_folder):
+    return sentence_transformers.SentenceTransformer(
+        str(tiny_folder), prompts={"query": "a ", "passage": "the "}
+    )
+
+
+def test_arguments_of_queries_and_documents_go_by_position(model, theirs):
+    for name in ("encode_query", "encode_document"):
+        ours, reference = getattr(model, name), getattr(theirs, name)
+        for arguments in (
+            (TEXTS,),
+            (TEXTS, "query"),
+            (TEXTS, None, "the "),
+            (TEXTS, None, None, 2),
+        ):
+            np.testing.assert_allclose(ours(*arguments), reference(*arguments), atol=2e-6)
+    assert model.encode_query(TEXTS, convert_to_tensor=True).shape == (4, 48)
+    assert not np.allclose(model.encode_query(TEXTS), model.encode_document(TEXTS))
+
+
+def test_devices_and_dtypes_are_those_of_tensors(model):
+    tensor = model.encode(TEXTS, convert_to_tensor=True)
+    assert tensor.device == model.device
+    assert model.device == "cpu"
+    assert model.device != torch.device("cuda:0")
+    assert model.dtype == torch.float32 == model.dtype
+    assert model.dtype == "float32" != torch.float16
+    assert model.dtype != torch.float16
+    assert {model.device: 1}["cpu"] == {model.dtype: 1}["float32"] == 1
+
+
+def test_pools_are_accepted_and_threads_do_the_work(model):
+    pool = model.start_multi_process_pool(["cpu"] * 4)
+    expected = model.encode(TEXTS)
+    for vectors in (
+        model.encode(TEXTS, pool=pool, chunk_size=2),
+        model.encode_multi_process(TEXTS, pool),
+        model.encode_multi_process(sentences=TEXTS, pool=pool, chunk_size=3),
+        model.encode(TEXTS, device=["cpu", "cpu"]),
+    ):
+        np.testing.assert_array_equal(vectors, expected)
+    model.stop_multi_process_pool(pool)
+
+
+def test_modalities(model, theirs):
+    assert model.modalities == theirs.modalities == ["text"]
+    for kind in ("text", "image", ("text", "image")):
+        assert model.supports(kind) == theirs.supports(kind)
+    for inputs in ("a", ["a"], [], [["a", "b"]], np.array(["a"])):
+        assert model.is_singular_input(inputs) == theirs.is_singular_input(inputs), inputs
+
+
+def test_max_seq_length_none_is_the_models_own(model):
+    model.max_seq_length = 5
+    model.max_seq_length = None
+    assert model.max_seq_length == model.pipeline.folder.description.max_position_embeddings
+
+
+def evaluators():
+    scores = [0.1, 0.9, 0.4]
+    triples = TEXTS[:3], TEXTS[1:], [TEXTS[3], TEXTS[0], TEXTS[0]]
+    yield evaluation.EmbeddingSimilarityEvaluator(TEXTS[:3], TEXTS[1:], scores)
+    yield evaluation.BinaryClassificationEvaluator(TEXTS[:3], TEXTS[1:], [0, 1, 1])
+    yield evaluation.TripletEvaluator(*triples)
+    yield evaluation.InformationRetrievalEvaluator(
+        {"q": TEXTS[0]}, {str(i): text for i, text in enumerate(TEXTS)}, {"q": {"2"}}
+    )
+    yield evaluation.ParaphraseMiningEvaluator(
+        {str(i): text for i, text in enumerate(TEXTS)}, [("0", "2")]
+    )
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_evaluators_of_sentence_transformers(model, theirs, tmp_path, place):
+    evaluator = list(evaluators())[place]
+    expected = theirs.evaluate(evaluator)
+    results = model.evaluate(evaluator, str(tmp_path / "results"))
+    assert (tmp_path / "results").is_dir()
+    assert results.keys() == expected.keys()
+    for name, value in results.items():
+        assert abs(value - expected[name]) <= 1e-5, name
+    assert [metrics for _, metrics, _, _ in model.model_card_data.metrics] == [results]
+
+
+def test_saving_replaces_and_keeps(model, tmp_path):
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    (folder / "pytorch_model.bin").write_text("other weights")
+    (folder / "more").mkdir()
+    (folder / "more" / "a.txt").write_text("a")
+    (folder / "config.json").write_text("old")
+    model.save(folder, "name", True, None, False)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert (folder / "more" / "a.txt").read_text() == "a"
+    assert not (folder / "pytorch_model.bin").exists()
+    assert "# name" in (folder / "README.md").read_text()
+    again = SentenceTransformer(folder)
+    np.testing.assert_array_equal(again.encode(TEXTS), model.encode(TEXTS))
+    again.max_seq_length = 7
+    again.save(folder)  # onto the folder that it came from
+    assert SentenceTransformer(folder).max_seq_length == 7
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
+    again.save(tmp_path / "without", create_model_card=False)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(FileExistsError):
+        again.save(tmp_path / "file")
+
+
+def test_a_failed_save_leaves_the_folder_as_it_was(model, tmp_path, monkeypatch):
+    model.save(tmp_path / "saved")
+    before = {path: path.read_bytes() for path in (tmp_path / "saved").rglob("*") if path.is_file()}
+    monkeypatch.setattr(model, "_write_settings", lambda *paths: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model.save(tmp_path / "saved")
+    after = {path: path.read_bytes() for path in (tmp_path / "saved").rglob("*") if path.is_file()}
+    assert after == before
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
+
+
+def test_names_at_the_top_level():
+    for name in ("quantize_embeddings", "SimilarityFunction", "InputExample", "LoggingHandler"):
+        assert getattr(minifuse, name) is not None
+        assert hasattr(sentence_transformers, name)
+    ours, theirs = minifuse.SimilarityFunction, sentence_transformers.SimilarityFunction
+    assert set(ours.possible_values()) <= set(theirs.possible_values())
+    x, y = np.eye(3, 4), np.ones((3, 4))
+    for name in ours.possible_values():
+        for function in ("to_similarity_fn", "to_similarity_pairwise_fn"):
+            np.testing.assert_allclose(
+                getattr(ours, function)(name)(x, y),
+                getattr(theirs, function)(name)(x, y),
+                atol=1e-6,
+            )
+    example = minifuse.InputExample(texts=["a", "b"], label=1)
+    assert str(example) == "<InputExample> label: 1, texts: a; b"
+
+
+def test_names_of_util(rng):
+    from sentence_transformers import util as reference
+
+    assert util.pytorch_cos_sim is util.cos_sim
+    assert util.information_retrieval is util.semantic_search
+    for width in (6, 7):
+        x, y = rng.standard_normal((2, 5, width)).astype(np.float32)
+        np.testing.assert_allclose(
+            util.pairwise_angle_sim(x, y), reference.pairwise_angle_sim(x, y), atol=1e-6
+        )
+    moved = util.batch_to_device({"x": torch.ones(2), "n": 3}, "cpu")
+    assert moved["n"] == 3
+
+
+def test_logging_handler(capsys):
+    logger = logging.getLogger("a logger of this test")
+    logger.addHandler(util.LoggingHandler())
+    logger.error("a line")
+    assert "a line" in "".join(capsys.readouterr())
+
+
+def test_distance_to_itself_is_nothing(rng):
+    x = (rng.standard_normal((50, 384)) * 1e-2).astype(np.float32)
+    assert np.abs(np.diag(util.euclidean_sim(x, x))).max() <= 1e-7
+    assert util.euclidean_sim(x, x).dtype == np.float32
+
+
+def test_copies_keep_the_card(model):
+    model.model_card_data.set_evaluation_metrics(None, {"a": 1.0}, epoch=2)
+    assert copy.deepcopy(model).model_card_data.metrics == [(None, {"a": 1.0}, 2, 0)]
