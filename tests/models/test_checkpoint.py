@@ -204,6 +204,12 @@ def test_damaged_files_are_refused(tmp_path, damage, message):
         TorchFile(tmp_path / "file.bin")
 
 
+def test_a_view_that_fills_the_memory_is_refused(tmp_path):
+    torch.save({"x": torch.zeros(1).expand(1 << 40)}, tmp_path / "file.bin")
+    with pytest.raises(ValueError, match="larger than its storage"):
+        TorchFile(tmp_path / "file.bin")
+
+
 def test_missing_and_compressed_storages_are_refused(tmp_path):
     torch.save({"x": torch.ones(4)}, tmp_path / "file.bin")
     with zipfile.ZipFile(tmp_path / "file.bin") as file:

@@ -114,10 +114,15 @@ def test_saving_replaces_and_keeps(model, tmp_path):
     (folder / "pytorch_model.bin").write_text("other weights")
     (folder / "more").mkdir()
     (folder / "more" / "a.txt").write_text("a")
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "mine.txt").write_text("b")
+    (folder / "model notes").write_text("c")
     (folder / "config.json").write_text("old")
     model.save(folder, "name", True, None, False)
     assert (folder / "notes.txt").read_text() == "mine"
     assert (folder / "more" / "a.txt").read_text() == "a"
+    assert (folder / "1_Pooling" / "mine.txt").read_text() == "b"
+    assert (folder / "model notes").read_text() == "c"
     assert not (folder / "pytorch_model.bin").exists()
     assert "# name" in (folder / "README.md").read_text()
     again = SentenceTransformer(folder)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, processors
 
 from minifuse.models.pairs import PairLayout, shared_lengths
 from minifuse.models.tokenization import TextTokenizer
@@ -74,6 +74,18 @@ def test_a_tokenizer_without_a_pair_is_refused():
 
     with pytest.raises(ValueError, match="joins no two texts"):
         PairLayout.of(OneText())
+
+
+def test_lone_surrogates_are_named_by_their_pair(both):
+    with pytest.raises(ValueError, match=r"sentences\[2\] holds a lone surrogate at character 1"):
+        both[0].encode([("a", "b"), ("a", "b"), ("c", "d\ud800")], 20)
+
+
+def test_a_tokenizer_may_change(both):
+    ours = TextTokenizer(both[0].backend)
+    before = ours.encode([("a", "b")], 20).ids.tolist()
+    ours.backend.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B")
+    assert ours.encode([("a", "b")], 20).ids.tolist() == before[1:2] + before[3:4]
 
 
 def test_wrong_elements_are_named(tiny):

@@ -9,6 +9,7 @@ that builds a description; any other name is refused before it is looked up.
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import zipfile
 from pathlib import Path
@@ -36,6 +37,7 @@ _STORAGES: dict[str, str] = {
 _FLOATS = ("<f4", "<f2", "bfloat16", "<f8")
 # Names and shapes of a hundred thousand tensors take a tenth of it.
 _LARGEST_PICKLE = 100_000_000
+_LARGEST_REPEATED = 1 << 20
 
 
 class _Storage(NamedTuple):
@@ -71,6 +73,9 @@ def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: 
         or not all(type(n) is int and 0 <= n < 1 << 48 for n in numbers)
     ):
         raise ValueError("a tensor's storage, shape or strides are damaged")
+    # A view that repeats its storage may be small; no checkpoint has a large one.
+    if math.prod(shape) > max(storage.size, _LARGEST_REPEATED):
+        raise ValueError("a tensor is larger than its storage")
     last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
     if all(shape) and last >= storage.size:
         raise ValueError("a tensor lies beyond its storage")

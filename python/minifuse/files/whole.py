@@ -132,6 +132,7 @@ def write_text(path: str | Path, text: str) -> None:
 # For shutil.copytree of a model: what only other engines read, and hidden files.
 _other_engines = shutil.ignore_patterns("onnx", "openvino", "*.h5", "*.ot", "*.onnx", ".*")
 _torch_files = shutil.ignore_patterns("*.bin", "*.bin.index.json")
+_WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*")
 
 
 def ignore_other_engines(folder: str, names: list[str]) -> set[str]:
@@ -182,11 +183,16 @@ def new_folder(target: str | Path, overwrites: bool = False) -> Iterator[Path]:
 def _keep_others(old: Path, new: Path) -> None:
     """Copy what a folder has and its replacement has not, but for weights: one kind is enough."""
     for path in old.iterdir():
-        if not (new / path.name).exists() and not path.name.startswith(("model", "pytorch_model")):
-            if path.is_dir() and not path.is_symlink():
-                shutil.copytree(path, new / path.name, symlinks=True)
-            else:
-                shutil.copy2(path, new / path.name, follow_symlinks=False)
+        copy = new / path.name
+        is_folder = path.is_dir() and not path.is_symlink()
+        if is_folder and copy.is_dir():
+            _keep_others(path, copy)
+        elif copy.exists() or any(fnmatch.fnmatchcase(path.name, one) for one in _WEIGHTS):
+            continue
+        elif is_folder:
+            shutil.copytree(path, copy, symlinks=True)
+        else:
+            shutil.copy2(path, copy, follow_symlinks=False)
 
 
 def check_distinct(output: str | Path, inputs: Iterable[str | Path]) -> None:

@@ -114,7 +114,6 @@ class TextTokenizer:
         self.backend.no_padding()
         self._do_lower_case = do_lower_case
         self._has_token_types = has_token_types
-        self._pair_layout: PairLayout | None = None  # found when the first pair comes
         mask = self._guarded(["a"], lambda: self.backend.encode("a").special_tokens_mask)
         self.suffix_length = int(next(iter(np.flatnonzero(np.array(mask[::-1]) == 0)), len(mask)))
         """Special tokens behind the text's own."""
@@ -180,14 +179,12 @@ class TextTokenizer:
         self, texts: Sequence[str | Pair], max_seq_length: int, num_threads: int | None
     ) -> TokenBatch:
         """Texts and pairs; a text that is in many pairs, as a query is, becomes tokens once."""
-        if self._pair_layout is None:
-            self._pair_layout = self._guarded([], lambda: PairLayout.of(self.backend))
-        layout = self._pair_layout
+        # Asked for each call: the caller may change the tokenizer.
+        layout = self._guarded([], lambda: PairLayout.of(self.backend))
         pairs = [text for text in texts if not isinstance(text, str)]
         whole = list(dict.fromkeys(text for pair in pairs for text in pair))
-        ids_of = self._without_special(
-            {text: self._prepared(text, max_seq_length) for text in whole}, num_threads
-        )
+        prepared = {text: self._prepared(text, max_seq_length) for text in whole}
+        ids_of = self._guarded(texts, lambda: self._without_special(prepared, num_threads))
         # The longer one of two texts that are both too long may keep a token more, so these are
         # counted to their end.
         uncounted = {
@@ -220,8 +217,7 @@ class TextTokenizer:
     ) -> dict[str, list[int]]:
         """Text -> the ids of what it was made into, without special tokens."""
         texts = list(prepared.values())
-        lists = self._guarded(texts, lambda: self._encode_batch(texts, num_threads, False))
-        return dict(zip(prepared, lists, strict=True))
+        return dict(zip(prepared, self._encode_batch(texts, num_threads, False), strict=True))
 
     def _alone(
         self, texts: Sequence[str | Pair], max_seq_length: int, num_threads: int | None
@@ -282,7 +278,7 @@ class TextTokenizer:
         suffix = self.suffix_length
         return ids[: max_seq_length - suffix] + ids[len(ids) - suffix :]
 
-    def _guarded(self, texts: Sequence[str], call: Callable[[], T]) -> T:
+    def _guarded(self, texts: Sequence[str | Pair], call: Callable[[], T]) -> T:
         """call(), its errors as ValueErrors that say which text or what is wrong."""
         try:
             return call()
@@ -295,10 +291,11 @@ class TextTokenizer:
             raise ValueError(f"the tokenizer cannot encode these texts: {error}") from error
 
     @staticmethod
-    def _refuse_surrogates(texts: Sequence[str]) -> None:
-        for index, text in enumerate(texts):
+    def _refuse_surrogates(texts: Sequence[str | Pair]) -> None:
+        pairs = ((text,) if isinstance(text, str) else text for text in texts)
+        for index, part in ((index, part) for index, pair in enumerate(pairs) for part in pair):
             try:
-                text.encode("utf-8")
+                part.encode("utf-8")
             except UnicodeEncodeError as error:
                 raise ValueError(
                     f"sentences[{index}] holds a lone surrogate at character {error.start}: it is "
