@@ -1,12 +1,14 @@
-"""RoBERTa against transformers: positions begin at two."""
+"""RoBERTa, XLM-RoBERTa and CamemBERT against transformers: positions begin at two."""
 
+import pytest
+import transformers
 from family import assert_agrees, byte_tokenizer, write_folder
-from transformers import RobertaConfig, RobertaModel
 
 
-def test_roberta(tmp_path):
+@pytest.mark.parametrize("name", ["Roberta", "XLMRoberta", "Camembert"])
+def test_roberta(tmp_path, name):
     tokenizer = byte_tokenizer("<s>", "</s>", ["<s>", "<pad>", "</s>", "<unk>"])
-    config = RobertaConfig(
+    config = getattr(transformers, f"{name}Config")(
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=32,
         num_hidden_layers=2,
@@ -18,6 +20,6 @@ def test_roberta(tmp_path):
         hidden_dropout_prob=0.25,
         attention_probs_dropout_prob=0.125,
     )
-    reference = RobertaModel(config)
+    reference = getattr(transformers, f"{name}Model")(config)
     folder = write_folder(tmp_path / "model", reference, tokenizer)
     assert_agrees(folder, reference)

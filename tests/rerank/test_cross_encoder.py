@@ -55,6 +55,7 @@ FAMILIES = {
     "bert": ("Bert", "[CLS] $A [SEP]", "$B:1 [SEP]:1", BERT, {}),
     "roberta": ("Roberta", "<s> $A </s>", "</s> $B </s>", ROBERTA, ONE_TYPE),
     "xlm-roberta": ("XLMRoberta", "<s> $A </s>", "</s> $B </s>", ROBERTA, ONE_TYPE),
+    "electra": ("Electra", "[CLS] $A [SEP]", "$B:1 [SEP]:1", BERT, {"embedding_size": 32}),
     "distilbert": ("DistilBert", "[CLS] $A [SEP]", "$B [SEP]", BERT, {}),
 }
 
@@ -81,7 +82,7 @@ def write_cross_encoder(folder, family: str, num_labels: int = 1, **changes):
             parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
     model.eval().save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
-    names = ["input_ids", "attention_mask"] + ["token_type_ids"] * (family == "bert")
+    names = ["input_ids", "attention_mask"] + ["token_type_ids"] * (family in ("bert", "electra"))
     tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": names,

@@ -1,0 +1,32 @@
+"""ELECTRA against transformers; embeddings that are narrower than the layers are refused."""
+
+import json
+
+import pytest
+from family import assert_agrees, byte_tokenizer, write_folder
+from transformers import ElectraConfig, ElectraModel
+
+from minifuse import SentenceTransformer
+
+
+def test_electra(tmp_path):
+    tokenizer = byte_tokenizer("[CLS]", "[SEP]", ["[PAD]", "[CLS]", "[SEP]"])
+    config = ElectraConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        embedding_size=32,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        max_position_embeddings=40,
+        hidden_dropout_prob=0.25,
+        attention_probs_dropout_prob=0.125,
+    )
+    reference = ElectraModel(config)
+    folder = write_folder(tmp_path / "model", reference, tokenizer)
+    assert_agrees(folder, reference)
+
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"embedding_size": 16}))
+    with pytest.raises(ValueError, match="embedding_size is 16, wanted hidden_size=32"):
+        SentenceTransformer(folder)
