@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -298,8 +297,16 @@ def test_a_tensor_that_the_index_promises_is_missed(tmp_path):
 
 
 def test_pickles_of_every_protocol(tmp_path):
-    """torch.save writes protocol 2; the archive may hold any other."""
-    for protocol in range(6):
-        archive(tmp_path / "file.bin", pickle.dumps(OrderedDict(a=1), protocol))
+    """torch.save writes protocol 2 unless it is told another."""
+    for protocol in range(2, 6):
+        torch.save({"x": torch.ones(2, 3)}, tmp_path / "file.bin", pickle_protocol=protocol)
         with TorchFile(tmp_path / "file.bin") as file:
-            assert file.names() == []
+            assert file.read("x").tolist() == [[1] * 3] * 2
+
+
+@pytest.mark.parametrize("size", [1 << 34, 1 << 62])
+def test_room_is_made_for_no_more_than_there_is(tmp_path, size):
+    """The instruction BYTEARRAY8 is followed by a size, for which Python makes room at once."""
+    archive(tmp_path / "file.bin", b"\x80\x05\x96" + size.to_bytes(8, "little") + b".")
+    with pytest.raises(ValueError, match="has the instruction 0x96, which torch"):
+        TorchFile(tmp_path / "file.bin")

@@ -38,6 +38,17 @@ _FLOATS = ("<f4", "<f2", "bfloat16", "<f8")
 # Names and shapes of a hundred thousand tensors take a tenth of it.
 _LARGEST_PICKLE = 100_000_000
 _LARGEST_REPEATED = 1 << 20
+_INSTRUCTIONS = (
+    *(pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.MEMOIZE),
+    *(pickle.BINPUT, pickle.LONG_BINPUT, pickle.BINGET, pickle.LONG_BINGET),
+    *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BINFLOAT),
+    *(pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG1),
+    *(pickle.BINUNICODE, pickle.SHORT_BINUNICODE),
+    *(pickle.EMPTY_DICT, pickle.SETITEM, pickle.SETITEMS),
+    *(pickle.EMPTY_LIST, pickle.APPEND, pickle.APPENDS),
+    *(pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3),
+    *(pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.REDUCE, pickle.BUILD, pickle.BINPERSID),
+)
 
 
 class _Storage(NamedTuple):
@@ -82,12 +93,24 @@ def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: 
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
+class _Instructions(dict[int, Any]):
+    """Instructions of a pickle -> what carries them out."""
+
+    def __missing__(self, opcode: int) -> Any:
+        raise ValueError(f"it has the instruction {opcode:#04x}, which torch.save does not write")
+
+
 class _Unpickler(pickle._Unpickler):
     """Reads what torch.save writes of a dictionary of tensors, and no other object.
 
     It is the unpickler that is written in Python: the compiled one keeps its memo in an array
-    whose size a file can name.
+    whose size a file can name. It knows the instructions that torch.save writes with protocols 2
+    to 5; some of the others make room for as many bytes as a file names.
     """
+
+    dispatch = _Instructions(
+        {opcode[0]: pickle._Unpickler.dispatch[opcode[0]] for opcode in _INSTRUCTIONS}
+    )
 
     def __init__(self, text: bytes) -> None:
         super().__init__(io.BytesIO(text))
