@@ -1,11 +1,19 @@
 """BERT against transformers."""
 
-from family import assert_agrees, byte_tokenizer, write_folder
+import pytest
+from family import assert_agrees, byte_tokenizer, unigram_tokenizer, write_folder
 from transformers import BertConfig, BertModel
 
+TOKENIZERS = {
+    "bytes": lambda: byte_tokenizer("[CLS]", "[SEP]", ["[PAD]", "[CLS]", "[SEP]"]),
+    # paraphrase-multilingual-MiniLM-L12-v2 and multilingual-e5-small: XLM-RoBERTa's on BERT's body
+    "unigram": unigram_tokenizer,
+}
 
-def test_bert(tmp_path):
-    tokenizer = byte_tokenizer("[CLS]", "[SEP]", ["[PAD]", "[CLS]", "[SEP]"])
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_bert(tmp_path, kind):
+    tokenizer = TOKENIZERS[kind]()
     config = BertConfig(
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=32,
