@@ -12,6 +12,14 @@
 namespace minifuse {
 namespace {
 
+// The activations that a device's kernels have.
+Activation device_activation(const std::string& name) {
+  const Activation activation = parse_activation(name);
+  check(activation <= Activation::kRelu, "activation is '", name,
+        "', wanted one of gelu, gelu_new, relu on a device");
+  return activation;
+}
+
 // A matrix on the device as Python gives it: address, rows, columns, elements from row to row.
 struct View {
   uintptr_t address;
@@ -207,7 +215,7 @@ class CudaOps {
             .M = static_cast<int>(x.rows),
             .N = static_cast<int>(weight.rows),
             .K = static_cast<int>(x.columns),
-            .activation = parse_activation(activation)};
+            .activation = device_activation(activation)};
   }
 
   cuda::NormParams norm_of(Loan& loan, const Fields& gamma, const Fields& beta, double eps,

@@ -13,7 +13,6 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from minifuse.files.torch_file import TorchFile
 from minifuse.models.description import read_object
 from minifuse.models.safetensors import SafetensorsFile
 
@@ -67,7 +66,12 @@ def open_checkpoint(path: Path) -> TensorFile:
     """
     if path.name.endswith(".index.json"):
         return _Shards(path)
-    return TorchFile(path) if path.suffix == ".bin" else SafetensorsFile(path)
+    if path.suffix != ".bin":
+        return SafetensorsFile(path)
+    # Few models need it, and every import would pay for its modules.
+    from minifuse.files.torch_file import TorchFile
+
+    return TorchFile(path)
 
 
 class _Shards:
