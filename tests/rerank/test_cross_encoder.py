@@ -75,6 +75,7 @@ def write_cross_encoder(folder, family: str, num_labels: int = 1, **changes):
         **shape,
         **settings,
     )
+    torch.manual_seed(0)  # the same weights each time
     model = getattr(transformers, f"{name}ForSequenceClassification")(config)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
