@@ -120,9 +120,9 @@ def test_a_partial_file_has_a_name_of_its_own(tmp_path):
 def test_a_partial_file_follows_no_link(tmp_path, monkeypatch):
     victim = tmp_path / "victim"
     victim.write_text("precious")
-    tokens = iter(["same", "other"])
-    monkeypatch.setattr("minifuse.files.whole.secrets.token_hex", lambda _: next(tokens))
-    for name in ("same", str(os.getpid())):
+    tokens = iter([bytes(8), bytes(range(8))])
+    monkeypatch.setattr("minifuse.files.whole.os.urandom", lambda _: next(tokens))
+    for name in (bytes(8).hex(), str(os.getpid())):
         (tmp_path / f".x.npy.{name}.partial").symlink_to(victim)
     with open_writer(tmp_path / "x.npy") as writer:
         writer.write(["a"], np.ones((1, 2), np.float32))

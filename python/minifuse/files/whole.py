@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import os
-import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -67,7 +66,7 @@ def _create_partial(path: Path) -> tuple[int, Path]:
     flags |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     while True:
         # A process id is no name of one's own: containers that share a folder have equal ones.
-        partial = path.with_name(f".{_short(path.name)}.{secrets.token_hex(8)}.partial")
+        partial = path.with_name(f".{_short(path.name)}.{os.urandom(8).hex()}.partial")
         with contextlib.suppress(FileExistsError):
             return os.open(partial, flags, 0o666), partial
 

