@@ -9,6 +9,7 @@ import json
 import logging
 import shutil
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -73,7 +74,7 @@ class ModelCard:
         self.metrics.append((evaluator, metrics, epoch, step))
 
 
-class BaseModel:
+class BaseModel(ABC):
     """A model that is loaded from a folder.
 
     Args:
@@ -91,9 +92,9 @@ class BaseModel:
     """
 
     @staticmethod
+    @abstractmethod
     def _read_folder(folder: Path) -> ModelFolder:
-        """Everything of a folder but weights and tokenizer."""
-        raise NotImplementedError
+        """Everything of a folder but weights and tokenizer, as this kind of model reads it."""
 
     _known_prompts: ClassVar[dict[str, str]] = {}
 
@@ -241,8 +242,10 @@ class BaseModel:
     @tokenizer.setter
     def tokenizer(self, value: Any) -> None:
         backend = getattr(value, "backend_tokenizer", value)  # transformers' fast tokenizers
-        lowers = self.pipeline.folder.do_lower_case
-        self.pipeline.set_tokenizer(TextTokenizer(backend, lowers))
+        folder = self.pipeline.folder
+        self.pipeline.set_tokenizer(
+            TextTokenizer(backend, folder.do_lower_case, folder.has_token_types)
+        )
 
     # ---- devices ----------------------------------------------------------------------------
 
@@ -287,7 +290,8 @@ class BaseModel:
 
     @staticmethod
     def stop_multi_process_pool(pool: dict[str, Any]) -> None:
-        """Does nothing: there are no processes."""
+        """Empties a pool, which has no processes to end."""
+        pool.clear()
 
     def evaluate(self, evaluator: Callable[..., Any], output_path: str | None = None) -> Any:
         """Returns evaluator(model, output_path), the folder being there if one is given."""

@@ -23,6 +23,17 @@ TEXTS = [
 ]
 
 
+# The sizes of a small model of BERT's kind.
+BERT_SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "hidden_dropout_prob": 0.25,
+    "attention_probs_dropout_prob": 0.125,
+}
+
+
 def byte_tokenizer(begin: str, end: str, special: list[str]) -> Tokenizer:
     """A byte-level BPE of few merges, whose texts stand between two special tokens."""
     tokenizer = Tokenizer(models.BPE())

@@ -1,7 +1,7 @@
 """BERT against transformers."""
 
 import pytest
-from family import assert_agrees, byte_tokenizer, unigram_tokenizer, write_folder
+from family import BERT_SIZES, assert_agrees, byte_tokenizer, unigram_tokenizer, write_folder
 from transformers import BertConfig, BertModel
 
 TOKENIZERS = {
@@ -16,13 +16,8 @@ def test_bert(tmp_path, kind):
     tokenizer = TOKENIZERS[kind]()
     config = BertConfig(
         vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=48,
         max_position_embeddings=40,
-        hidden_dropout_prob=0.25,
-        attention_probs_dropout_prob=0.125,
+        **BERT_SIZES,
     )
     reference = BertModel(config)
     folder = write_folder(tmp_path / "model", reference, tokenizer)

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from family import assert_agrees, byte_tokenizer, write_folder
+from family import BERT_SIZES, assert_agrees, byte_tokenizer, write_folder
 from transformers import ElectraConfig, ElectraModel
 
 from minifuse import SentenceTransformer
@@ -14,13 +14,8 @@ def test_electra(tmp_path):
     config = ElectraConfig(
         vocab_size=tokenizer.get_vocab_size(),
         embedding_size=32,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=48,
         max_position_embeddings=40,
-        hidden_dropout_prob=0.25,
-        attention_probs_dropout_prob=0.125,
+        **BERT_SIZES,
     )
     reference = ElectraModel(config)
     folder = write_folder(tmp_path / "model", reference, tokenizer)

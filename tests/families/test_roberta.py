@@ -2,7 +2,7 @@
 
 import pytest
 import transformers
-from family import assert_agrees, byte_tokenizer, write_folder
+from family import BERT_SIZES, assert_agrees, byte_tokenizer, write_folder
 
 
 @pytest.mark.parametrize("name", ["Roberta", "XLMRoberta", "Camembert"])
@@ -10,15 +10,10 @@ def test_roberta(tmp_path, name):
     tokenizer = byte_tokenizer("<s>", "</s>", ["<s>", "<pad>", "</s>", "<unk>"])
     config = getattr(transformers, f"{name}Config")(
         vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=48,
         max_position_embeddings=42,
         type_vocab_size=1,
         layer_norm_eps=1e-5,
-        hidden_dropout_prob=0.25,
-        attention_probs_dropout_prob=0.125,
+        **BERT_SIZES,
     )
     reference = getattr(transformers, f"{name}Model")(config)
     folder = write_folder(tmp_path / "model", reference, tokenizer)

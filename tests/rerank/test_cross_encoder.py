@@ -287,6 +287,16 @@ def test_copies(bert):
         np.testing.assert_array_equal(copied.predict(PAIRS), model.predict(PAIRS))
 
 
+def test_a_tokenizer_that_is_set_keeps_the_token_types(bert):
+    model = CrossEncoder(bert, activation_fn="identity")
+    scores = model.predict(PAIRS)
+    model.tokenizer = Tokenizer.from_str(model.tokenizer.to_str())
+    np.testing.assert_array_equal(model.predict(PAIRS), scores)
+    model.tokenizer.enable_truncation(400)  # another than the folder's, so that it travels
+    copied = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(copied.predict(PAIRS), scores)
+
+
 def test_saved_folder_loads_everywhere(bert, tmp_path):
     model = CrossEncoder(bert, max_length=20, activation_fn="tanh", prompts={"query": "q: "})
     model.save_pretrained(tmp_path / "saved")
