@@ -4,10 +4,11 @@ dtypes, adds, searches and saves, every result compared with a reference, and me
     python tools/soak.py --minutes 30 [--model NAME]
 
 Before the time begins, as many callers as there will be at once encode every text and then the
-longest in every way, so that each buffer that an encoder keeps has served it. Resident memory is
-then read each second; its median over the last tenth of the time is compared with that over the
-first. More than 1 % of growth, a wrong bit, a hang of a minute or an unexpected error ends the run
-with status 1.
+longest in every way, so that each buffer that an encoder keeps has served it, and every job has
+done the number of rounds that WARM names, so that the threads' heaps have taken their shape however
+slow the machine is. Resident memory is then read each second; its median over the last tenth of the
+time is compared with that over the first. More than 1 % of growth, a wrong bit, a hang of a minute
+or an unexpected error ends the run with status 1.
 """
 
 from __future__ import annotations
@@ -49,6 +50,10 @@ WORDS = [
     "[MASK]",
     "ok",
 ]
+
+# The rounds of each job before memory is compared: a fifth or less of what 30 minutes do on two
+# slow cores, so that a leak of any of them still shows.
+WARM = {"encode": 2000, "index": 1000, "ops": 2000, "fork": 600, "handler": 200, "interrupt": 500}
 
 
 def resident_mib() -> float:
@@ -156,7 +161,10 @@ class Soak:
 
         with ThreadPoolExecutor(callers) as pool:
             list(pool.map(work, range(callers)))
-        self.memory.append(resident_mib())
+
+    def is_warm(self) -> bool:
+        """Whether every job has done its rounds of warming up."""
+        return all(self.counts[job] >= rounds for job, rounds in WARM.items())
 
     def index(self, rng: random.Random) -> None:
         """An index of its own: filled by two threads, saved, loaded, appended to, searched."""
@@ -263,7 +271,6 @@ def main() -> int:
         soak = Soak(arguments.model, Path(scratch), arguments.seed)
         begin = time.monotonic()
         soak.warm_up()
-        print(f"warm after {time.monotonic() - begin:.0f} s: {resident_mib():.1f} MiB", flush=True)
         signal.signal(signal.SIGALRM, soak.handler)
         signal.setitimer(signal.ITIMER_REAL, 0.5, 0.35)
         jobs = [("encode 1", soak.encode), ("encode 2", soak.encode), ("index 1", soak.index),
@@ -276,8 +283,15 @@ def main() -> int:
             threads.append(threading.Thread(target=work, daemon=True))
         for thread in threads:
             thread.start()
-        start, report = time.monotonic(), time.monotonic() + 60
         rng = random.Random(arguments.seed)
+        while not soak.is_warm() and not soak.failures:
+            soak.main_thread(rng)
+            soak.beats["main"] = time.monotonic()
+        start, report = time.monotonic(), time.monotonic() + 60
+        soak.memory = [resident_mib()]
+        print(
+            f"warm after {start - begin:.0f} s: {soak.memory[0]:.1f} MiB  {soak.counts}", flush=True
+        )
         while (elapsed := time.monotonic() - start) < 60 * arguments.minutes and not soak.failures:
             soak.main_thread(rng)
             soak.beats["main"] = time.monotonic()
