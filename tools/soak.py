@@ -163,7 +163,7 @@ class Soak:
             list(pool.map(work, range(callers)))
 
     def is_warm(self) -> bool:
-        """Whether every job has done its rounds of warming up."""
+        """Return whether every job has done its rounds of warming up."""
         return all(self.counts[job] >= rounds for job, rounds in WARM.items())
 
     def index(self, rng: random.Random) -> None:
