@@ -18,7 +18,8 @@ inline ModelDescription description_of(const py::object& object) {
       .intermediate_size = integer("intermediate_size"),
       .type_vocab_size = integer("type_vocab_size"),
       .layer_norm_eps = static_cast<float>(object.attr("layer_norm_eps").cast<double>()),
-      .activation = parse_activation(object.attr("activation").cast<std::string>())};
+      .activation = parse_activation(object.attr("activation").cast<std::string>()),
+      .has_relative_bias = object.attr("has_relative_bias").cast<bool>()};
   description.validate();
   return description;
 }

@@ -131,8 +131,36 @@ std::vector<int32_t> offsets_of(const IntArray& cu_seqlens, int64_t total_tokens
   return offsets;
 }
 
+// Biases by head and distance as kernels read them. Throws unless there are as many as a sentence of
+// max_seqlen tokens has distances, -(P - 1) to P - 1 for some P.
+class PaddedBias {
+ public:
+  PaddedBias(const FloatArray& bias, int64_t heads, int64_t max_seqlen) {
+    check(bias.ndim() == 2 && bias.shape(0) == heads && bias.shape(1) % 2 == 1,
+          "relative_bias has shape ", py::str(bias.attr("shape")).cast<std::string>(), ", wanted (",
+          heads, ", 2 P - 1)");
+    const int64_t distances = bias.shape(1);
+    middle_ = distances / 2;
+    check(max_seqlen <= middle_ + 1, "relative_bias is for sentences of ", middle_ + 1,
+          " tokens, and one has ", max_seqlen);
+    stride_ = relative_bias_stride(middle_ + 1);
+    floats_ = Buffer(heads * stride_);
+    std::fill_n(floats_.data(), heads * stride_, 0.0f);
+    for (int64_t head = 0; head < heads; ++head)
+      std::copy_n(bias.data() + head * distances, distances, floats_.data() + head * stride_);
+  }
+
+  const float* of_distance_0() const { return floats_.data() + middle_; }
+  int64_t stride() const { return stride_; }
+
+ private:
+  Buffer floats_;
+  int64_t middle_, stride_;
+};
+
 FloatArray attention_varlen(const py::array& q, const py::array& k, const py::array& v,
-                            const IntArray& cu_seqlens, double scale) {
+                            const IntArray& cu_seqlens, double scale,
+                            const std::optional<FloatArray>& relative_bias) {
   check_heads("q", q, 3);
   check_heads("k", k, 3);
   check_heads("v", v, 3);
@@ -142,14 +170,7 @@ FloatArray attention_varlen(const py::array& q, const py::array& k, const py::ar
           " has shape ", py::str(array->attr("shape")).cast<std::string>(), ", wanted (", total,
           ", ", heads, ", ", D, ")");
   const std::vector<int32_t> offsets = offsets_of(cu_seqlens, total);
-  FloatArray out({q.shape(0), q.shape(1), q.shape(2)});
-  if (out.size() == 0) return out;
-  const StridedFloats qs(q), ks(k), vs(v), outs(out);
   const size_t batch = offsets.size() - 1;
-  const Kernels& kernels = active_isa().kernels;
-  const ReleaseGil release;
-
-  // Sentences differ, so the heads are shared out: every thread gets the same share of each.
   double flops = 0;
   int64_t max_seqlen = 0;
   for (size_t b = 0; b < batch; ++b) {
@@ -157,6 +178,15 @@ FloatArray attention_varlen(const py::array& q, const py::array& k, const py::ar
     max_seqlen = std::max<int64_t>(max_seqlen, offsets[b + 1] - offsets[b]);
     flops += 4.0 * seqlen * seqlen * static_cast<double>(heads * D);
   }
+  std::optional<PaddedBias> bias;
+  if (relative_bias) bias.emplace(*relative_bias, heads, max_seqlen);
+  FloatArray out({q.shape(0), q.shape(1), q.shape(2)});
+  if (out.size() == 0) return out;
+  const StridedFloats qs(q), ks(k), vs(v), outs(out);
+  const Kernels& kernels = active_isa().kernels;
+  const ReleaseGil release;
+
+  // Sentences differ, so the heads are shared out: every thread gets the same share of each.
   share(heads, 1, 4.0 * flops, [&](int64_t begin, int64_t end) {
     ThreadScratch<float> scratch(attention_scratch_floats(max_seqlen, D));
     for (size_t b = 0; b < batch; ++b) {
@@ -171,7 +201,9 @@ FloatArray attention_varlen(const py::array& q, const py::array& k, const py::ar
                          .head_begin = begin,
                          .head_end = end,
                          .scale = static_cast<float>(scale),
-                         .scratch = scratch.data()});
+                         .scratch = scratch.data(),
+                         .bias = bias ? bias->of_distance_0() : nullptr,
+                         .bias_stride = bias ? bias->stride() : 0});
     }
   });
   return out;
@@ -226,7 +258,8 @@ void register_sentence_ops(py::module_& module) {
   module.def("attention", &attention, py::arg("q"), py::arg("k"), py::arg("v"),
              py::arg("mask").noconvert(), py::arg("scale"));
   module.def("attention_varlen", &attention_varlen, py::arg("q"), py::arg("k"), py::arg("v"),
-             py::arg("cu_seqlens").noconvert(), py::arg("scale"));
+             py::arg("cu_seqlens").noconvert(), py::arg("scale"),
+             py::arg("relative_bias").noconvert());
   module.def("masked_mean_pool", &masked_mean_pool, py::arg("x").noconvert(),
              py::arg("attention_mask").noconvert());
   module.def("mean_pool_varlen", &mean_pool_varlen, py::arg("x").noconvert(),

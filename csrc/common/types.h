@@ -87,10 +87,14 @@ struct AttentionParams {
   int64_t head_begin, head_end;
   float scale;
   float* scratch;  // attention_scratch_floats(seqlen_k, head_dim), 64-byte aligned
+  // Of head 0 and distance 0, or null: added to the scaled score of query i and key j is
+  // bias[j - i], relative_bias_stride() from head to head. Not together with key_index.
+  const float* bias = nullptr;
+  int64_t bias_stride = 0;
 };
 
 // Attention of one sentence with dropout of its weights, and its gradient
-// (attention_training.inl.h). seqlen_q = seqlen_k, no key_index.
+// (attention_training.inl.h). seqlen_q = seqlen_k, no key_index, no bias.
 struct AttentionTrainingParams {
   AttentionParams forward;  // scratch: attention_training_floats(seqlen, head_dim)
   float dropout;  // the share of weights that is dropped, 0 <= dropout < 1
@@ -196,6 +200,12 @@ static constexpr int64_t scratch_rows(int64_t M) {
 static constexpr int64_t attention_scratch_floats(int64_t seqlen_k, int64_t head_dim) {
   const int64_t keys = padded_stride(round_up(seqlen_k, kMaxPanelColumns));
   return head_dim * keys + kMaxTileRows * keys + round_up(head_dim, kMaxPanelColumns) * seqlen_k;
+}
+
+// Floats of a head's biases by distance, -(P - 1) to P - 1 for P positions, and what kernels read
+// beyond the last key of a panel.
+static constexpr int64_t relative_bias_stride(int64_t num_positions) {
+  return round_up(2 * num_positions - 1 + kMaxPanelColumns, 16);
 }
 
 // Four matrices of one head and three sets of panels.

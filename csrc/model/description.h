@@ -20,6 +20,7 @@ struct ModelDescription {
   int64_t type_vocab_size = 1;
   float layer_norm_eps = 1e-12f;
   Activation activation = Activation::kGelu;
+  bool has_relative_bias = false;  // scores have a bias by head and distance (AttentionParams)
 
   int64_t head_dim() const { return hidden_size / num_attention_heads; }
   // Returns the row of a token in the table of positions, which every token type has one of.
@@ -44,6 +45,9 @@ struct ModelDescription {
     check(hidden_size % num_attention_heads == 0, "config: hidden_size=", hidden_size,
           " is not a multiple of num_attention_heads=", num_attention_heads);
     in_range("hidden_size / num_attention_heads", head_dim(), 1, kMaxHeadDim);
+    if (has_relative_bias)
+      in_range("num_attention_heads * max_position_embeddings",
+               num_attention_heads * max_position_embeddings, 1, 1 << 24);
     check(std::isfinite(layer_norm_eps) && layer_norm_eps >= 0.0f,
           "config: layer_norm_eps=", layer_norm_eps, ", wanted a finite number >= 0");
   }

@@ -82,7 +82,7 @@ bool Encoder::encode_chunk(Call& call, const Chunk& chunk, Workspace& ws,
             ? outputs.matrix_inputs + (index * batch.total_tokens + first_token) * width
             : nullptr,
         width);
-    TeamSteps steps(description_, kernels_, batch.cu_seqlens, chunk, ws, team, observer);
+    TeamSteps steps(weights_, kernels_, batch.cu_seqlens, chunk, ws, team, observer);
     post_norm_layer(steps, weights_.layers[static_cast<size_t>(index)]);
   }
   if (team.has_left()) return false;

@@ -5,7 +5,7 @@
 
 namespace minifuse {
 
-TeamSteps::TeamSteps(const ModelDescription& description, const EncoderKernels& kernels,
+TeamSteps::TeamSteps(const Weights& weights, const EncoderKernels& kernels,
                      const int32_t* cu_seqlens, const Chunk& chunk, Workspace& workspace,
                      Team& team, const Observer& observer)
     : x{workspace.x.data(), workspace.sizes.ldx, 0,
@@ -13,7 +13,8 @@ TeamSteps::TeamSteps(const ModelDescription& description, const EncoderKernels& 
       y{workspace.y.data(), workspace.sizes.ldx, 0, x.count},
       qkv{workspace.qkv.data(), workspace.sizes.ldqkv, 0, x.count},
       context{workspace.context.data(), workspace.sizes.ldx, 0, x.count},
-      description_(description),
+      weights_(weights),
+      description_(weights.description()),
       kernels_(kernels),
       cu_seqlens_(cu_seqlens),
       chunk_(chunk),
@@ -49,6 +50,7 @@ void TeamSteps::attention(const Rows& qkv, const Rows& out) const noexcept {
   if (team_.has_left()) return;
   const int64_t H = description_.hidden_size, A = description_.num_attention_heads;
   const int64_t D = description_.head_dim();
+  const int64_t bias_stride = relative_bias_stride(description_.max_position_embeddings);
   const int64_t num_items = (chunk_.last - chunk_.first) * A;  // a head of a sentence each
   const int64_t item_end = team_.end(num_items);
   observer_.time(&StageTicks::attention, [&] {
@@ -68,7 +70,9 @@ void TeamSteps::attention(const Rows& qkv, const Rows& out) const noexcept {
                           .head_begin = head,
                           .head_end = head + heads,
                           .scale = 1.0f / std::sqrt(static_cast<float>(D)),
-                          .scratch = ws_.attention_scratch_of(team_.member)});
+                          .scratch = ws_.attention_scratch_of(team_.member),
+                          .bias = weights_.bias_of_distance_0(),
+                          .bias_stride = bias_stride});
       item += heads;
     }
   });

@@ -22,16 +22,15 @@ struct EncoderKernels {
 
 class TeamSteps {
  public:
-  TeamSteps(const ModelDescription& description, const EncoderKernels& kernels,
-            const int32_t* cu_seqlens, const Chunk& chunk, Workspace& workspace, Team& team,
-            const Observer& observer);
+  TeamSteps(const Weights& weights, const EncoderKernels& kernels, const int32_t* cu_seqlens,
+            const Chunk& chunk, Workspace& workspace, Team& team, const Observer& observer);
 
   const Rows x, y, qkv, context;
 
   // y = activation(x W^T + b). Members take columns.
   void linear(const LayerLinear& w, const Rows& x, const Rows& y,
               Activation activation = Activation::kNone) const noexcept;
-  // out = softmax(q k^T / sqrt(D)) v in each sentence. Members take heads.
+  // out = softmax(q k^T / sqrt(D) + bias) v in each sentence. Members take heads.
   void attention(const Rows& qkv, const Rows& out) const noexcept;
   // y = LayerNorm(x W^T + b + residual): fused for a member alone; columns, then rows, for a team.
   void linear_residual_norm(const LayerLinear& w, const Rows& x, const Rows& residual,
@@ -47,6 +46,7 @@ class TeamSteps {
   // This member's columns.
   void multiply(const LinearParams& params) const;
 
+  const Weights& weights_;
   const ModelDescription& description_;
   const EncoderKernels& kernels_;
   const int32_t* cu_seqlens_;

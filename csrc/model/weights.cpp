@@ -46,6 +46,8 @@ Weights::Weights(const ModelDescription& description, const MatrixFormat& format
   add("embeddings.token_type", token_types_, {description.type_vocab_size, H});
   add("embeddings.norm.weight", embedding_gamma, {H});
   add("embeddings.norm.bias", embedding_beta, {H});
+  if (description.has_relative_bias)
+    add("attention.relative_bias", distances_, {description.num_attention_heads, 2 * P - 1});
   layers.resize(static_cast<size_t>(description.num_hidden_layers));
   for (size_t i = 0; i < layers.size(); ++i)
     add_layer("layers." + std::to_string(i) + ".", layers[i]);
@@ -77,7 +79,7 @@ void Weights::add_layer(const std::string& prefix, LayerWeights& layer) {
     slots_[prefix + name + ".bias"] = {.shape = {H}, .buffer = &norm.beta, .buffer_size = H};
   };
   add_norm("attention_norm", layer.attention_norm);
-  add_norm("output_norm", layer.output_norm);
+  add_norm("ffn_norm", layer.ffn_norm);
 }
 
 Weights::Slot& Weights::accept(const std::string& name, const std::vector<int64_t>& shape) {
@@ -162,6 +164,15 @@ void Weights::finish() {
         *sum++ = positions_.data()[position * H + c] + token_types_.data()[type * H + c];
   positions_ = Buffer();
   token_types_ = Buffer();
+  if (description_.has_relative_bias) {
+    const int64_t A = description_.num_attention_heads, stride = relative_bias_stride(P);
+    relative_bias = Buffer(A * stride);
+    std::fill_n(relative_bias.data(), A * stride, 0.0f);
+    for (int64_t head = 0; head < A; ++head)
+      std::copy_n(distances_.data() + head * (2 * P - 1), 2 * P - 1,
+                  relative_bias.data() + head * stride);
+    distances_ = Buffer();
+  }
   is_finished_ = true;
 }
 

@@ -28,7 +28,7 @@ struct LayerWeights {
   LayerLinear out;  // Wo [H, H]
   LayerLinear ffn1;  // W1 [F, H]
   LayerLinear ffn2;  // W2 [H, F]
-  NormWeights attention_norm, output_norm;
+  NormWeights attention_norm, ffn_norm;
 };
 
 // A matrix of a layer: its rows come in tensors of equal height, one after the other.
@@ -44,7 +44,7 @@ std::vector<LayerMatrix> layer_matrices(const ModelDescription& description);
 int64_t inputs_per_layer(const ModelDescription& description);
 
 // Slots, besides those of the embeddings, are "layers.I.NAME.weight" and ".bias". NAME is a part of a
-// matrix, attention_norm or output_norm. In int8 matrices come quantised and whole: then NAME is
+// matrix, attention_norm or ffn_norm. In int8 matrices come quantised and whole: then NAME is
 // the matrix for the weight, and each part for the bias.
 class Weights {
  public:
@@ -72,7 +72,15 @@ class Weights {
   // [type_vocab_size, max_position_embeddings, H]: the sum of both embeddings, by position_row().
   Buffer position_embeddings;
   Buffer embedding_gamma, embedding_beta;
+  Buffer relative_bias;  // [num_attention_heads, relative_bias_stride()], where the model has it
   std::vector<LayerWeights> layers;
+
+  const ModelDescription& description() const { return description_; }
+  // Returns the bias of head 0 and distance 0, or null where the model has none.
+  const float* bias_of_distance_0() const {
+    return relative_bias.data() ? relative_bias.data() + description_.max_position_embeddings - 1
+                                : nullptr;
+  }
 
  private:
   // A matrix whose rows come in one or several tensors.
@@ -104,8 +112,9 @@ class Weights {
   const MatrixFormat& format_;
   std::map<std::string, Slot> slots_;
   std::deque<Matrix> matrices_;  // slots point to them
-  // Until finish(): [max_position_embeddings, H] and [type_vocab_size, H].
+  // These are until finish(): [max_position_embeddings, H] and [type_vocab_size, H],
   Buffer positions_, token_types_;
+  Buffer distances_;  // [num_attention_heads, 2 max_position_embeddings - 1]
   bool is_finished_ = false;
 };
 

@@ -218,13 +218,23 @@ def attention(q: Any, k: Any, v: Any, mask: Any = None, scale: float | None = No
 
 
 @_on_its_device
-def attention_varlen(q: Any, k: Any, v: Any, cu_seqlens: Any, scale: float | None = None) -> Any:
+def attention_varlen(
+    q: Any,
+    k: Any,
+    v: Any,
+    cu_seqlens: Any,
+    scale: float | None = None,
+    relative_bias: Any = None,
+) -> Any:
     """Attention within each sentence of a packed batch: no padding, no mask.
 
     Args:
         q, k, v: [total_tokens, heads, head_dim].
         cu_seqlens: int32 [batch + 1]; sentence b owns rows cu_seqlens[b] .. cu_seqlens[b + 1] - 1.
         scale: 1 / sqrt(head_dim) if None.
+        relative_bias: [heads, 2 P - 1] for sentences of at most P tokens: relative_bias[h, P - 1 +
+            j - i] is added to the scaled score of query i and key j (Raffel et al. 2020; Press et
+            al. 2022). On the CPU only.
 
     Returns:
         [total_tokens, heads, head_dim].
@@ -236,6 +246,7 @@ def attention_varlen(q: Any, k: Any, v: Any, cu_seqlens: Any, scale: float | Non
         native.as_strided_float32("v", v, 3),
         native.as_int32("cu_seqlens", cu_seqlens),
         native.softmax_scale(scale, queries.shape[-1]),
+        None if relative_bias is None else native.as_float32("relative_bias", relative_bias, 2),
     )
     return native.like(out, q)
 

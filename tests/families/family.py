@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -94,8 +95,8 @@ def mean_pooled(model: Any, ids: list[list[int]], pad_token_id: int) -> np.ndarr
     return ((states * kept).sum(1) / kept.sum(1)).numpy()
 
 
-def assert_agrees(folder: Path, reference: Any) -> None:
-    """Tokens, vectors and the forward pass of training are those of transformers."""
+def assert_agrees(folder: Path, reference: Any, *, can_be_trained: bool = True) -> None:
+    """Tokens, vectors and, where it can be trained, its forward pass are those of transformers."""
     model = SentenceTransformer(folder)
     config = reference.config
     tokens = model.pipeline.tokenize(TEXTS)
@@ -118,6 +119,10 @@ def assert_agrees(folder: Path, reference: Any) -> None:
         unit = SentenceTransformer(folder, dtype=dtype).encode(TEXTS, normalize_embeddings=True)
         assert np.min((unit * expected / scale).sum(1)) > bound, dtype
 
+    if not can_be_trained:
+        with pytest.raises(ValueError, match="cannot be trained"):
+            TrainableEncoder(model.pipeline.folder)
+        return
     trainable = TrainableEncoder(model.pipeline.folder)
     assert (trainable.hidden_dropout, trainable.attention_dropout) == (0.25, 0.125)
     trained = trainable(tokens.ids, tokens.cu_seqlens(), np.arange(len(TEXTS)))

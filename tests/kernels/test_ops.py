@@ -15,6 +15,7 @@ import shapes
 from minifuse import ops
 from minifuse.bench import reference
 from minifuse.bench.parity import op_bound
+from minifuse.models.layer import by_pair
 
 KINDS = ("normal", "large_mean", "outliers", "denormal")
 
@@ -181,6 +182,24 @@ def test_attention_varlen_is_attention_sentence_by_sentence(lengths, heads, head
         np.testing.assert_array_equal(y[begin:end].swapaxes(0, 1)[None], ops.attention(*one))
 
 
+@pytest.mark.parametrize("lengths", [(1,), (16, 5), (31, 33, 2), (70,)])
+@pytest.mark.parametrize("head_dim", [24, 32])
+def test_attention_with_relative_biases(isa, rng, lengths, head_dim):
+    heads, most = 3, 70
+    cu_seqlens = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    q, k, v = (inputs(rng, "normal", sum(lengths), heads, head_dim) for _ in range(3))
+    bias = 3 * inputs(rng, "normal", heads, 2 * most - 1)
+    y = ops.attention_varlen(q, k, v, cu_seqlens, relative_bias=bias)
+    for begin, end in itertools.pairwise(cu_seqlens):
+        one = (a[begin:end].swapaxes(0, 1) for a in (q, k, v))
+        exact = reference.attention(*one, bias=by_pair(bias, end - begin))
+        assert reference.relative_error(y[begin:end].swapaxes(0, 1), exact) <= 4e-6
+    np.testing.assert_array_equal(
+        ops.attention_varlen(q, k, v, cu_seqlens, relative_bias=np.zeros_like(bias)),
+        ops.attention_varlen(q, k, v, cu_seqlens),
+    )
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     batch=st.integers(0, 5),
@@ -326,6 +345,8 @@ def test_nothing_is_read_or_written_past_the_end(isa, rng):
         (lambda f: ops.attention_varlen(*[f(5, 1, 4)] * 3, [0.0, 5.0]), TypeError, "cu_seqlens has dtype float64"),
         (lambda f: ops.attention_varlen(*[f(5, 1, 4)] * 3, [0, 2**40]), ValueError, "beyond int32"),
         (lambda f: ops.attention_varlen(*[f(5, 1, 4)] * 3, []), ValueError, "at least one"),
+        (lambda f: ops.attention_varlen(*[f(5, 1, 4)] * 3, [0, 5], relative_bias=f(1, 8)), ValueError, r"shape \(1, 8\), wanted \(1, 2 P - 1\)"),
+        (lambda f: ops.attention_varlen(*[f(5, 1, 4)] * 3, [0, 5], relative_bias=f(1, 7)), ValueError, "sentences of 4 tokens, and one has 5"),
         (lambda f: ops.masked_mean_pool(f(2, 3, 4), np.ones((2, 4))), ValueError, "attention_mask has shape"),
         (lambda f: ops.masked_mean_pool(f(2, 3, 4), np.array([["a"]])), TypeError, "wanted bool or 0/1"),
         (lambda f: ops.mean_pool_varlen(f(3), [0, 3]), ValueError, "wanted 2 dimensions"),

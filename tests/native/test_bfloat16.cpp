@@ -138,12 +138,15 @@ void test_attention(const char* isa, void (*attention)(const AttentionParams&)) 
     for (const int64_t sk : {1, 2, 3, 16, 17, 32, 33, 70})
       for (const int64_t sq : {1, 7, 12, 13, 25})
         for (const bool with_index : {false, true}) {
+          const bool with_bias = !with_index && sq <= sk;
           std::vector<int32_t> keys;
           for (int64_t i = 0; with_index && i < sk; ++i)
             keys.push_back(static_cast<int32_t>(2 * i + 1));
           const int64_t rows = with_index ? 2 * sk : sk, width = kHeads * D;
           const auto q = random_floats(sq * width, 1), k = random_floats(rows * width, 2);
           const auto v = random_floats(rows * width, 3);
+          const int64_t bias_stride = relative_bias_stride(sk);
+          const auto bias = random_floats(kHeads * bias_stride, 4);
           std::vector<float> out(static_cast<size_t>(sq * width));
           Buffer scratch(attention_scratch_floats(sk, D));
           attention({.q = {q.data(), width, D},
@@ -157,7 +160,9 @@ void test_attention(const char* isa, void (*attention)(const AttentionParams&)) 
                      .head_begin = 0,
                      .head_end = kHeads,
                      .scale = 0.2f,
-                     .scratch = scratch.data()});
+                     .scratch = scratch.data(),
+                     .bias = with_bias ? bias.data() + sk - 1 : nullptr,
+                     .bias_stride = bias_stride});
           std::vector<double> exact(out.size()), magnitude(out.size());
           for (int64_t h = 0; h < kHeads; ++h)
             for (int64_t i = 0; i < sq; ++i) {
@@ -170,7 +175,9 @@ void test_attention(const char* isa, void (*attention)(const AttentionParams&)) 
               for (int64_t j = 0; j < sk; ++j) {
                 double score = 0;
                 for (int64_t d = 0; d < D; ++d) score += at(q, i, d) * at(k, row_of(j), d);
-                total += weight[static_cast<size_t>(j)] = std::exp(0.2 * score);
+                const size_t place = static_cast<size_t>(h * bias_stride + sk - 1 + j - i);
+                total += weight[static_cast<size_t>(j)] =
+                    std::exp(0.2 * score + (with_bias ? double{bias[place]} : 0.0));
               }
               for (int64_t d = 0; d < D; ++d) {
                 double sum = 0, sizes = 0;

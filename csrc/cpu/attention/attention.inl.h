@@ -5,7 +5,7 @@
 //   K^T is transposed into panels [ceil(seqlen_k / NR), D, NR]: keys in lanes.
 //   For each tile of MR queries:
 //     S = q K^T      [MR, seqlen_k]   the micro-kernel with K = D
-//     P = exp(scale S - max)          per row, the sum kept aside
+//     P = exp(scale S + bias - max)   per row, the sum kept aside; most models have no bias
 //     O = P V / sum  [MR, D]          the same micro-kernel with K = seqlen_k, V's rows as they lie
 //
 // No online softmax: a sentence has at most a few hundred tokens, so a row of scores stays in L1
@@ -95,17 +95,32 @@ inline void softmax_rows(float* scores, int64_t lds, int64_t seqlen_k,
   }
 }
 
-// S = scale q K^T for 16 * kVectors keys: scores [kRows, .], rows lds apart.
+// S = scale acc + bias for 16 * kVectors keys: scores [kRows, .], rows lds apart. `bias` is that of
+// the first key for the tile's first query, or null; for the next query it lies one place before.
+template <int kRows, int kVectors>
+MINIFUSE_INLINE inline void store_scores(float scale, const float* bias,
+                                         const f32x16 (&acc)[kRows][kVectors], float* scores,
+                                         int64_t lds) {
+  const f32x16 factor = broadcast(scale);
+  if (bias == nullptr) {
+    over_tile<kRows, kVectors>([&](auto i, auto j) MINIFUSE_INLINE {
+      store(scores + i.value * lds + 16 * j.value, mul(acc[i.value][j.value], factor));
+    });
+    return;
+  }
+  over_tile<kRows, kVectors>([&](auto i, auto j) MINIFUSE_INLINE {
+    store(scores + i.value * lds + 16 * j.value,
+          fma(acc[i.value][j.value], factor, load(bias + 16 * j.value - i.value)));
+  });
+}
+
 template <int kRows, int kVectors>
 inline void score_tile(const AttentionParams& p, const float* q, const float* key_panel,
-                       float* scores, int64_t lds) {
+                       const float* bias, float* scores, int64_t lds) {
   f32x16 acc[kRows][kVectors];
   clear(acc);
   multiply_tile(q, p.q.row_stride, key_panel, kPanelColumns, p.head_dim, acc);
-  const f32x16 scale = broadcast(p.scale);
-  over_tile<kRows, kVectors>([&](auto i, auto j) MINIFUSE_INLINE {
-    store(scores + i.value * lds + 16 * j.value, mul(acc[i.value][j.value], scale));
-  });
+  store_scores(p.scale, bias, acc, scores, lds);
 }
 
 // Values as the tile multiplies them: [seqlen_k, NR] panels, rows `stride` apart.
@@ -132,13 +147,16 @@ MINIFUSE_INLINE inline void store_context(const AttentionParams& p, int64_t c,
 
 template <int kRows>
 __attribute__((noinline)) void attention_tile(const AttentionParams& p, const float* q,
-                                              const float* key_panels, const ValuePanels& values,
-                                              float* scores, int64_t lds, float* out) {
+                                              const float* bias, const float* key_panels,
+                                              const ValuePanels& values, float* scores, int64_t lds,
+                                              float* out) {
   int64_t key = 0;
+  const auto bias_at = [&](int64_t first) { return bias ? bias + first : nullptr; };
   for (; key + kPanelColumns - 16 < p.seqlen_k; key += kPanelColumns)
-    score_tile<kRows, kTileVectors>(p, q, key_panels + key * p.head_dim, scores + key, lds);
+    score_tile<kRows, kTileVectors>(p, q, key_panels + key * p.head_dim, bias_at(key), scores + key,
+                                    lds);
   if (key < p.seqlen_k)  // at most 16 keys in the last panel: half the work
-    score_tile<kRows, 1>(p, q, key_panels + key * p.head_dim, scores + key, lds);
+    score_tile<kRows, 1>(p, q, key_panels + key * p.head_dim, bias_at(key), scores + key, lds);
 
   float inverse_sum[kRows];
   softmax_rows<kRows>(scores, lds, p.seqlen_k, inverse_sum);
@@ -152,7 +170,7 @@ __attribute__((noinline)) void attention_tile(const AttentionParams& p, const fl
   }
 }
 
-// prepare(head), then tile(height, q, out) for every tile of that head's queries.
+// prepare(head), then tile(height, q, bias, out) for every tile of that head's queries.
 template <typename Prepare, typename Tile>
 inline void over_heads_and_tiles(const AttentionParams& p, Prepare prepare, Tile tile) {
   const int64_t num_tiles = (p.seqlen_q + kTileRows - 1) / kTileRows;
@@ -162,8 +180,9 @@ inline void over_heads_and_tiles(const AttentionParams& p, Prepare prepare, Tile
       const int64_t first = p.seqlen_q * t / num_tiles;
       const int64_t last = p.seqlen_q * (t + 1) / num_tiles;
       const float* q = p.q.data + head * p.q.head_stride + first * p.q.row_stride;
+      const float* bias = p.bias ? p.bias + head * p.bias_stride - first : nullptr;
       float* out = p.out.data + head * p.out.head_stride + first * p.out.row_stride;
-      with_tile_rows(last - first, [&](auto height) { tile(height, q, out); });
+      with_tile_rows(last - first, [&](auto height) { tile(height, q, bias, out); });
     }
   }
 }
@@ -186,7 +205,7 @@ void attention(const AttentionParams& p) {
           values = {packed_values, kPanelColumns, p.seqlen_k * kPanelColumns};
         }
       },
-      [&](auto height, const float* q, float* out) {
-        attention_tile<height.value>(p, q, key_panels, values, scores, lds, out);
+      [&](auto height, const float* q, const float* bias, float* out) {
+        attention_tile<height.value>(p, q, bias, key_panels, values, scores, lds, out);
       });
 }

@@ -5,7 +5,8 @@
 //
 //   key panels    [ceil(seqlen_k / NR), ceil(D / 2), NR]   pairs along D, keys in lanes
 //   value panels  [ceil(D / NR), ceil(seqlen_k / 2), NR]   pairs of keys, columns of v in lanes
-//   S = q K^T  [MR, seqlen_k]     P = exp(scale S - max), as bfloat16 in the first half of S's rows
+//   S = q K^T  [MR, seqlen_k]     P = exp(scale S + bias - max), as bfloat16 in the first half of
+//                                 S's rows
 //   O = P V / sum                 the micro-kernel of bfloat16_dot.inl.h twice
 
 // Sixteen keys at a time are rounded, then transposed as words of two values each.
@@ -63,6 +64,7 @@ inline void pair_values(const AttentionParams& p, const float* v, uint16_t* pane
 
 template <int kRows>
 __attribute__((noinline)) void attention_bfloat16_tile(const AttentionParams& p, const float* q,
+                                                       const float* bias,
                                                        const uint16_t* key_panels,
                                                        const uint16_t* value_panels, float* scores,
                                                        int64_t lds, float* out) {
@@ -71,14 +73,11 @@ __attribute__((noinline)) void attention_bfloat16_tile(const AttentionParams& p,
   const int64_t num_words = (p.head_dim + 1) / 2, num_pairs = (p.seqlen_k + 1) / 2;
   for (int64_t i = 0; i < kRows; ++i)
     round_row(q + i * p.q.row_stride, p.head_dim, rounded + i * kStride);
-  const f32x16 scale = broadcast(p.scale);
   for (int64_t key = 0; key < p.seqlen_k; key += kPanelColumns) {
     f32x16 acc[kRows][kTileVectors];
     clear(acc);
     multiply_pairs(rounded, kStride, key_panels + key * num_words * 2, num_words, acc);
-    over_tile<kRows, kTileVectors>([&](auto i, auto j) MINIFUSE_INLINE {
-      store(scores + i.value * lds + key + 16 * j.value, mul(acc[i.value][j.value], scale));
-    });
+    store_scores(p.scale, bias ? bias + key : nullptr, acc, scores + key, lds);
   }
 
   float inverse_sum[kRows];
@@ -108,8 +107,9 @@ void attention_bfloat16(const AttentionParams& p) {
         pair_keys(p, p.k.data + head * p.k.head_stride, key_panels);
         pair_values(p, p.v.data + head * p.v.head_stride, value_panels);
       },
-      [&](auto height, const float* q, float* out) {
-        attention_bfloat16_tile<height.value>(p, q, reinterpret_cast<const uint16_t*>(key_panels),
+      [&](auto height, const float* q, const float* bias, float* out) {
+        attention_bfloat16_tile<height.value>(p, q, bias,
+                                              reinterpret_cast<const uint16_t*>(key_panels),
                                               value_panels, scores, lds, out);
       });
 }

@@ -97,6 +97,8 @@ CudaEncoder::CudaEncoder(const ModelDescription& description,
         "; use device='cpu'");
   check(description.activation <= Activation::kRelu,
         "device cuda: activation: wanted gelu, gelu_new or relu; use device='cpu'");
+  check(!description.has_relative_bias,
+        "device cuda: attention with relative biases is not supported; use device='cpu'");
   weights_ = std::make_unique<Weights>(description, rows_);
 }
 

@@ -99,7 +99,7 @@ CudaWeights::CudaWeights(const ModelDescription& description, const Weights& wei
                       .ffn1 = send_matrix(w.ffn1, "W1"),
                       .ffn2 = send_matrix(w.ffn2, "W2"),
                       .attention_norm = send_norm(w.attention_norm),
-                      .output_norm = send_norm(w.output_norm)});
+                      .ffn_norm = send_norm(w.ffn_norm)});
 }
 
 }  // namespace minifuse

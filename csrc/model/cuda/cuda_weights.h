@@ -23,7 +23,7 @@ struct CudaWeights {
   };
   struct Layer {
     Matrix qkv, out, ffn1, ffn2;
-    Norm attention_norm, output_norm;
+    Norm attention_norm, ffn_norm;
   };
 
   // Sends what `weights` holds, packed by `rows`. Throws where the device has no room.

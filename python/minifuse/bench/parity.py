@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from minifuse import ops
 from minifuse.bench import reference
-from minifuse.models.layer import hidden_states
+from minifuse.models.layer import by_pair, hidden_states
 from minifuse.models.weights import read_slots
 from minifuse.native import core
 from minifuse.sentence_transformer import SentenceTransformer
@@ -105,9 +105,10 @@ class _Torch:
     def projections(self, x: Any, *parts: tuple[Any, Any]) -> Any:
         return [self.linear(x, *part) for part in parts]
 
-    def attention(self, projections: Any, num_heads: int, layer: int) -> Any:
+    def attention(self, projections: Any, num_heads: int, layer: int, bias: Any = None) -> Any:
         q, k, v = (y.reshape(1, len(y), num_heads, -1).swapaxes(1, 2) for y in projections)
-        context = self._functional.scaled_dot_product_attention(q, k, v)
+        biases = None if bias is None else by_pair(bias, q.shape[2])[None]
+        context = self._functional.scaled_dot_product_attention(q, k, v, biases)
         return context[0].swapaxes(0, 1).reshape(projections[0].shape)
 
     def dropped(self, x: Any, layer: int, place: int) -> Any:

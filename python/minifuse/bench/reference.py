@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from minifuse.models.layer import by_pair
+
 __all__ = [
     "Float64",
     "attention",
@@ -79,10 +81,16 @@ def gelu_ffn(x: Any, w1: Any, b1: Any, w2: Any, b2: Any, activation: str = "gelu
     return linear(linear(x, w1, b1, activation), w2, b2)
 
 
-def attention(q: Any, k: Any, v: Any, mask: Any = None, scale: float | None = None) -> F64:
-    """softmax(scale q k^T) v over [..., seqlen, head_dim]; mask [..., seqlen_k], True keeps."""
+def attention(
+    q: Any, k: Any, v: Any, mask: Any = None, scale: float | None = None, bias: Any = 0.0
+) -> F64:
+    """softmax(scale q k^T + bias) v over [..., seqlen, head_dim]; mask [..., seqlen_k], True keeps.
+
+    bias [..., seqlen, seqlen_k].
+    """
     q, k, v = f64(q), f64(k), f64(v)
     scores = q @ np.swapaxes(k, -1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = scores + f64(bias)
     keep = np.ones(k.shape[-2], bool) if mask is None else np.asarray(mask, bool)
     keep = np.broadcast_to(keep[..., None, :] if keep.ndim > 1 else keep, scores.shape)
     scores = np.where(keep, scores, -np.inf)
@@ -115,10 +123,12 @@ class Float64:
         return [linear(x, *part) for part in parts]
 
     @staticmethod
-    def attention(projections: list[F64], num_heads: int, layer: int) -> F64:
-        """softmax(Q K^T / sqrt(D)) V of each head, [seqlen, H]."""
+    def attention(projections: list[F64], num_heads: int, layer: int, bias: Any = None) -> F64:
+        """softmax(Q K^T / sqrt(D) + bias) V of each head, [seqlen, H]."""
         q, k, v = (y.reshape(len(y), num_heads, -1).swapaxes(0, 1) for y in projections)
-        return f64(attention(q, k, v).swapaxes(0, 1).reshape(projections[0].shape))
+        biases = 0.0 if bias is None else by_pair(f64(bias), q.shape[1])
+        context = attention(q, k, v, bias=biases)
+        return f64(context.swapaxes(0, 1).reshape(projections[0].shape))
 
     @staticmethod
     def dropped(x: Any, layer: int, place: int) -> Any:

@@ -28,6 +28,8 @@ class ModelDescription:
         layer_norm_eps: epsilon of every LayerNorm.
         activation: "gelu", "gelu_new", "relu", "silu" or "tanh".
         type_vocab_size: types that a token can have.
+        has_relative_bias: whether attention adds a bias by head and distance to its scores: slot
+            "attention.relative_bias", [num_attention_heads, 2 max_position_embeddings - 1].
     """
 
     vocab_size: int
@@ -39,6 +41,7 @@ class ModelDescription:
     layer_norm_eps: float
     activation: str
     type_vocab_size: int = 1
+    has_relative_bias: bool = False
 
 
 class Config:

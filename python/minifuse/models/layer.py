@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from minifuse.models.description import ModelDescription
 
-__all__ = ["EMBEDDINGS", "Steps", "embed", "hidden_states", "post_norm_layer"]
+__all__ = ["EMBEDDINGS", "Steps", "by_pair", "embed", "hidden_states", "post_norm_layer"]
 
 # Places of the dropouts of rows: behind each of these.
 EMBEDDINGS, ATTENTION_OUTPUT, FFN_OUTPUT = 0, 2, 3
@@ -34,11 +34,20 @@ class Steps(Protocol):
     def projections(self, x: Any, *parts: tuple[Any, Any]) -> Any:
         """Return x W^T + b for each of query, key and value, in the form that attention takes."""
 
-    def attention(self, projections: Any, num_heads: int, layer: int) -> Any:
-        """Return softmax(Q K^T / sqrt(D)) V of each sentence and head, [tokens, H]."""
+    def attention(self, projections: Any, num_heads: int, layer: int, bias: Any) -> Any:
+        """Return softmax(Q K^T / sqrt(D) + bias) V of each sentence and head, [tokens, H].
+
+        bias is None, or [num_heads, 2 P - 1]: a head's bias by the distance of the tokens.
+        """
 
     def dropped(self, x: Any, layer: int, place: int) -> Any:
         """Return x with the dropout of a place; x itself where nothing is dropped."""
+
+
+def by_pair(bias: Any, seqlen: int) -> Any:
+    """Biases by distance [heads, 2 P - 1] as those of query i and key j, [heads, seqlen, seqlen]."""
+    place = np.arange(seqlen)
+    return bias[:, bias.shape[1] // 2 + place - place[:, None]]
 
 
 def embed(
@@ -87,15 +96,16 @@ def post_norm_layer(
 
     # Q, K, V = X Wq + bq, X Wk + bk, X Wv + bv
     projections = run.projections(x, of("query"), of("key"), of("value"))
-    # per sentence, per head:  O = softmax(Q K^T / sqrt(D)) V
-    context = run.attention(projections, description.num_attention_heads, layer)
+    # per sentence, per head:  O = softmax(Q K^T / sqrt(D) + bias) V
+    bias = weights.get("attention.relative_bias")
+    context = run.attention(projections, description.num_attention_heads, layer, bias)
     # Y = LayerNorm(X + O Wo + bo)
     out = run.dropped(run.linear(context, *of("attention_output")), layer, ATTENTION_OUTPUT)
     y = run.layer_norm(out, *of("attention_norm"), eps, residual=x)
     # X = LayerNorm(Y + activation(Y W1 + b1) W2 + b2)
     hidden = run.linear(y, *of("ffn_input"), activation=description.activation)
     out = run.dropped(run.linear(hidden, *of("ffn_output")), layer, FFN_OUTPUT)
-    return run.layer_norm(out, *of("output_norm"), eps, residual=y)
+    return run.layer_norm(out, *of("ffn_norm"), eps, residual=y)
 
 
 def hidden_states(

@@ -70,9 +70,14 @@ def read_slots(folder: ModelFolder, slots: Iterable[str]) -> Iterator[tuple[str,
             wanted.setdefault(source.name, []).append(slot)
     for own, array in _read_own(folder, wanted):
         for slot in wanted[own]:
-            source = architecture.source(slot)
-            rows = None if source is None else source.rows
-            yield slot, array if rows is None else np.ascontiguousarray(array[rows])
+            try:
+                made = architecture.source(slot).of(array, folder.description)  # type: ignore[union-attr]
+            except (IndexError, ValueError) as error:
+                shape = list(array.shape)
+                raise ValueError(
+                    f"{folder.weights_path}: {own!r} has shape {shape}: {error}"
+                ) from error
+            yield slot, made
 
 
 def new_encoder(description: ModelDescription, dtype: str, device: str = "cpu") -> core.Encoder:

@@ -131,8 +131,17 @@ def attention(q: Any, k: Any, v: Any, mask: Any = None, scale: float | None = No
     return out.reshape(batch, seqlen_q, num_heads, head_dim).transpose(1, 2)
 
 
-def attention_varlen(q: Any, k: Any, v: Any, cu_seqlens: Any, scale: float | None = None) -> Any:
+def attention_varlen(
+    q: Any,
+    k: Any,
+    v: Any,
+    cu_seqlens: Any,
+    scale: float | None = None,
+    relative_bias: Any = None,
+) -> Any:
     """As minifuse.ops.attention_varlen; cu_seqlens on the CPU saves waiting for the device."""
+    if relative_bias is not None:
+        raise ValueError("relative_bias: only tensors on the CPU have it, wanted None")
     call = _Call("q", q)
     wanted = _shape("q", q, 3)
     for name, tensor in (("k", k), ("v", v)):

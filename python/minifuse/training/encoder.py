@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from minifuse.models.architectures import Rows
+from minifuse.models.architectures import Derived, Rows
 from minifuse.models.checkpoint import open_checkpoint
 from minifuse.models.description import Config, read_object
 from minifuse.models.folder import ModelFolder
@@ -133,7 +133,8 @@ class _Steps:
         weights, biases = zip(*parts, strict=True)
         return F.linear(x, torch.cat(weights), torch.cat(biases))
 
-    def attention(self, projections: Any, num_heads: int, layer: int) -> Any:
+    def attention(self, projections: Any, num_heads: int, layer: int, bias: Any) -> Any:
+        assert bias is None, "TrainableEncoder refuses models with biases"
         places = self._numbers * (num_heads * self._most * self._most)
         is_dropped = self._draws is not None
         p = self._attention_dropout if is_dropped else 0.0
@@ -184,8 +185,8 @@ class TrainableEncoder(torch.nn.Module):  # type: ignore[misc]
         folder: what the model is and where its weights lie.
 
     Raises:
-        ValueError: the folder holds int8 weights, another pooling than mean or cls, or modules
-            behind the pooling that have weights.
+        ValueError: the folder holds int8 weights, another pooling than mean or cls, modules
+            behind the pooling that have weights, or a model whose attention has biases.
     """
 
     def __init__(self, folder: ModelFolder) -> None:
@@ -194,6 +195,10 @@ class TrainableEncoder(torch.nn.Module):  # type: ignore[misc]
             raise ValueError(f"{folder.path}: int8 weights cannot be trained, wanted float ones")
         if folder.poolings not in (["mean"], ["cls"]):
             raise ValueError(f"{folder.path}: pools by {folder.poolings}, wanted mean or cls")
+        if folder.description.has_relative_bias:
+            raise ValueError(
+                f"{folder.path}: attention has relative biases, which cannot be trained yet"
+            )
         if any(hasattr(module, "weight") for module in folder.modules):
             raise ValueError(f"{folder.path}: has a Dense module, which cannot be trained yet")
         self.folder = folder
@@ -204,7 +209,11 @@ class TrainableEncoder(torch.nn.Module):  # type: ignore[misc]
         )
         self._weights = torch.nn.ParameterDict()
         slots = new_encoder(folder.description, "float32").weight_slots()
-        sources = {slot: folder.architecture.source(slot) for slot in slots}
+        sources: dict[str, Rows | None] = {}
+        for slot in slots:
+            source = folder.architecture.source(slot)
+            assert not isinstance(source, Derived), slot
+            sources[slot] = source
         tensors = stored_tensors(folder, slots)
         missing = sorted({source.name for source in sources.values() if source} - tensors.keys())
         if missing:

@@ -14,9 +14,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from minifuse.models.description import Config, ModelDescription
 
-__all__ = ["Architecture", "Head", "Rows", "architecture_of"]
+__all__ = ["Architecture", "Derived", "Head", "Rows", "architecture_of"]
+
+FloatArray = npt.NDArray[np.float32]
 
 _LAYER = re.compile(r"^layers\.(\d+)\.")
 
@@ -31,6 +36,22 @@ class Rows(NamedTuple):
 
     name: str
     rows: slice | int | None = None
+
+    def of(self, tensor: FloatArray, description: ModelDescription) -> FloatArray:
+        """Return what goes into the slot."""
+        return tensor if self.rows is None else np.ascontiguousarray(tensor[self.rows])
+
+
+class Derived(NamedTuple):
+    """What is computed from a checkpoint's tensor.
+
+    Attributes:
+        name: of the tensor, without the family's prefix.
+        of: what goes into the slot. It gives the same bits on every machine.
+    """
+
+    name: str
+    of: Callable[[FloatArray, ModelDescription], FloatArray]
 
 
 @dataclass(frozen=True)
@@ -69,7 +90,7 @@ class Architecture:
 
     model_types: tuple[str, ...]
     describe: Callable[[Config], ModelDescription]
-    tensors: Mapping[str, str | Rows | None]
+    tensors: Mapping[str, str | Rows | Derived | None]
     prefix: str = ""
     dropouts: tuple[str, str] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
     head: Head | None = None
@@ -78,7 +99,7 @@ class Architecture:
         """Return a tensor's name without prefix, in the spelling of today."""
         return name.removeprefix(self.prefix).replace(".gamma", ".weight").replace(".beta", ".bias")
 
-    def source(self, slot: str) -> Rows | None:
+    def source(self, slot: str) -> Rows | Derived | None:
         """Return the tensor of a slot, or None for zeros."""
         if slot in self.tensors:
             source = self.tensors[slot]

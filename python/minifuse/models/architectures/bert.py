@@ -39,6 +39,6 @@ ARCHITECTURE = Architecture(
         "layers.{}.attention_norm": "encoder.layer.{}.attention.output.LayerNorm",
         "layers.{}.ffn_input": "encoder.layer.{}.intermediate.dense",
         "layers.{}.ffn_output": "encoder.layer.{}.output.dense",
-        "layers.{}.output_norm": "encoder.layer.{}.output.LayerNorm",
+        "layers.{}.ffn_norm": "encoder.layer.{}.output.LayerNorm",
     },
 )

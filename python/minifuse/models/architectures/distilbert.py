@@ -37,6 +37,6 @@ ARCHITECTURE = Architecture(
         "layers.{}.attention_norm": "transformer.layer.{}.sa_layer_norm",
         "layers.{}.ffn_input": "transformer.layer.{}.ffn.lin1",
         "layers.{}.ffn_output": "transformer.layer.{}.ffn.lin2",
-        "layers.{}.output_norm": "transformer.layer.{}.output_layer_norm",
+        "layers.{}.ffn_norm": "transformer.layer.{}.output_layer_norm",
     },
 )
