@@ -107,7 +107,7 @@ FAULTS = (
     Fault("scratch memory of another member", WORKSPACE,
           "return linear_scratch.data() + member * sizes.linear_bytes;", "return linear_scratch.data();",
           "native:test_sizes"),
-    Fault("a weight in another's place", "csrc/model/weights.cpp",
+    Fault("a weight in another's place", "csrc/model/weights/weights.cpp",
           ".matrix = &matrix, .first_row = first}", ".matrix = &matrix, .first_row = 0}",
           "tests/models/test_model.py"),
     Fault("sums of the wrong group", "csrc/linear/packed_linear.cpp",

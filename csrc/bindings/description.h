@@ -19,7 +19,10 @@ inline ModelDescription description_of(const py::object& object) {
       .type_vocab_size = integer("type_vocab_size"),
       .layer_norm_eps = static_cast<float>(object.attr("layer_norm_eps").cast<double>()),
       .activation = parse_activation(object.attr("activation").cast<std::string>()),
-      .has_relative_bias = object.attr("has_relative_bias").cast<bool>()};
+      .has_position_embeddings = object.attr("has_position_embeddings").cast<bool>(),
+      .has_relative_bias = object.attr("has_relative_bias").cast<bool>(),
+      .rotary_theta = object.attr("rotary_theta").cast<double>(),
+      .has_gate = object.attr("has_gate").cast<bool>()};
   description.validate();
   return description;
 }

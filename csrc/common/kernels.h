@@ -62,6 +62,9 @@ struct Kernels {
   Kernel<void(const AttentionParams& params)> attention;
   Kernel<void(const AttentionParams& params)> attention_bfloat16;  // of a model with such weights
   Kernel<void(const EmbedParams& params)> embed_layer_norm;
+  Kernel<void(const RotaryParams& params)> rotate;
+  // x[r][c] = activation(x[r][c]) * x[r][F + c] for M rows, ldx apart: the gate of F columns.
+  Kernel<void(float* x, int64_t ldx, int64_t M, int64_t F, Activation activation)> gate;
   Kernel<void(const PoolParams& params)> pool;
   // x[r] /= max(||x[r]||, 1e-12) for rows of width H, ldx apart.
   Kernel<void(float* x, int64_t ldx, int64_t num_rows, int64_t H)> l2_normalize;

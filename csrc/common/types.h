@@ -93,6 +93,15 @@ struct AttentionParams {
   int64_t bias_stride = 0;
 };
 
+// x = R(position) x in place for each head of each row, which turns the pair (x[d], x[d + D / 2]) by
+// the angle position * frequency[d] (Su et al. 2021).
+struct RotaryParams {
+  float* x;  // [M, num_heads * head_dim], rows ldx apart
+  int64_t ldx;
+  const float* angles;  // [M, head_dim]: head_dim / 2 cosines, then their sines
+  int64_t M, num_heads, head_dim;
+};
+
 // Attention of one sentence with dropout of its weights, and its gradient
 // (attention_training.inl.h). seqlen_q = seqlen_k, no key_index, no bias.
 struct AttentionTrainingParams {

@@ -11,6 +11,7 @@
 #include "cpu/attention/attention_training.inl.h"
 #include "cpu/rows/embed.inl.h"
 #include "cpu/rows/pool.inl.h"
+#include "cpu/rows/rotary.inl.h"
 #include "cpu/search/search.inl.h"
 #include "cpu/search/search_floats.inl.h"
 #include "cpu/search/search_int8.inl.h"
@@ -24,6 +25,8 @@ constexpr Kernels filled_table(const char* isa) {
       .attention = attention,
       .attention_bfloat16 = attention,
       .embed_layer_norm = embed_layer_norm,
+      .rotate = rotate,
+      .gate = gate,
       .pool = pool,
       .l2_normalize = l2_normalize,
       .search_float32 = search_float32,

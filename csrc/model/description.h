@@ -20,12 +20,20 @@ struct ModelDescription {
   int64_t type_vocab_size = 1;
   float layer_norm_eps = 1e-12f;
   Activation activation = Activation::kGelu;
+  bool has_position_embeddings = true;
   bool has_relative_bias = false;  // scores have a bias by head and distance (AttentionParams)
+  double rotary_theta = 0;  // queries and keys are turned by their positions; 0: they are not
+  bool has_gate = false;  // activation(Y Wg) * (Y W1) in place of activation(Y W1)
 
   int64_t head_dim() const { return hidden_size / num_attention_heads; }
-  // Returns the row of a token in the table of positions, which every token type has one of.
+  // Columns that the first matrix of the feed-forward gives.
+  int64_t ffn_columns() const { return has_gate ? 2 * intermediate_size : intermediate_size; }
+  // Rows of the table of positions, which every token type has one of.
+  int64_t position_rows() const { return has_position_embeddings ? max_position_embeddings : 1; }
+  // Returns the row of a token there.
   int32_t position_row(int32_t token_type, int64_t position) const {
-    return static_cast<int32_t>(token_type * max_position_embeddings + position);
+    return static_cast<int32_t>(token_type * position_rows() +
+                                (has_position_embeddings ? position : 0));
   }
 
   void validate() const {
@@ -36,8 +44,8 @@ struct ModelDescription {
     in_range("vocab_size", vocab_size, 1, INT32_MAX);
     in_range("max_position_embeddings", max_position_embeddings, 1, 1 << 20);
     in_range("type_vocab_size", type_vocab_size, 1, 1 << 10);
-    in_range("type_vocab_size * max_position_embeddings", type_vocab_size * max_position_embeddings,
-             1, 1 << 20);
+    in_range("type_vocab_size * max_position_embeddings", type_vocab_size * position_rows(), 1,
+             1 << 20);
     in_range("hidden_size", hidden_size, 1, 1 << 16);
     in_range("num_hidden_layers", num_hidden_layers, 0, 1000);
     in_range("num_attention_heads", num_attention_heads, 1, hidden_size);
@@ -48,6 +56,14 @@ struct ModelDescription {
     if (has_relative_bias)
       in_range("num_attention_heads * max_position_embeddings",
                num_attention_heads * max_position_embeddings, 1, 1 << 24);
+    check(std::isfinite(rotary_theta) && rotary_theta >= 0,
+          "config: the base of rotary positions is ", rotary_theta, ", wanted a finite number > 0");
+    if (rotary_theta > 0) {
+      check(head_dim() % 2 == 0, "config: rotary positions turn pairs, and a head has ", head_dim(),
+            " columns");
+      in_range("max_position_embeddings * head_dim", max_position_embeddings * head_dim(), 1,
+               1 << 26);
+    }
     check(std::isfinite(layer_norm_eps) && layer_norm_eps >= 0.0f,
           "config: layer_norm_eps=", layer_norm_eps, ", wanted a finite number >= 0");
   }

@@ -184,7 +184,7 @@ CostModel Encoder::cost_model() const {
   const double H = static_cast<double>(description_.hidden_size);
   const double F = static_cast<double>(description_.intermediate_size);
   const double L = static_cast<double>(description_.num_hidden_layers);
-  const double num_weights = L * (4 * H * H + 2 * H * F);
+  const double num_weights = L * (4 * H * H + (description_.has_gate ? 3 : 2) * H * F);
   const double bytes_per_weight = static_cast<double>(kernels_.linear.format.panel_bytes(64)) /
                                   static_cast<double>(64 * kernels_.linear.format.panel_columns);
   return {.per_token = 2 * num_weights,

@@ -10,7 +10,7 @@
 #include "model/description.h"
 #include "model/plan.h"
 #include "model/team_steps.h"
-#include "model/weights.h"
+#include "model/weights/weights.h"
 #include "model/workspace.h"
 #include "threads/machine.h"
 

@@ -10,11 +10,11 @@ template <typename Steps, typename LayerWeights>
 void post_norm_layer(Steps& run, const LayerWeights& w) {
   // Q, K, V = X Wq + bq, X Wk + bk, X Wv + bv
   run.linear(w.qkv, run.x, run.qkv);
-  // per sentence, per head:  O = softmax(Q K^T / sqrt(D) + bias) V
+  // per sentence, per head:  O = softmax(Q K^T / sqrt(D) + bias) V, rotary positions turn Q and K
   run.attention(run.qkv, run.context);
   // Y = LayerNorm(X + O Wo + bo)
   run.linear_residual_norm(w.out, run.context, run.x, w.attention_norm, run.y);
-  // X = LayerNorm(Y + activation(Y W1 + b1) W2 + b2)
+  // X = LayerNorm(Y + activation(Y W1 + b1) W2 + b2), or with activation(Y Wg + bg) * (Y W1 + b1)
   run.feed_forward_residual_norm(w.ffn1, w.ffn2, run.y, w.ffn_norm, run.x);
 }
 

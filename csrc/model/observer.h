@@ -5,7 +5,7 @@
 #include <cstring>
 
 #include "common/types.h"
-#include "model/weights.h"
+#include "model/weights/weights.h"
 
 namespace minifuse {
 

@@ -59,7 +59,15 @@ void TeamSteps::attention(const Rows& qkv, const Rows& out) const noexcept {
       const int64_t heads = std::min(A - head, item_end - item);
       const int64_t row = cu_seqlens_[sentence] - cu_seqlens_[chunk_.first];
       const int64_t seqlen = cu_seqlens_[sentence + 1] - cu_seqlens_[sentence];
-      const float* q = qkv.data + row * qkv.stride;
+      float* q = qkv.data + row * qkv.stride;
+      if (weights_.rotary.data())
+        for (float* part : {q, q + H})
+          kernels_.rows.rotate({.x = part + head * D,
+                                .ldx = qkv.stride,
+                                .angles = weights_.rotary.data(),
+                                .M = seqlen,
+                                .num_heads = heads,
+                                .head_dim = D});
       kernels_.attention({.q = {q, qkv.stride, D},
                           .k = {q + H, qkv.stride, D},
                           .v = {q + 2 * H, qkv.stride, D},
@@ -111,6 +119,19 @@ void TeamSteps::linear_residual_norm(const LayerLinear& w, const Rows& x, const 
   team_.meet();
 }
 
+void TeamSteps::hidden_of(const LayerLinear& w1, const Rows& x,
+                          const Rows& hidden) const noexcept {
+  if (!description_.has_gate) return linear(w1, x, hidden, description_.activation);
+  linear(w1, x, hidden);
+  if (team_.has_left()) return;
+  const int64_t begin = team_.begin(hidden.count), end = team_.end(hidden.count);
+  observer_.time(&StageTicks::activation, [&] {
+    kernels_.rows.gate(hidden.data + begin * hidden.stride, hidden.stride, end - begin,
+                       description_.intermediate_size, description_.activation);
+  });
+  team_.meet();
+}
+
 void TeamSteps::feed_forward_residual_norm(const LayerLinear& w1, const LayerLinear& w2,
                                            const Rows& x, const NormWeights& norm,
                                            const Rows& y) const noexcept {
@@ -120,7 +141,7 @@ void TeamSteps::feed_forward_residual_norm(const LayerLinear& w1, const LayerLin
     const int64_t end = std::min(M, row + block);
     const Rows in = x.part(row, end);
     const Rows hidden{ws_.hidden.data(), ws_.sizes.ldhidden, in.first, in.count};
-    linear(w1, in, hidden, description_.activation);
+    hidden_of(w1, in, hidden);
     linear_residual_norm(w2, hidden, in, norm, y.part(row, end));
   }
 }

@@ -30,17 +30,21 @@ class TeamSteps {
   // y = activation(x W^T + b). Members take columns.
   void linear(const LayerLinear& w, const Rows& x, const Rows& y,
               Activation activation = Activation::kNone) const noexcept;
-  // out = softmax(q k^T / sqrt(D) + bias) v in each sentence. Members take heads.
+  // out = softmax(q k^T / sqrt(D) + bias) v in each sentence, q and k turned by their positions where
+  // the model has rotary ones. Members take heads.
   void attention(const Rows& qkv, const Rows& out) const noexcept;
   // y = LayerNorm(x W^T + b + residual): fused for a member alone; columns, then rows, for a team.
   void linear_residual_norm(const LayerLinear& w, const Rows& x, const Rows& residual,
                             const NormWeights& norm, const Rows& y) const noexcept;
-  // y = LayerNorm(activation(x W1^T + b1) W2^T + b2 + x). A member alone takes block after block of
-  // rows, so that the intermediate stays in L2.
+  // y = LayerNorm(hidden W2^T + b2 + x), hidden = activation(x W1^T + b1), or with a gate
+  // activation(x Wg^T + bg) * (x W1^T + b1). A member alone takes block after block of rows, so that
+  // the intermediate stays in L2.
   void feed_forward_residual_norm(const LayerLinear& w1, const LayerLinear& w2, const Rows& x,
                                   const NormWeights& norm, const Rows& y) const noexcept;
 
  private:
+  // The intermediate of the feed-forward. Members take columns, and rows to gate.
+  void hidden_of(const LayerLinear& w1, const Rows& x, const Rows& hidden) const noexcept;
   LinearParams params(const LayerLinear& w, const Rows& x, const Rows& y,
                       Activation activation) const;
   // This member's columns.

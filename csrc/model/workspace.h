@@ -60,7 +60,7 @@ inline WorkspaceSizes workspace_sizes(const ModelDescription& description,
       .hidden_rows = hidden_rows,
       .ldx = padded_stride(H),
       .ldqkv = padded_stride(3 * H),
-      .ldhidden = padded_stride(F),
+      .ldhidden = padded_stride(description.ffn_columns()),
       .attention_floats =
           round_up(attention_scratch_floats(max_seqlen, description.head_dim()), 16),
       // Wq, Wk, Wv, Wo and W1 read rows of H values, W2 reads rows of F.
@@ -74,7 +74,7 @@ struct Workspace {
   WorkspaceSizes sizes;  // of the call that uses it; covered by what is allocated
   Buffer x, y, context;  // [tokens, H]
   Buffer qkv;  // [tokens, 3H]
-  Buffer hidden;  // [hidden_rows, F]
+  Buffer hidden;  // [hidden_rows, F], or 2F with a gate
   Buffer attention_scratch;  // [members, attention_floats]
   BufferOf<std::byte> linear_scratch;  // [members, linear_bytes]
   std::vector<int32_t> positions;  // [tokens]

@@ -97,8 +97,10 @@ CudaEncoder::CudaEncoder(const ModelDescription& description,
         "; use device='cpu'");
   check(description.activation <= Activation::kRelu,
         "device cuda: activation: wanted gelu, gelu_new or relu; use device='cpu'");
-  check(!description.has_relative_bias,
-        "device cuda: attention with relative biases is not supported; use device='cpu'");
+  check(description.has_position_embeddings && !description.has_relative_bias &&
+            description.rotary_theta == 0 && !description.has_gate,
+        "device cuda: only models of BERT's kind run there (absolute positions, no gate); use "
+        "device='cpu'");
   weights_ = std::make_unique<Weights>(description, rows_);
 }
 

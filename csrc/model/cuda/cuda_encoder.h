@@ -16,7 +16,7 @@
 #include "cuda/runtime.h"
 #include "model/batch.h"
 #include "model/cuda/cuda_weights.h"
-#include "model/weights.h"
+#include "model/weights/weights.h"
 
 namespace minifuse {
 

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "cuda/runtime.h"
-#include "model/weights.h"
+#include "model/weights/weights.h"
 
 namespace minifuse {
 

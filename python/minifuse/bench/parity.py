@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from minifuse import ops
 from minifuse.bench import reference
-from minifuse.models.layer import by_pair, hidden_states
+from minifuse.models.layer import angles, by_pair, hidden_states
 from minifuse.models.weights import read_slots
 from minifuse.native import core
 from minifuse.sentence_transformer import SentenceTransformer
@@ -90,6 +90,7 @@ class _Torch:
             "gelu": functional.gelu,
             "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
             "relu": functional.relu,
+            "silu": functional.silu,
         }
 
     def rows(self, table: Any, ids: Any) -> Any:
@@ -104,6 +105,17 @@ class _Torch:
 
     def projections(self, x: Any, *parts: tuple[Any, Any]) -> Any:
         return [self.linear(x, *part) for part in parts]
+
+    def turned(self, projections: Any, num_heads: int, theta: float) -> Any:
+        return [*(self._turned(y, num_heads, theta) for y in projections[:2]), projections[2]]
+
+    def _turned(self, x: Any, num_heads: int, theta: float) -> Any:
+        heads = x.reshape(len(x), num_heads, -1)
+        turn = self._torch.from_numpy(angles(theta, len(x), heads.shape[2]))[:, None]
+        a, b = heads.chunk(2, dim=2)
+        cosine, sine = turn.cos(), turn.sin()
+        parts = [a * cosine - b * sine, b * cosine + a * sine]
+        return self._torch.cat(parts, 2).reshape(x.shape)
 
     def attention(self, projections: Any, num_heads: int, layer: int, bias: Any = None) -> Any:
         q, k, v = (y.reshape(1, len(y), num_heads, -1).swapaxes(1, 2) for y in projections)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from minifuse.models.layer import by_pair
+from minifuse.models.layer import angles, by_pair
 
 __all__ = [
     "Float64",
@@ -25,6 +25,7 @@ __all__ = [
     "linear",
     "mean_pool",
     "relative_error",
+    "rotated",
 ]
 
 F64 = npt.NDArray[np.float64]
@@ -59,6 +60,7 @@ _ACTIVATIONS: dict[str | None, Callable[[Any], F64]] = {
     "gelu": gelu,
     "gelu_new": gelu_new,
     "relu": lambda x: f64(np.maximum(x, 0)),
+    "silu": lambda x: f64(x / (1 + np.exp(-f64(x)))),
 }
 
 
@@ -100,6 +102,16 @@ def attention(
     return f64(np.divide(weights, total, out=np.zeros_like(weights), where=total > 0) @ v)
 
 
+def rotated(x: Any, num_heads: int, theta: float) -> F64:
+    """Rows x [seqlen, heads * head_dim], each head of row i turned by position i."""
+    x = f64(x)
+    heads = x.reshape(len(x), num_heads, -1)
+    turn = f64(angles(theta, len(x), heads.shape[2]))[:, None]
+    a, b = np.split(heads, 2, axis=2)
+    cosine, sine = np.cos(turn), np.sin(turn)
+    return f64(np.concatenate([a * cosine - b * sine, b * cosine + a * sine], 2).reshape(x.shape))
+
+
 def mean_pool(x: Any, mask: Any) -> F64:
     """The mean of the rows of x [batch, seqlen, H] that mask [batch, seqlen] keeps; none: zeros."""
     m = f64(mask)[..., None]
@@ -121,6 +133,11 @@ class Float64:
     def projections(x: Any, *parts: tuple[Any, Any]) -> list[F64]:
         """x W^T + b for each part."""
         return [linear(x, *part) for part in parts]
+
+    @staticmethod
+    def turned(projections: list[F64], num_heads: int, theta: float) -> list[F64]:
+        """The projections, each head of query and key turned by its position."""
+        return [*(rotated(y, num_heads, theta) for y in projections[:2]), projections[2]]
 
     @staticmethod
     def attention(projections: list[F64], num_heads: int, layer: int, bias: Any = None) -> F64:

@@ -30,6 +30,11 @@ class ModelDescription:
         type_vocab_size: types that a token can have.
         has_relative_bias: whether attention adds a bias by head and distance to its scores: slot
             "attention.relative_bias", [num_attention_heads, 2 max_position_embeddings - 1].
+        has_position_embeddings: whether positions have a table of embeddings.
+        rotary_theta: queries and keys are turned by their positions, with this base of the
+            frequencies (Su et al. 2021); 0: they are not.
+        has_gate: whether the feed-forward's intermediate is activation(Y Wg + bg) * (Y W1 + b1), Wg in
+            slots "ffn_gate" (Shazeer 2020).
     """
 
     vocab_size: int
@@ -42,6 +47,9 @@ class ModelDescription:
     activation: str
     type_vocab_size: int = 1
     has_relative_bias: bool = False
+    has_position_embeddings: bool = True
+    rotary_theta: float = 0.0
+    has_gate: bool = False
 
 
 class Config:
@@ -94,6 +102,37 @@ class Config:
         ):
             raise ValueError(f"{self.path}: {key} is {value!r:.60}, wanted a number")
         return float(value)
+
+    def rotary_theta(self, old_key: str, default: float, kind: str | None = None) -> float:
+        """Return the base of rotary positions, by today's rope_parameters or an older key.
+
+        Args:
+            old_key: where configurations had it before.
+            default: the family's.
+            kind: of the layers, where rope_parameters has several.
+
+        Raises:
+            ValueError: it is no number above 0, or the positions are scaled in some way.
+        """
+        parameters = self.values.get("rope_parameters") or {}
+        if kind is not None and isinstance(parameters, dict):
+            parameters = parameters.get(kind) or {}
+        if not isinstance(parameters, dict):
+            raise ValueError(
+                f"{self.path}: rope_parameters is {self.values['rope_parameters']!r:.60}, wanted an "
+                "object"
+            )
+        inner = Config(self.path, {old_key: parameters.get("rope_theta"), **parameters})
+        inner.want("rope_type", "default")
+        for scaling in ("rope_scaling", "rotary_scaling_factor"):
+            if self.values.get(scaling) is not None:
+                raise ValueError(f"{self.path}: {scaling} is given, wanted none")
+        if inner.values[old_key] is None:
+            inner.values[old_key] = self.values.get(old_key, default)
+        theta = inner.number(old_key, default)
+        if theta <= 0:
+            raise ValueError(f"{self.path}: {old_key} is {theta}, wanted a number > 0")
+        return theta
 
     def activation(self, key: str, default: str = "gelu") -> str:
         """Return the kernels' name of an activation.

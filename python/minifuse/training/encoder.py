@@ -133,6 +133,9 @@ class _Steps:
         weights, biases = zip(*parts, strict=True)
         return F.linear(x, torch.cat(weights), torch.cat(biases))
 
+    def turned(self, projections: Any, num_heads: int, theta: float) -> Any:
+        raise AssertionError("TrainableEncoder refuses models with rotary positions")
+
     def attention(self, projections: Any, num_heads: int, layer: int, bias: Any) -> Any:
         assert bias is None, "TrainableEncoder refuses models with biases"
         places = self._numbers * (num_heads * self._most * self._most)
@@ -186,7 +189,7 @@ class TrainableEncoder(torch.nn.Module):  # type: ignore[misc]
 
     Raises:
         ValueError: the folder holds int8 weights, another pooling than mean or cls, modules
-            behind the pooling that have weights, or a model whose attention has biases.
+            behind the pooling that have weights, or a model of another kind than BERT's.
     """
 
     def __init__(self, folder: ModelFolder) -> None:
@@ -195,9 +198,11 @@ class TrainableEncoder(torch.nn.Module):  # type: ignore[misc]
             raise ValueError(f"{folder.path}: int8 weights cannot be trained, wanted float ones")
         if folder.poolings not in (["mean"], ["cls"]):
             raise ValueError(f"{folder.path}: pools by {folder.poolings}, wanted mean or cls")
-        if folder.description.has_relative_bias:
+        what = folder.description
+        if what.has_relative_bias or what.rotary_theta or what.has_gate:
             raise ValueError(
-                f"{folder.path}: attention has relative biases, which cannot be trained yet"
+                f"{folder.path}: relative biases, rotary positions and gates cannot be trained yet; "
+                "wanted a model of BERT's kind"
             )
         if any(hasattr(module, "weight") for module in folder.modules):
             raise ValueError(f"{folder.path}: has a Dense module, which cannot be trained yet")

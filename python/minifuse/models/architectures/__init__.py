@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from minifuse.models.description import Config, ModelDescription
 
-__all__ = ["Architecture", "Derived", "Head", "Rows", "architecture_of"]
+__all__ = ["Architecture", "Derived", "Head", "Rows", "architecture_of", "third"]
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -54,6 +54,18 @@ class Derived(NamedTuple):
     of: Callable[[FloatArray, ModelDescription], FloatArray]
 
 
+def third(name: str, part: int) -> Derived:
+    """Return one of the three matrices that a checkpoint joins: 0 is Q's, 1 K's and 2 V's."""
+
+    def of(tensor: FloatArray, description: ModelDescription) -> FloatArray:
+        width = description.hidden_size
+        if tensor.shape[:1] != (3 * width,):
+            raise ValueError(f"wanted {3 * width} rows, those of Q, K and V")
+        return np.ascontiguousarray(tensor[part * width : (part + 1) * width])
+
+    return Derived(name, of)
+
+
 @dataclass(frozen=True)
 class Head:
     """A family's head for classification: output(activation(dense(pooled token))).
@@ -81,8 +93,9 @@ class Architecture:
     Attributes:
         model_types: values of model_type in config.json.
         describe: makes the description of a model from its config.json.
-        tensors: slot -> tensor of a checkpoint, both without ".weight" and ".bias"; "{}" stands
-            for the number of the layer. None: the family has no such tensor, and zeros serve.
+        tensors: slot -> tensor of a checkpoint, "{}" being the number of the layer; either both
+            without ".weight" and ".bias", or both whole, which goes first. None: the family has no
+            such tensor, and zeros serve.
         prefix: of tensor names, where a checkpoint has it.
         dropouts: keys of config.json that hold the dropout of rows and that of attention.
         head: of the family's cross-encoders; None: there are none.
@@ -101,15 +114,16 @@ class Architecture:
 
     def source(self, slot: str) -> Rows | Derived | None:
         """Return the tensor of a slot, or None for zeros."""
-        if slot in self.tensors:
-            source = self.tensors[slot]
-            return Rows(source) if isinstance(source, str) else source
         pattern, layer = _LAYER.sub("layers.{}.", slot), _LAYER.match(slot)
         stem, _, part = pattern.rpartition(".")
-        source = self.tensors[stem]
-        if not isinstance(source, str):
-            return source
-        return Rows(f"{source}.{part}".replace("{}", layer[1] if layer else ""))
+        is_whole = pattern in self.tensors
+        source = self.tensors[pattern if is_whole else stem]
+        if source is None:
+            return None
+        if isinstance(source, str):
+            source = Rows(source)
+        name = source.name if is_whole else f"{source.name}.{part}"
+        return source._replace(name=name.replace("{}", layer[1] if layer else ""))
 
 
 @functools.cache

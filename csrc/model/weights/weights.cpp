@@ -1,11 +1,12 @@
 // The table of slots, and the way of a tensor into its slot. Q, K and V of a layer become one matrix,
 // so their rows wait for each other; any other tensor is packed as it comes. Nothing is kept twice.
 
-#include "model/weights.h"
+#include "model/weights/weights.h"
 
 #include <algorithm>
 
 #include "linear/quantize.h"
+#include "model/weights/rotary.h"
 
 namespace minifuse {
 namespace {
@@ -20,9 +21,12 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 
 std::vector<LayerMatrix> layer_matrices(const ModelDescription& description) {
   const int64_t H = description.hidden_size, F = description.intermediate_size;
+  LayerMatrix ffn1{"ffn_input", {"ffn_input"}, F, H, &LayerWeights::ffn1};
+  if (description.has_gate)
+    ffn1 = {"ffn_gate_input", {"ffn_gate", "ffn_input"}, 2 * F, H, &LayerWeights::ffn1};
   return {{"qkv", {"query", "key", "value"}, 3 * H, H, &LayerWeights::qkv},
           {"attention_output", {"attention_output"}, H, H, &LayerWeights::out},
-          {"ffn_input", {"ffn_input"}, F, H, &LayerWeights::ffn1},
+          ffn1,
           {"ffn_output", {"ffn_output"}, H, F, &LayerWeights::ffn2}};
 }
 
@@ -42,7 +46,7 @@ Weights::Weights(const ModelDescription& description, const MatrixFormat& format
     slots_[name] = {.shape = std::move(shape), .buffer = &buffer, .buffer_size = size};
   };
   add("embeddings.word", word_embeddings, {description.vocab_size, H});
-  add("embeddings.position", positions_, {P, H});
+  add("embeddings.position", positions_, {description.position_rows(), H});
   add("embeddings.token_type", token_types_, {description.type_vocab_size, H});
   add("embeddings.norm.weight", embedding_gamma, {H});
   add("embeddings.norm.bias", embedding_beta, {H});
@@ -156,14 +160,17 @@ void Weights::finish() {
   for (const std::string& name : missing())
     fail("weights: '", name, "' is missing, shape ", shape_text(slots_.at(name).shape));
   const int64_t H = description_.hidden_size, P = description_.max_position_embeddings;
-  position_embeddings = Buffer(description_.type_vocab_size * P * H);
+  const int64_t num_rows = description_.position_rows();
+  position_embeddings = Buffer(description_.type_vocab_size * num_rows * H);
   float* sum = position_embeddings.data();
   for (int64_t type = 0; type < description_.type_vocab_size; ++type)
-    for (int64_t position = 0; position < P; ++position)
+    for (int64_t position = 0; position < num_rows; ++position)
       for (int64_t c = 0; c < H; ++c)
         *sum++ = positions_.data()[position * H + c] + token_types_.data()[type * H + c];
   positions_ = Buffer();
   token_types_ = Buffer();
+  if (description_.rotary_theta > 0)
+    rotary = rotary_angles(description_.rotary_theta, P, description_.head_dim());
   if (description_.has_relative_bias) {
     const int64_t A = description_.num_attention_heads, stride = relative_bias_stride(P);
     relative_bias = Buffer(A * stride);

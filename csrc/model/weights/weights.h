@@ -26,7 +26,7 @@ struct NormWeights {
 struct LayerWeights {
   LayerLinear qkv;  // Wq, Wk, Wv one after the other: [3H, H]
   LayerLinear out;  // Wo [H, H]
-  LayerLinear ffn1;  // W1 [F, H]
+  LayerLinear ffn1;  // W1 [F, H]; with a gate Wg and W1 [2F, H]
   LayerLinear ffn2;  // W2 [H, F]
   NormWeights attention_norm, ffn_norm;
 };
@@ -69,10 +69,11 @@ class Weights {
   std::vector<std::string> missing() const;
 
   Buffer word_embeddings;  // [vocab_size, H]
-  // [type_vocab_size, max_position_embeddings, H]: the sum of both embeddings, by position_row().
+  // [type_vocab_size, position_rows, H]: the sum of both embeddings, by position_row().
   Buffer position_embeddings;
   Buffer embedding_gamma, embedding_beta;
   Buffer relative_bias;  // [num_attention_heads, relative_bias_stride()], where the model has it
+  Buffer rotary;  // rotary_angles(), where the model has them
   std::vector<LayerWeights> layers;
 
   const ModelDescription& description() const { return description_; }
@@ -112,7 +113,7 @@ class Weights {
   const MatrixFormat& format_;
   std::map<std::string, Slot> slots_;
   std::deque<Matrix> matrices_;  // slots point to them
-  // These are until finish(): [max_position_embeddings, H] and [type_vocab_size, H],
+  // These are until finish(): [position_rows, H] and [type_vocab_size, H],
   Buffer positions_, token_types_;
   Buffer distances_;  // [num_attention_heads, 2 max_position_embeddings - 1]
   bool is_finished_ = false;
