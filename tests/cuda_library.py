@@ -38,7 +38,8 @@ MODULE = ("csrc/bindings/cuda.cpp", "csrc/bindings/cuda_ops.cpp", "csrc/bindings
           "tests/cuda_emulator/device.cpp", "tests/cuda_emulator/runtime.cpp",
           "tests/cuda_emulator/warpgroup.cpp",
           "csrc/model/batch.cpp", "csrc/model/cuda/cuda_encoder.cpp",
-          "csrc/model/cuda/cuda_weights.cpp", "csrc/model/weights/weights.cpp",
+          "csrc/model/cuda/cuda_weights.cpp", "csrc/model/weights/rotary.cpp",
+          "csrc/model/weights/weights.cpp",
           "csrc/linear/packed_linear.cpp", "csrc/linear/quantize.cpp")  # fmt: skip
 EMULATOR = ("tests/native/cuda_emulated.cpp", "tests/cuda_emulator/device.cpp",
             "tests/cuda_emulator/warpgroup.cpp")  # fmt: skip

@@ -22,6 +22,9 @@ inline ModelDescription description_of(const py::object& object) {
       .has_position_embeddings = object.attr("has_position_embeddings").cast<bool>(),
       .has_relative_bias = object.attr("has_relative_bias").cast<bool>(),
       .rotary_theta = object.attr("rotary_theta").cast<double>(),
+      .local_rotary_theta = object.attr("local_rotary_theta").cast<double>(),
+      .windows = object.attr("windows").cast<std::vector<int64_t>>(),
+      .norms_first = object.attr("norms_first").cast<bool>(),
       .has_gate = object.attr("has_gate").cast<bool>()};
   description.validate();
   return description;

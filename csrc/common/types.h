@@ -54,12 +54,13 @@ struct LinearParams {
   StageTicks* ticks = nullptr;  // or null; of its stages, those inside a linear kernel
 };
 
-// y = LayerNorm(x + residual) * gamma + beta, row by row; y may be x or residual.
+// y = LayerNorm(x + residual) * gamma + beta, row by row; y may be x or residual, sum may be residual.
 struct LayerNormParams {
   const float* x;  // [M, H], rows ldx apart
   int64_t ldx;
   const float* residual;  // [M, H], rows ldr apart, or null
   int64_t ldr;
+  float* sum = nullptr;  // [M, H], rows ldr apart, or null: where x + residual is kept
   const float* gamma;  // [H]
   const float* beta;  // [H]
   float eps;
@@ -76,6 +77,8 @@ struct Heads {
   int64_t row_stride, head_stride;
 };
 
+inline constexpr int64_t kAllKeys = INT32_MAX;
+
 // out = softmax(scale * q k^T) v for one sentence, over the heads [head_begin, head_end).
 struct AttentionParams {
   Heads<const float> q;  // seqlen_q tokens
@@ -91,6 +94,9 @@ struct AttentionParams {
   // bias[j - i], relative_bias_stride() from head to head. Not together with key_index.
   const float* bias = nullptr;
   int64_t bias_stride = 0;
+  // A query attends to keys at most so many places before and after it. Others cost no time but for
+  // those of a tile's own rows. Not together with key_index.
+  int64_t keys_before = kAllKeys, keys_after = kAllKeys;
 };
 
 // x = R(position) x in place for each head of each row, which turns the pair (x[d], x[d + D / 2]) by
@@ -103,7 +109,8 @@ struct RotaryParams {
 };
 
 // Attention of one sentence with dropout of its weights, and its gradient
-// (attention_training.inl.h). seqlen_q = seqlen_k, no key_index, no bias.
+// (attention_training.inl.h). seqlen_q = seqlen_k, no key_index, no bias,
+// all keys.
 struct AttentionTrainingParams {
   AttentionParams forward;  // scratch: attention_training_floats(seqlen, head_dim)
   float dropout;  // the share of weights that is dropped, 0 <= dropout < 1

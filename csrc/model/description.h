@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <vector>
 
 #include "common/check.h"
 #include "common/types.h"
@@ -23,8 +24,17 @@ struct ModelDescription {
   bool has_position_embeddings = true;
   bool has_relative_bias = false;  // scores have a bias by head and distance (AttentionParams)
   double rotary_theta = 0;  // queries and keys are turned by their positions; 0: they are not
+  double local_rotary_theta = 0;  // the same for layers with a window
+  // Layer by layer: a token attends to at most so many tokens on either side; 0: to all. Empty: all
+  // layers attend to all.
+  std::vector<int64_t> windows = {};
+  bool norms_first = false;  // LayerNorms stand before attention and feed-forward, and at the end
   bool has_gate = false;  // activation(Y Wg) * (Y W1) in place of activation(Y W1)
 
+  // Returns how many tokens on either side a layer's tokens attend to; 0: all.
+  int64_t window_of(int64_t layer) const {
+    return windows.empty() ? 0 : windows[static_cast<size_t>(layer)];
+  }
   int64_t head_dim() const { return hidden_size / num_attention_heads; }
   // Columns that the first matrix of the feed-forward gives.
   int64_t ffn_columns() const { return has_gate ? 2 * intermediate_size : intermediate_size; }
@@ -56,8 +66,15 @@ struct ModelDescription {
     if (has_relative_bias)
       in_range("num_attention_heads * max_position_embeddings",
                num_attention_heads * max_position_embeddings, 1, 1 << 24);
-    check(std::isfinite(rotary_theta) && rotary_theta >= 0,
-          "config: the base of rotary positions is ", rotary_theta, ", wanted a finite number > 0");
+    for (const double theta : {rotary_theta, local_rotary_theta})
+      check(std::isfinite(theta) && theta >= 0, "config: the base of rotary positions is ", theta,
+            ", wanted a finite number > 0");
+    check(local_rotary_theta == 0 || rotary_theta > 0,
+          "config: rotary positions in some layers only are not supported");
+    check(windows.empty() || static_cast<int64_t>(windows.size()) == num_hidden_layers,
+          "config: windows of ", windows.size(), " layers, wanted ", num_hidden_layers);
+    for (const int64_t window : windows) in_range("window of attention", window, 0, 1 << 20);
+    if (norms_first) in_range("num_hidden_layers", num_hidden_layers, 1, 1000);
     if (rotary_theta > 0) {
       check(head_dim() % 2 == 0, "config: rotary positions turn pairs, and a head has ", head_dim(),
             " columns");

@@ -65,16 +65,22 @@ bool Encoder::encode_chunk(Call& call, const Chunk& chunk, Workspace& ws,
                                     .M = row_end - row_begin,
                                     .H = H});
   });
+  // Where norms go first, y is the normed x, and what comes out at the end.
+  const bool norms_first = description_.norms_first;
+  if (norms_first)
+    for (int64_t row = row_begin; row < row_end; ++row)
+      std::memcpy(ws.y.data() + row * ldx, x + row * ldx, static_cast<size_t>(H) * sizeof(float));
   team.meet();
 
-  const auto copy_rows = [&](float* destination) {
+  const auto copy_rows = [&](float* destination, const float* from) {
     for (int64_t row = row_begin; row < row_end; ++row)
-      std::memcpy(destination + (first_token + row) * H, x + row * ldx,
+      std::memcpy(destination + (first_token + row) * H, from + row * ldx,
                   static_cast<size_t>(H) * sizeof(float));
   };
   const int64_t num_layers = description_.num_hidden_layers;
   for (int64_t index = 0; index < num_layers && !team.has_left(); ++index) {
-    if (outputs.hidden_states) copy_rows(outputs.hidden_states + index * batch.total_tokens * H);
+    if (outputs.hidden_states)
+      copy_rows(outputs.hidden_states + index * batch.total_tokens * H, x);
     const int64_t width = outputs.matrix_inputs ? inputs_per_layer(description_) : 0;
     const Observer observer(
         ticks,
@@ -82,23 +88,32 @@ bool Encoder::encode_chunk(Call& call, const Chunk& chunk, Workspace& ws,
             ? outputs.matrix_inputs + (index * batch.total_tokens + first_token) * width
             : nullptr,
         width);
-    TeamSteps steps(weights_, kernels_, batch.cu_seqlens, chunk, ws, team, observer);
-    post_norm_layer(steps, weights_.layers[static_cast<size_t>(index)]);
+    TeamSteps steps(weights_, index, kernels_, batch.cu_seqlens, chunk, ws, team, observer);
+    const LayerWeights& layer = weights_.layers[static_cast<size_t>(index)];
+    if (norms_first)
+      pre_norm_layer(steps, layer,
+                     index + 1 < num_layers
+                         ? weights_.layers[static_cast<size_t>(index + 1)].attention_norm
+                         : weights_.final_norm);
+    else
+      post_norm_layer(steps, layer);
   }
   if (team.has_left()) return false;
-  if (outputs.hidden_states) copy_rows(outputs.hidden_states + num_layers * batch.total_tokens * H);
-  if (outputs.token_embeddings) copy_rows(outputs.token_embeddings);
+  const float* last = norms_first ? ws.y.data() : x;
+  if (outputs.hidden_states)
+    copy_rows(outputs.hidden_states + num_layers * batch.total_tokens * H, last);
+  if (outputs.token_embeddings) copy_rows(outputs.token_embeddings, last);
   team.meet();
   if (team.has_left()) return false;
-  clock.time(&StageTicks::pooling, [&] { pool_chunk(batch, outputs, chunk, ws, team); });
+  clock.time(&StageTicks::pooling, [&] { pool_chunk(batch, outputs, chunk, last, ldx, team); });
   team.meet();
   return !team.has_left();
 }
 
 void Encoder::pool_chunk(const Batch& batch, const Outputs& outputs, const Chunk& chunk,
-                         const Workspace& ws, const Team& team) const {
+                         const float* x, int64_t ldx, const Team& team) const {
   if (outputs.pooled == nullptr) return;
-  const int64_t H = description_.hidden_size, ldx = ws.sizes.ldx;
+  const int64_t H = description_.hidden_size;
   const int64_t first_token = batch.cu_seqlens[chunk.first];
   const int64_t num_sentences = chunk.last - chunk.first;
   const int64_t width = static_cast<int64_t>(outputs.poolings.size()) * H;
@@ -107,7 +122,7 @@ void Encoder::pool_chunk(const Batch& batch, const Outputs& outputs, const Chunk
     const int64_t seqlen = batch.cu_seqlens[sentence + 1] - batch.cu_seqlens[sentence];
     const int64_t row = batch.cu_seqlens[sentence] - first_token;
     for (size_t j = 0; j < outputs.poolings.size(); ++j)
-      kernels_.rows.pool({.x = ws.x.data() + row * ldx,
+      kernels_.rows.pool({.x = x + row * ldx,
                           .ldx = ldx,
                           .mask = nullptr,
                           .y = outputs.pooled + sentence * width + static_cast<int64_t>(j) * H,

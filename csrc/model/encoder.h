@@ -1,4 +1,4 @@
-// The post-LN BERT encoder over packed sentences, from token ids to pooled vectors.
+// The encoder over packed sentences, from token ids to pooled vectors.
 #pragma once
 
 #include <functional>
@@ -47,8 +47,9 @@ class Encoder {
   // member that left between two barriers would leave the others waiting there for ever.
   bool encode_chunk(Call& call, const Chunk& chunk, Workspace& ws, Team& team) const noexcept;
   void add_ticks(const Outputs& outputs, Workspace& ws) const;
-  void pool_chunk(const Batch& batch, const Outputs& outputs, const Chunk& chunk,
-                  const Workspace& ws, const Team& team) const;
+  // x: the last rows of the chunk, ldx apart.
+  void pool_chunk(const Batch& batch, const Outputs& outputs, const Chunk& chunk, const float* x,
+                  int64_t ldx, const Team& team) const;
 
   // Workspaces outlive a call, so that a burst of queries allocates nothing; large ones do not.
   std::unique_ptr<Workspace> borrow_workspace(int64_t tokens, int64_t max_seqlen,

@@ -18,4 +18,17 @@ void post_norm_layer(Steps& run, const LayerWeights& w) {
   run.feed_forward_residual_norm(w.ffn1, w.ffn2, run.y, w.ffn_norm, run.x);
 }
 
+// The pre-norm layer (Xiong et al. 2020). x is what all layers add to; y comes in as its norm, and
+// goes out as its norm for what follows.
+template <typename Steps, typename LayerWeights, typename NormWeights>
+void pre_norm_layer(Steps& run, const LayerWeights& w, const NormWeights& next_norm) {
+  // Q, K, V = Y Wq + bq, Y Wk + bk, Y Wv + bv
+  run.linear(w.qkv, run.y, run.qkv);
+  run.attention(run.qkv, run.context);
+  // X = X + O Wo + bo,  Y = LayerNorm(X)
+  run.linear_add_norm(w.out, run.context, run.x, w.ffn_norm, run.y);
+  // X = X + feed-forward(Y),  Y = LayerNorm(X)
+  run.feed_forward_add_norm(w.ffn1, w.ffn2, run.y, run.x, next_norm);
+}
+
 }  // namespace minifuse

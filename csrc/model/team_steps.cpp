@@ -5,7 +5,7 @@
 
 namespace minifuse {
 
-TeamSteps::TeamSteps(const Weights& weights, const EncoderKernels& kernels,
+TeamSteps::TeamSteps(const Weights& weights, int64_t layer, const EncoderKernels& kernels,
                      const int32_t* cu_seqlens, const Chunk& chunk, Workspace& workspace,
                      Team& team, const Observer& observer)
     : x{workspace.x.data(), workspace.sizes.ldx, 0,
@@ -14,6 +14,7 @@ TeamSteps::TeamSteps(const Weights& weights, const EncoderKernels& kernels,
       qkv{workspace.qkv.data(), workspace.sizes.ldqkv, 0, x.count},
       context{workspace.context.data(), workspace.sizes.ldx, 0, x.count},
       weights_(weights),
+      layer_(layer),
       description_(weights.description()),
       kernels_(kernels),
       cu_seqlens_(cu_seqlens),
@@ -50,6 +51,9 @@ void TeamSteps::attention(const Rows& qkv, const Rows& out) const noexcept {
   if (team_.has_left()) return;
   const int64_t H = description_.hidden_size, A = description_.num_attention_heads;
   const int64_t D = description_.head_dim();
+  const int64_t window = description_.window_of(layer_), reach = window ? window : kAllKeys;
+  const bool is_local = window && weights_.local_rotary.data();
+  const float* angles = is_local ? weights_.local_rotary.data() : weights_.rotary.data();
   const int64_t bias_stride = relative_bias_stride(description_.max_position_embeddings);
   const int64_t num_items = (chunk_.last - chunk_.first) * A;  // a head of a sentence each
   const int64_t item_end = team_.end(num_items);
@@ -60,11 +64,11 @@ void TeamSteps::attention(const Rows& qkv, const Rows& out) const noexcept {
       const int64_t row = cu_seqlens_[sentence] - cu_seqlens_[chunk_.first];
       const int64_t seqlen = cu_seqlens_[sentence + 1] - cu_seqlens_[sentence];
       float* q = qkv.data + row * qkv.stride;
-      if (weights_.rotary.data())
+      if (angles)
         for (float* part : {q, q + H})
           kernels_.rows.rotate({.x = part + head * D,
                                 .ldx = qkv.stride,
-                                .angles = weights_.rotary.data(),
+                                .angles = angles,
                                 .M = seqlen,
                                 .num_heads = heads,
                                 .head_dim = D});
@@ -80,15 +84,18 @@ void TeamSteps::attention(const Rows& qkv, const Rows& out) const noexcept {
                           .scale = 1.0f / std::sqrt(static_cast<float>(D)),
                           .scratch = ws_.attention_scratch_of(team_.member),
                           .bias = weights_.bias_of_distance_0(),
-                          .bias_stride = bias_stride});
+                          .bias_stride = bias_stride,
+                          .keys_before = reach,
+                          .keys_after = reach});
       item += heads;
     }
   });
   team_.meet();
 }
 
-void TeamSteps::linear_residual_norm(const LayerLinear& w, const Rows& x, const Rows& residual,
-                                     const NormWeights& norm, const Rows& y) const noexcept {
+void TeamSteps::linear_norm(const LayerLinear& w, const Rows& x, const Rows& residual,
+                            bool keeps_sum, const NormWeights& norm,
+                            const Rows& y) const noexcept {
   if (team_.has_left()) return;
   observer_.input(x, w.input_column, w.K);
   const LinearParams linear = params(w, x, y, Activation::kNone);
@@ -96,6 +103,7 @@ void TeamSteps::linear_residual_norm(const LayerLinear& w, const Rows& x, const 
                        .ldx = y.stride,
                        .residual = residual.data,
                        .ldr = residual.stride,
+                       .sum = keeps_sum ? residual.data : nullptr,
                        .gamma = norm.gamma.data(),
                        .beta = norm.beta.data(),
                        .eps = description_.layer_norm_eps,
@@ -114,6 +122,7 @@ void TeamSteps::linear_residual_norm(const LayerLinear& w, const Rows& x, const 
   const int64_t begin = team_.begin(y.count);
   rows.x = rows.y = y.data + begin * y.stride;
   rows.residual += begin * residual.stride;
+  if (keeps_sum) rows.sum += begin * residual.stride;
   rows.M = team_.end(y.count) - begin;
   observer_.time(&StageTicks::layer_norm, [&] { kernels_.rows.layer_norm(rows); });
   team_.meet();
@@ -132,9 +141,9 @@ void TeamSteps::hidden_of(const LayerLinear& w1, const Rows& x,
   team_.meet();
 }
 
-void TeamSteps::feed_forward_residual_norm(const LayerLinear& w1, const LayerLinear& w2,
-                                           const Rows& x, const NormWeights& norm,
-                                           const Rows& y) const noexcept {
+void TeamSteps::feed_forward_norm(const LayerLinear& w1, const LayerLinear& w2, const Rows& x,
+                                  const Rows& residual, bool keeps_sum, const NormWeights& norm,
+                                  const Rows& y) const noexcept {
   const int64_t M = x.count;
   const int64_t block = team_.is_alone() ? ffn_block_rows(M, kernels_.blocks, kernels_.linear) : M;
   for (int64_t row = 0; row < M; row += block) {
@@ -142,8 +151,29 @@ void TeamSteps::feed_forward_residual_norm(const LayerLinear& w1, const LayerLin
     const Rows in = x.part(row, end);
     const Rows hidden{ws_.hidden.data(), ws_.sizes.ldhidden, in.first, in.count};
     hidden_of(w1, in, hidden);
-    linear_residual_norm(w2, hidden, in, norm, y.part(row, end));
+    linear_norm(w2, hidden, residual.part(row, end), keeps_sum, norm, y.part(row, end));
   }
+}
+
+void TeamSteps::linear_residual_norm(const LayerLinear& w, const Rows& x, const Rows& residual,
+                                     const NormWeights& norm, const Rows& y) const noexcept {
+  linear_norm(w, x, residual, false, norm, y);
+}
+
+void TeamSteps::feed_forward_residual_norm(const LayerLinear& w1, const LayerLinear& w2,
+                                           const Rows& x, const NormWeights& norm,
+                                           const Rows& y) const noexcept {
+  feed_forward_norm(w1, w2, x, x, false, norm, y);
+}
+
+void TeamSteps::linear_add_norm(const LayerLinear& w, const Rows& from, const Rows& x,
+                                const NormWeights& norm, const Rows& y) const noexcept {
+  linear_norm(w, from, x, true, norm, y);
+}
+
+void TeamSteps::feed_forward_add_norm(const LayerLinear& w1, const LayerLinear& w2, const Rows& y,
+                                      const Rows& x, const NormWeights& norm) const noexcept {
+  feed_forward_norm(w1, w2, y, x, true, norm, y);
 }
 
 }  // namespace minifuse

@@ -22,8 +22,9 @@ struct EncoderKernels {
 
 class TeamSteps {
  public:
-  TeamSteps(const Weights& weights, const EncoderKernels& kernels, const int32_t* cu_seqlens,
-            const Chunk& chunk, Workspace& workspace, Team& team, const Observer& observer);
+  TeamSteps(const Weights& weights, int64_t layer, const EncoderKernels& kernels,
+            const int32_t* cu_seqlens, const Chunk& chunk, Workspace& workspace, Team& team,
+            const Observer& observer);
 
   const Rows x, y, qkv, context;
 
@@ -41,8 +42,20 @@ class TeamSteps {
   // the intermediate stays in L2.
   void feed_forward_residual_norm(const LayerLinear& w1, const LayerLinear& w2, const Rows& x,
                                   const NormWeights& norm, const Rows& y) const noexcept;
+  // x = x + from W^T + b, y = LayerNorm(x): the same two, for layers that keep a sum.
+  void linear_add_norm(const LayerLinear& w, const Rows& from, const Rows& x,
+                       const NormWeights& norm, const Rows& y) const noexcept;
+  // x = x + hidden W2^T + b2, y = LayerNorm(x), hidden of y as it comes in.
+  void feed_forward_add_norm(const LayerLinear& w1, const LayerLinear& w2, const Rows& y,
+                             const Rows& x, const NormWeights& norm) const noexcept;
 
  private:
+  // y = LayerNorm(sum), sum = x W^T + b + residual; sum is kept in the residual's place or nowhere.
+  void linear_norm(const LayerLinear& w, const Rows& x, const Rows& residual, bool keeps_sum,
+                   const NormWeights& norm, const Rows& y) const noexcept;
+  void feed_forward_norm(const LayerLinear& w1, const LayerLinear& w2, const Rows& x,
+                         const Rows& residual, bool keeps_sum, const NormWeights& norm,
+                         const Rows& y) const noexcept;
   // The intermediate of the feed-forward. Members take columns, and rows to gate.
   void hidden_of(const LayerLinear& w1, const Rows& x, const Rows& hidden) const noexcept;
   LinearParams params(const LayerLinear& w, const Rows& x, const Rows& y,
@@ -51,6 +64,7 @@ class TeamSteps {
   void multiply(const LinearParams& params) const;
 
   const Weights& weights_;
+  const int64_t layer_;
   const ModelDescription& description_;
   const EncoderKernels& kernels_;
   const int32_t* cu_seqlens_;

@@ -10,7 +10,8 @@
 //
 // No online softmax: a sentence has at most a few hundred tokens, so a row of scores stays in L1
 // (12 rows of 256 are 12 KiB) and is rescaled never. The order of the keys is the only order of
-// summation, so the tile's height changes no bit. No key is masked; a mask has become key_index.
+// summation, so the tile's height changes no bit. No key is masked; a mask has become key_index, and
+// of a window those panels of keys are taken that a tile's queries reach.
 
 // K rows `keys` at a time into columns of the panels; rows past seqlen_k read as zeros.
 inline void transpose_keys(const AttentionParams& p, const float* k, float* panels) {
@@ -145,32 +146,72 @@ MINIFUSE_INLINE inline void store_context(const AttentionParams& p, int64_t c,
   });
 }
 
+// A tile's queries, and the keys that they reach: places of the sentence, the keys' first one that of
+// a panel on every instruction set.
+struct TileRange {
+  int64_t first_query, first_key, num_keys;
+
+  TileRange(const AttentionParams& p, int64_t first, int64_t last) : first_query(first) {
+    const int64_t reach = first > p.keys_before ? first - p.keys_before : 0;
+    const int64_t end = last + p.keys_after < p.seqlen_k ? last + p.keys_after : p.seqlen_k;
+    first_key = reach / kMaxPanelColumns * kMaxPanelColumns;
+    num_keys = end - first_key;
+  }
+};
+
+// Writes `value` over the scores of keys that a query of the tile does not reach.
 template <int kRows>
-__attribute__((noinline)) void attention_tile(const AttentionParams& p, const float* q,
-                                              const float* bias, const float* key_panels,
-                                              const ValuePanels& values, float* scores, int64_t lds,
-                                              float* out) {
+inline void fill_unreached(const AttentionParams& p, const TileRange& range, float* scores,
+                           int64_t lds, float value) {
+  for (int64_t i = 0; i < kRows; ++i) {
+    const int64_t query = range.first_query + i - range.first_key;  // counted from the first key
+    float* row = scores + i * lds;
+    for (int64_t key = 0; key < query - p.keys_before; ++key) row[key] = value;
+    for (int64_t key = query + p.keys_after + 1; key < range.num_keys; ++key) row[key] = value;
+  }
+}
+
+// Scores -> exp(s - max) of the keys that each query reaches, zeros for the others.
+template <int kRows>
+inline void softmax_reached(const AttentionParams& p, const TileRange& range, float* scores,
+                            int64_t lds, float (&inverse_sum)[kRows]) {
+  const bool is_limited = p.keys_before < kAllKeys || p.keys_after < kAllKeys;
+  // The exponential of the lowest score is no zero, but next to a sum of at least 1 it is none.
+  if (is_limited) fill_unreached<kRows>(p, range, scores, lds, -3.402823466e+38f);
+  softmax_rows<kRows>(scores, lds, range.num_keys, inverse_sum);
+  if (is_limited) fill_unreached<kRows>(p, range, scores, lds, 0.0f);
+}
+
+template <int kRows>
+__attribute__((noinline)) void attention_tile(const AttentionParams& p, const TileRange& range,
+                                              const float* q, const float* bias,
+                                              const float* key_panels, const ValuePanels& values,
+                                              float* scores, int64_t lds, float* out) {
   int64_t key = 0;
+  const float* panels = key_panels + range.first_key * p.head_dim;
   const auto bias_at = [&](int64_t first) { return bias ? bias + first : nullptr; };
-  for (; key + kPanelColumns - 16 < p.seqlen_k; key += kPanelColumns)
-    score_tile<kRows, kTileVectors>(p, q, key_panels + key * p.head_dim, bias_at(key), scores + key,
+  for (; key + kPanelColumns - 16 < range.num_keys; key += kPanelColumns)
+    score_tile<kRows, kTileVectors>(p, q, panels + key * p.head_dim, bias_at(key), scores + key,
                                     lds);
-  if (key < p.seqlen_k)  // at most 16 keys in the last panel: half the work
-    score_tile<kRows, 1>(p, q, key_panels + key * p.head_dim, bias_at(key), scores + key, lds);
+  if (key < range.num_keys)  // at most 16 keys in the last panel: half the work
+    score_tile<kRows, 1>(p, q, panels + key * p.head_dim, bias_at(key), scores + key, lds);
 
   float inverse_sum[kRows];
-  softmax_rows<kRows>(scores, lds, p.seqlen_k, inverse_sum);
+  softmax_reached<kRows>(p, range, scores, lds, inverse_sum);
 
   for (int64_t c = 0; c < p.head_dim; c += kPanelColumns) {
     f32x16 acc[kRows][kTileVectors];
     clear(acc);
-    multiply_tile(scores, lds, values.data + c / kPanelColumns * values.panel_step, values.stride,
-                  p.seqlen_k, acc);
+    multiply_tile(scores, lds,
+                  values.data + c / kPanelColumns * values.panel_step +
+                      range.first_key * values.stride,
+                  values.stride, range.num_keys, acc);
     store_context<kRows>(p, c, acc, inverse_sum, out);
   }
 }
 
-// prepare(head), then tile(height, q, bias, out) for every tile of that head's queries.
+// prepare(head), then tile(height, range, q, bias, out) for every tile of that head's queries; `bias`
+// is that of the range's first key for its first query.
 template <typename Prepare, typename Tile>
 inline void over_heads_and_tiles(const AttentionParams& p, Prepare prepare, Tile tile) {
   const int64_t num_tiles = (p.seqlen_q + kTileRows - 1) / kTileRows;
@@ -180,9 +221,11 @@ inline void over_heads_and_tiles(const AttentionParams& p, Prepare prepare, Tile
       const int64_t first = p.seqlen_q * t / num_tiles;
       const int64_t last = p.seqlen_q * (t + 1) / num_tiles;
       const float* q = p.q.data + head * p.q.head_stride + first * p.q.row_stride;
-      const float* bias = p.bias ? p.bias + head * p.bias_stride - first : nullptr;
+      const TileRange range(p, first, last);
+      const float* bias =
+          p.bias ? p.bias + head * p.bias_stride + range.first_key - first : nullptr;
       float* out = p.out.data + head * p.out.head_stride + first * p.out.row_stride;
-      with_tile_rows(last - first, [&](auto height) { tile(height, q, bias, out); });
+      with_tile_rows(last - first, [&](auto height) { tile(height, range, q, bias, out); });
     }
   }
 }
@@ -205,7 +248,7 @@ void attention(const AttentionParams& p) {
           values = {packed_values, kPanelColumns, p.seqlen_k * kPanelColumns};
         }
       },
-      [&](auto height, const float* q, const float* bias, float* out) {
-        attention_tile<height.value>(p, q, bias, key_panels, values, scores, lds, out);
+      [&](auto height, const TileRange& range, const float* q, const float* bias, float* out) {
+        attention_tile<height.value>(p, range, q, bias, key_panels, values, scores, lds, out);
       });
 }

@@ -203,6 +203,7 @@ void linear_residual_layer_norm(const LinearParams& p, const LayerNormParams& no
     block_norm.x = block_norm.y = p.y + row * p.ldy;
     block_norm.ldx = block_norm.ldy = p.ldy;
     if (norm.residual) block_norm.residual = norm.residual + row * norm.ldr;
+    if (norm.sum) block_norm.sum = norm.sum + row * norm.ldr;
     block_norm.M = rows;
     timed(p, &StageTicks::layer_norm, [&] { layer_norm(block_norm); });
   }

@@ -97,8 +97,23 @@ inline void layer_norm_all(float* y, int64_t ldy, const float* gamma, const floa
 
 inline f32x16 load_upto(const float* p, int64_t n) { return n >= 16 ? load(p) : load_first(p, n); }
 
+inline void store_upto(float* p, f32x16 v, int64_t n) {
+  if (n >= 16)
+    store(p, v);
+  else
+    store_first(p, v, n);
+}
+
 void layer_norm(const LayerNormParams& p) {
-  if (p.residual) {
+  if (p.residual && p.sum) {
+    layer_norm_all(p.y, p.ldy, p.gamma, p.beta, p.eps, p.M, p.H,
+                   [&](int64_t row, int64_t c, int64_t n) {
+                     const f32x16 v = add(load_upto(p.x + row * p.ldx + c, n),
+                                          load_upto(p.residual + row * p.ldr + c, n));
+                     store_upto(p.sum + row * p.ldr + c, v, n);
+                     return v;
+                   });
+  } else if (p.residual) {
     layer_norm_all(p.y, p.ldy, p.gamma, p.beta, p.eps, p.M, p.H,
                    [&](int64_t row, int64_t c, int64_t n) {
                      return add(load_upto(p.x + row * p.ldx + c, n),

@@ -1,13 +1,6 @@
 // Rows turned by the angles of their positions (RotaryParams), and gated rows. Both are a pass over
 // rows that the matrix before has just left in the cache.
 
-inline void store_upto(float* p, f32x16 v, int64_t n) {
-  if (n >= 16)
-    store(p, v);
-  else
-    store_first(p, v, n);
-}
-
 void rotate(const RotaryParams& p) {
   const int64_t half = p.head_dim / 2;
   for (int64_t row = 0; row < p.M; ++row) {

@@ -98,7 +98,8 @@ CudaEncoder::CudaEncoder(const ModelDescription& description,
   check(description.activation <= Activation::kRelu,
         "device cuda: activation: wanted gelu, gelu_new or relu; use device='cpu'");
   check(description.has_position_embeddings && !description.has_relative_bias &&
-            description.rotary_theta == 0 && !description.has_gate,
+            description.rotary_theta == 0 && !description.has_gate && !description.norms_first &&
+            description.windows.empty(),
         "device cuda: only models of BERT's kind run there (absolute positions, no gate); use "
         "device='cpu'");
   weights_ = std::make_unique<Weights>(description, rows_);

@@ -52,6 +52,10 @@ Weights::Weights(const ModelDescription& description, const MatrixFormat& format
   add("embeddings.norm.bias", embedding_beta, {H});
   if (description.has_relative_bias)
     add("attention.relative_bias", distances_, {description.num_attention_heads, 2 * P - 1});
+  if (description.norms_first) {
+    add("final_norm.weight", final_norm.gamma, {H});
+    add("final_norm.bias", final_norm.beta, {H});
+  }
   layers.resize(static_cast<size_t>(description.num_hidden_layers));
   for (size_t i = 0; i < layers.size(); ++i)
     add_layer("layers." + std::to_string(i) + ".", layers[i]);
@@ -82,7 +86,9 @@ void Weights::add_layer(const std::string& prefix, LayerWeights& layer) {
     slots_[prefix + name + ".weight"] = {.shape = {H}, .buffer = &norm.gamma, .buffer_size = H};
     slots_[prefix + name + ".bias"] = {.shape = {H}, .buffer = &norm.beta, .buffer_size = H};
   };
-  add_norm("attention_norm", layer.attention_norm);
+  // Where norms go first, that of the embeddings stands before the first layer's attention.
+  if (!description_.norms_first || &layer != layers.data())
+    add_norm("attention_norm", layer.attention_norm);
   add_norm("ffn_norm", layer.ffn_norm);
 }
 
@@ -171,6 +177,8 @@ void Weights::finish() {
   token_types_ = Buffer();
   if (description_.rotary_theta > 0)
     rotary = rotary_angles(description_.rotary_theta, P, description_.head_dim());
+  if (description_.local_rotary_theta > 0)
+    local_rotary = rotary_angles(description_.local_rotary_theta, P, description_.head_dim());
   if (description_.has_relative_bias) {
     const int64_t A = description_.num_attention_heads, stride = relative_bias_stride(P);
     relative_bias = Buffer(A * stride);

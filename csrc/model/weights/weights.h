@@ -28,7 +28,7 @@ struct LayerWeights {
   LayerLinear out;  // Wo [H, H]
   LayerLinear ffn1;  // W1 [F, H]; with a gate Wg and W1 [2F, H]
   LayerLinear ffn2;  // W2 [H, F]
-  NormWeights attention_norm, ffn_norm;
+  NormWeights attention_norm, ffn_norm;  // before each, where norms go first
 };
 
 // A matrix of a layer: its rows come in tensors of equal height, one after the other.
@@ -73,7 +73,8 @@ class Weights {
   Buffer position_embeddings;
   Buffer embedding_gamma, embedding_beta;
   Buffer relative_bias;  // [num_attention_heads, relative_bias_stride()], where the model has it
-  Buffer rotary;  // rotary_angles(), where the model has them
+  NormWeights final_norm;  // behind the last layer, where norms go first
+  Buffer rotary, local_rotary;  // rotary_angles(), where the model has them
   std::vector<LayerWeights> layers;
 
   const ModelDescription& description() const { return description_; }

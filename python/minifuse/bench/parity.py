@@ -119,7 +119,9 @@ class _Torch:
 
     def attention(self, projections: Any, num_heads: int, layer: int, bias: Any = None) -> Any:
         q, k, v = (y.reshape(1, len(y), num_heads, -1).swapaxes(1, 2) for y in projections)
-        biases = None if bias is None else by_pair(bias, q.shape[2])[None]
+        biases = None
+        if bias is not None:
+            biases = self._torch.as_tensor(by_pair(bias, q.shape[2]))[None]
         context = self._functional.scaled_dot_product_attention(q, k, v, biases)
         return context[0].swapaxes(0, 1).reshape(projections[0].shape)
 

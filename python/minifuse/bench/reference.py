@@ -75,7 +75,7 @@ def layer_norm(x: Any, gamma: Any, beta: Any, eps: float = 1e-12, residual: Any 
     x = f64(x) if residual is None else f64(x) + f64(residual)
     mean = x.mean(-1, keepdims=True)
     var = ((x - mean) ** 2).mean(-1, keepdims=True)
-    return f64((x - mean) / np.sqrt(var + eps) * f64(gamma) + f64(beta))
+    return f64((x - mean) / np.sqrt(var + eps) * f64(gamma) + (0.0 if beta is None else f64(beta)))
 
 
 def gelu_ffn(x: Any, w1: Any, b1: Any, w2: Any, b2: Any, activation: str = "gelu") -> F64:

@@ -33,8 +33,13 @@ class ModelDescription:
         has_position_embeddings: whether positions have a table of embeddings.
         rotary_theta: queries and keys are turned by their positions, with this base of the
             frequencies (Su et al. 2021); 0: they are not.
-        has_gate: whether the feed-forward's intermediate is activation(Y Wg + bg) * (Y W1 + b1), Wg in
-            slots "ffn_gate" (Shazeer 2020).
+        local_rotary_theta: the same of layers with a window, where it is another; 0: it is not.
+        windows: layer by layer, to how many tokens on either side a token attends; 0: to all.
+            Empty: all layers attend to all.
+        norms_first: whether LayerNorms stand before attention and feed-forward, and one behind the
+            last layer ("final_norm"), in place of behind each (Xiong et al. 2020).
+        has_gate: whether the feed-forward's intermediate is activation(Y Wg + bg) * (Y W1 + b1),
+            Wg in slots "ffn_gate" (Shazeer 2020).
     """
 
     vocab_size: int
@@ -49,6 +54,9 @@ class ModelDescription:
     has_relative_bias: bool = False
     has_position_embeddings: bool = True
     rotary_theta: float = 0.0
+    local_rotary_theta: float = 0.0
+    windows: tuple[int, ...] = ()
+    norms_first: bool = False
     has_gate: bool = False
 
 
@@ -118,10 +126,8 @@ class Config:
         if kind is not None and isinstance(parameters, dict):
             parameters = parameters.get(kind) or {}
         if not isinstance(parameters, dict):
-            raise ValueError(
-                f"{self.path}: rope_parameters is {self.values['rope_parameters']!r:.60}, wanted an "
-                "object"
-            )
+            value = self.values["rope_parameters"]
+            raise ValueError(f"{self.path}: rope_parameters is {value!r:.60}, wanted an object")
         inner = Config(self.path, {old_key: parameters.get("rope_theta"), **parameters})
         inner.want("rope_type", "default")
         for scaling in ("rope_scaling", "rotary_scaling_factor"):

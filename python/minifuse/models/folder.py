@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from minifuse.models.architectures import Architecture, architecture_of
+from minifuse.models.architectures import Architecture, Head, architecture_of
 from minifuse.models.checkpoint import find_weights, open_checkpoint
 from minifuse.models.description import Config, ModelDescription, read_json, read_object
 from minifuse.native import core
@@ -99,6 +99,19 @@ class DenseModule:
         return core.linear(np.ascontiguousarray(x), self.weight, self.bias, self.activation)
 
 
+@dataclass
+class LayerNormModule:
+    """LayerNorm(x), after the pooling; gamma and beta are [width]."""
+
+    gamma: npt.NDArray[np.float32]
+    beta: npt.NDArray[np.float32]
+    eps: float
+
+    def __call__(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Apply to x [batch, width]."""
+        return core.layer_norm(np.ascontiguousarray(x), self.gamma, self.beta, self.eps, None)
+
+
 class NormalizeModule:
     """x / max(||x||, 1e-12)."""
 
@@ -117,7 +130,7 @@ class ModelFolder:
     description: ModelDescription
     poolings: list[str]
     include_prompt: bool
-    modules: list[DenseModule | NormalizeModule]
+    modules: list[DenseModule | LayerNormModule | NormalizeModule]
     max_seq_length: int
     do_lower_case: bool
     has_token_types: bool = False
@@ -200,6 +213,19 @@ def _read_dense(path: Path) -> DenseModule:
     return DenseModule(core.pack_linear(weight, "float32"), bias, activation)
 
 
+def _read_layer_norm(path: Path) -> LayerNormModule:
+    width = Config(path, read_object(path / "config.json")).integer("dimension")
+    with open_checkpoint(_weights_path(path)) as file:
+        for name in ("norm.weight", "norm.bias"):
+            if name not in file.names():
+                raise ValueError(f"{path}: the LayerNorm module lacks the tensor {name!r}")
+        gamma, beta = file.read("norm.weight"), file.read("norm.bias")
+    for name, tensor in (("norm.weight", gamma), ("norm.bias", beta)):
+        if tensor.shape != (width,) or width == 0:
+            raise ValueError(f"{path}: {name!r} has shape {tensor.shape}, wanted ({width},)")
+    return LayerNormModule(gamma, beta, 1e-5)  # PyTorch's epsilon
+
+
 def _weights_path(folder: Path) -> Path:
     path = find_weights(folder)
     if path is None:
@@ -280,12 +306,14 @@ def read_model_folder(folder: Path) -> ModelFolder:
                 model.poolings, model.include_prompt = _read_pooling(path)
         elif kind == "Dense":
             model.modules.append(_read_dense(path))
+        elif kind == "LayerNorm":
+            model.modules.append(_read_layer_norm(path))
         elif kind == "Normalize":
             model.modules.append(NormalizeModule())
-        else:
+        elif kind != "Dropout":  # which drops nothing when a model is used
             raise ValueError(
                 f"{folder}: module {kind!r} at place {index + 1} is not supported; "
-                "wanted Transformer, Pooling, then any of Dense and Normalize"
+                "wanted Transformer, Pooling, then any of Dense, Dropout, LayerNorm and Normalize"
             )
     if len(kinds) == 1:
         hint = " (for a reranker use CrossEncoder)" if is_cross_encoder(folder) else ""
@@ -332,12 +360,12 @@ def read_cross_encoder_folder(folder: Path) -> ModelFolder:
     return model
 
 
-def _read_head(model: ModelFolder) -> Iterator[DenseModule]:
+def _read_head(model: ModelFolder) -> Iterator[DenseModule | LayerNormModule]:
     """The layers of a head for classification, by the family's names, from the encoder's file."""
     head, path = model.architecture.head, model.weights_path
     if head is None:
         raise ValueError(f"{model.path}: minifuse has no cross-encoders of this family")
-    model.poolings = [head.pooling]
+    model.poolings = [_head_pooling(model, head)]
     layers = ((head.dense, head.activation), (head.output, "none"))
     with open_checkpoint(path) as file:
         names = {model.architecture.own_name(name): name for name in file.names()}
@@ -362,6 +390,28 @@ def _read_head(model: ModelFolder) -> Iterator[DenseModule]:
                 )
             yield DenseModule(core.pack_linear(weight, "float32"), bias, activation)
             width = weight.shape[0]
+            if layer == head.dense and head.norm:
+                if f"{head.norm}.weight" not in names:
+                    raise ValueError(f"{path}: lacks the tensor '{head.norm}.weight'")
+                gamma = file.read(names[f"{head.norm}.weight"])
+                if gamma.shape != (width,):
+                    raise ValueError(
+                        f"{path}: '{head.norm}.weight' has shape {list(gamma.shape)}, wanted "
+                        f"[{width}]"
+                    )
+                beta = np.zeros_like(gamma)
+                yield LayerNormModule(gamma, beta, model.description.layer_norm_eps)
+
+
+def _head_pooling(model: ModelFolder, head: Head) -> str:
+    """Return the pooling before a head, which some families' config.json says."""
+    if head.pooling_key is None:
+        return head.pooling
+    path = model.transformer_path / "config.json"
+    pooling = read_object(path).get(head.pooling_key, head.pooling)
+    if pooling not in ("cls", "mean"):
+        raise ValueError(f"{path}: {head.pooling_key} is {pooling!r:.60}, wanted cls or mean")
+    return str(pooling)
 
 
 def _read_transformer(folder: Path, transformer: Path) -> ModelFolder:

@@ -21,6 +21,8 @@ __all__ = [
     "embed",
     "hidden_states",
     "post_norm_layer",
+    "pre_norm_layer",
+    "within",
 ]
 
 # Places of the dropouts of rows: behind each of these.
@@ -48,7 +50,7 @@ class Steps(Protocol):
     def attention(self, projections: Any, num_heads: int, layer: int, bias: Any) -> Any:
         """Return softmax(Q K^T / sqrt(D) + bias) V of each sentence and head, [tokens, H].
 
-        bias is None, or [num_heads, 2 P - 1]: a head's bias by the distance of the tokens.
+        bias is None, or [num_heads, 2 P - 1] or [1, 2 P - 1]: by the distance of the tokens.
         """
 
     def dropped(self, x: Any, layer: int, place: int) -> Any:
@@ -59,8 +61,8 @@ def angles(theta: float, seqlen: int, head_dim: int) -> npt.NDArray[np.float32]:
     """Return the angles of rotary positions (Su et al. 2021), [seqlen, head_dim / 2].
 
     Position i turns the pair (x[d], x[d + head_dim / 2]) by i theta^(-2 d / head_dim). PyTorch has
-    frequencies and angles in float32, and a long text's are off by 1e-4 of what they stand for: part
-    of the model, not an error of its kernels.
+    frequencies and angles in float32, and a long text's are off by 1e-4 of what they stand for:
+    part of the model, not an error of its kernels.
     """
     exponents = np.arange(0, head_dim, 2, np.float32) / np.float32(head_dim)
     powers = (theta ** exponents.astype(np.float64)).astype(np.float32)
@@ -69,9 +71,15 @@ def angles(theta: float, seqlen: int, head_dim: int) -> npt.NDArray[np.float32]:
 
 
 def by_pair(bias: Any, seqlen: int) -> Any:
-    """Biases by distance [heads, 2 P - 1] as those of query i and key j, [heads, seqlen, seqlen]."""
+    """Biases by distance [heads, 2 P - 1] for query i and key j, [heads, seqlen, seqlen]."""
     place = np.arange(seqlen)
     return bias[:, bias.shape[1] // 2 + place - place[:, None]]
+
+
+def within(window: int, seqlen: int) -> npt.NDArray[np.float32]:
+    """Return biases by distance [1, 2 seqlen - 1] that let tokens attend to those of a window."""
+    distances = np.abs(np.arange(1 - seqlen, seqlen))
+    return np.where(distances <= window, 0, -np.inf).astype(np.float32)[None]
 
 
 def embed(
@@ -100,8 +108,64 @@ def embed(
     if "embeddings.token_type" in weights:
         of_type = weights["embeddings.token_type"]
         x = x + (of_type[0] if token_types is None else run.rows(of_type, token_types))
-    norm = weights["embeddings.norm.weight"], weights["embeddings.norm.bias"]
+    norm = weights["embeddings.norm.weight"], weights.get("embeddings.norm.bias")
     return run.dropped(run.layer_norm(x, *norm, eps), 0, EMBEDDINGS)
+
+
+class _Layer:
+    """The two halves of a layer, on rows [tokens, H].
+
+    Args:
+        weights: slot -> what ``run`` computes with.
+        layer: its number.
+        description: of the model.
+        run: carries out the steps.
+    """
+
+    def __init__(
+        self, weights: Mapping[str, Any], layer: int, description: ModelDescription, run: Steps
+    ) -> None:
+        self._weights, self._layer = weights, layer
+        self._description, self._run = description, run
+
+    def norm(self, name: str, x: Any, residual: Any = None) -> Any:
+        """LayerNorm(x + residual) by one of the layer's norms."""
+        eps = self._description.layer_norm_eps
+        return self._run.layer_norm(x, *self._parts(name), eps, residual=residual)
+
+    def attended(self, x: Any) -> Any:
+        """O Wo + bo, for O = softmax(Q K^T / sqrt(D) + bias) V of each sentence and head."""
+        what, run = self._description, self._run
+        heads, layer = what.num_attention_heads, self._layer
+        # Q, K, V = X Wq + bq, X Wk + bk, X Wv + bv; rotary positions turn Q and K
+        projections = run.projections(x, *map(self._parts, ("query", "key", "value")))
+        window = what.windows[layer] if what.windows else 0
+        theta = (window and what.local_rotary_theta) or what.rotary_theta
+        if theta:
+            projections = run.turned(projections, heads, theta)
+        bias = self._weights.get("attention.relative_bias")
+        if window and bias is None:
+            bias = within(window, x.shape[0])
+        elif window:
+            bias = bias + within(window, bias.shape[1] // 2 + 1)
+        context = run.attention(projections, heads, layer, bias)
+        return run.dropped(
+            run.linear(context, *self._parts("attention_output")), layer, ATTENTION_OUTPUT
+        )
+
+    def fed_forward(self, y: Any) -> Any:
+        """activation(Y W1 + b1) W2 + b2, or with activation(Y Wg + bg) * (Y W1 + b1)."""
+        what, run = self._description, self._run
+        if what.has_gate:
+            hidden = run.linear(y, *self._parts("ffn_gate"), activation=what.activation)
+            hidden = hidden * run.linear(y, *self._parts("ffn_input"))
+        else:
+            hidden = run.linear(y, *self._parts("ffn_input"), activation=what.activation)
+        return run.dropped(run.linear(hidden, *self._parts("ffn_output")), self._layer, FFN_OUTPUT)
+
+    def _parts(self, name: str) -> tuple[Any, Any]:
+        prefix = f"layers.{self._layer}.{name}."
+        return self._weights[prefix + "weight"], self._weights.get(prefix + "bias")
 
 
 def post_norm_layer(
@@ -116,31 +180,21 @@ def post_norm_layer(
         description: of the model.
         run: carries out the steps.
     """
-    eps = description.layer_norm_eps
+    of = _Layer(weights, layer, description, run)
+    y = of.norm("attention_norm", of.attended(x), residual=x)
+    return of.norm("ffn_norm", of.fed_forward(y), residual=y)
 
-    def of(name: str) -> tuple[Any, Any]:
-        prefix = f"layers.{layer}.{name}."
-        return weights[prefix + "weight"], weights.get(prefix + "bias")
 
-    # Q, K, V = X Wq + bq, X Wk + bk, X Wv + bv
-    projections = run.projections(x, of("query"), of("key"), of("value"))
-    # per sentence, per head:  O = softmax(Q K^T / sqrt(D) + bias) V, rotary positions turn Q and K
-    if description.rotary_theta:
-        heads = description.num_attention_heads
-        projections = run.turned(projections, heads, description.rotary_theta)
-    bias = weights.get("attention.relative_bias")
-    context = run.attention(projections, description.num_attention_heads, layer, bias)
-    # Y = LayerNorm(X + O Wo + bo)
-    out = run.dropped(run.linear(context, *of("attention_output")), layer, ATTENTION_OUTPUT)
-    y = run.layer_norm(out, *of("attention_norm"), eps, residual=x)
-    # X = LayerNorm(Y + activation(Y W1 + b1) W2 + b2), or with activation(Y Wg + bg) * (Y W1 + b1)
-    if description.has_gate:
-        hidden = run.linear(y, *of("ffn_gate"), activation=description.activation)
-        hidden = hidden * run.linear(y, *of("ffn_input"))
-    else:
-        hidden = run.linear(y, *of("ffn_input"), activation=description.activation)
-    out = run.dropped(run.linear(hidden, *of("ffn_output")), layer, FFN_OUTPUT)
-    return run.layer_norm(out, *of("ffn_norm"), eps, residual=y)
+def pre_norm_layer(
+    weights: Mapping[str, Any], layer: int, x: Any, description: ModelDescription, run: Steps
+) -> Any:
+    """One pre-norm layer (Xiong et al. 2020), as post_norm_layer.
+
+    The embeddings' LayerNorm stands before the first layer's attention.
+    """
+    of = _Layer(weights, layer, description, run)
+    x = x + of.attended(of.norm("attention_norm", x) if layer else x)
+    return x + of.fed_forward(of.norm("ffn_norm", x))
 
 
 def hidden_states(
@@ -149,8 +203,16 @@ def hidden_states(
     description: ModelDescription,
     run: Steps,
 ) -> list[Any]:
-    """The embeddings of one sentence and what follows each layer, [seqlen, H] each."""
-    states = [embed(weights, ids, np.arange(len(ids)), description.layer_norm_eps, run)]
+    """The embeddings of one sentence and what follows each layer, [seqlen, H] each.
+
+    The last are those that the model gives: normed, where norms go first.
+    """
+    eps = description.layer_norm_eps
+    layer_of = pre_norm_layer if description.norms_first else post_norm_layer
+    states = [embed(weights, ids, np.arange(len(ids)), eps, run)]
     for layer in range(description.num_hidden_layers):
-        states.append(post_norm_layer(weights, layer, states[-1], description, run))
+        states.append(layer_of(weights, layer, states[-1], description, run))
+    if description.norms_first:
+        final = weights["final_norm.weight"], weights.get("final_norm.bias")
+        states[-1] = run.layer_norm(states[-1], *final, eps)
     return states

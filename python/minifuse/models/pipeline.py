@@ -16,7 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from minifuse.hardware import DTYPES
-from minifuse.models.folder import DenseModule, ModelFolder, NormalizeModule
+from minifuse.models.folder import (
+    DenseModule,
+    LayerNormModule,
+    ModelFolder,
+    NormalizeModule,
+)
 from minifuse.models.inputs import checked, length_of, one_ahead, windows, with_prompt
 from minifuse.models.pairs import Pair
 from minifuse.models.quantization import load_quantized_encoder
@@ -147,6 +152,11 @@ class Pipeline:
                         f"what comes before it gives {width}"
                     )
                 width = module.out_features
+            elif isinstance(module, LayerNormModule) and len(module.gamma) != width:
+                raise ValueError(
+                    f"{self.folder.path}: LayerNorm takes {len(module.gamma)} columns, what comes "
+                    f"before it gives {width}"
+                )
         return width
 
     def vectors_can_stay(self) -> bool:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from minifuse.models.architectures import Derived, Rows
 from minifuse.models.checkpoint import open_checkpoint
 from minifuse.models.description import Config, read_object
-from minifuse.models.folder import ModelFolder
+from minifuse.models.folder import ModelFolder, NormalizeModule
 from minifuse.models.layer import embed, post_norm_layer
 from minifuse.models.weights import new_encoder, stored_tensors
 from minifuse.native import core
@@ -199,13 +199,21 @@ class TrainableEncoder(torch.nn.Module):  # type: ignore[misc]
         if folder.poolings not in (["mean"], ["cls"]):
             raise ValueError(f"{folder.path}: pools by {folder.poolings}, wanted mean or cls")
         what = folder.description
-        if what.has_relative_bias or what.rotary_theta or what.has_gate:
+        if (
+            what.has_relative_bias
+            or what.rotary_theta
+            or what.has_gate
+            or what.windows
+            or what.norms_first
+        ):
             raise ValueError(
-                f"{folder.path}: relative biases, rotary positions and gates cannot be trained yet; "
-                "wanted a model of BERT's kind"
+                f"{folder.path}: only models of BERT's kind can be trained yet: without relative "
+                "biases, rotary positions, gates, windows, and norms that go first"
             )
-        if any(hasattr(module, "weight") for module in folder.modules):
-            raise ValueError(f"{folder.path}: has a Dense module, which cannot be trained yet")
+        if not all(isinstance(module, NormalizeModule) for module in folder.modules):
+            raise ValueError(
+                f"{folder.path}: has a Dense or LayerNorm module, which cannot be trained yet"
+            )
         self.folder = folder
         path = folder.transformer_path / "config.json"
         config = Config(path, read_object(path))

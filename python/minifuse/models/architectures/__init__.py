@@ -19,7 +19,15 @@ import numpy.typing as npt
 
 from minifuse.models.description import Config, ModelDescription
 
-__all__ = ["Architecture", "Derived", "Head", "Rows", "architecture_of", "third"]
+__all__ = [
+    "Architecture",
+    "Derived",
+    "Head",
+    "Rows",
+    "architecture_of",
+    "section",
+    "without_biases",
+]
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -54,36 +62,45 @@ class Derived(NamedTuple):
     of: Callable[[FloatArray, ModelDescription], FloatArray]
 
 
-def third(name: str, part: int) -> Derived:
-    """Return one of the three matrices that a checkpoint joins: 0 is Q's, 1 K's and 2 V's."""
+def section(name: str, index: int, count: int) -> Derived:
+    """Return one of the matrices that a checkpoint joins, all of equal height."""
 
     def of(tensor: FloatArray, description: ModelDescription) -> FloatArray:
-        width = description.hidden_size
-        if tensor.shape[:1] != (3 * width,):
-            raise ValueError(f"wanted {3 * width} rows, those of Q, K and V")
-        return np.ascontiguousarray(tensor[part * width : (part + 1) * width])
+        if tensor.ndim == 0 or len(tensor) % count != 0:
+            raise ValueError(f"wanted the rows of {count} matrices")
+        return np.ascontiguousarray(np.split(tensor, count)[index])
 
     return Derived(name, of)
 
 
+def without_biases(*names: str) -> dict[str, None]:
+    """Return the slots of biases that a family's layers do not have."""
+    return {f"layers.{{}}.{name}.bias": None for name in names}
+
+
 @dataclass(frozen=True)
 class Head:
-    """A family's head for classification: output(activation(dense(pooled token))).
+    """A family's head for classification: output(norm(activation(dense(pooled token)))).
 
     Attributes:
         dense, output: names of its layers, without ".weight" and ".bias".
         activation: between them, by the kernels' name.
+        norm: the name of its LayerNorm, or None.
         pooling: makes one row of those of a text.
+        pooling_key: of config.json, where it says the pooling.
     """
 
     dense: str
     output: str = "classifier"
     activation: str = "tanh"
+    norm: str | None = None
     pooling: str = "cls"
+    pooling_key: str | None = None
 
     def tensors(self) -> list[str]:
         """Names of all tensors that the head can have."""
-        return [f"{one}.{part}" for one in (self.dense, self.output) for part in ("weight", "bias")]
+        layers = [one for one in (self.dense, self.norm, self.output) if one]
+        return [f"{one}.{part}" for one in layers for part in ("weight", "bias")]
 
 
 @dataclass(frozen=True)

@@ -63,9 +63,7 @@ ARCHITECTURE = Architecture(
         ),
         "embeddings.token_type": None,
         "embeddings.norm": "embeddings.LayerNorm",
-        "attention.relative_bias": Derived(
-            "encoder.relative_attention_bias.weight", _by_distance
-        ),
+        "attention.relative_bias": Derived("encoder.relative_attention_bias.weight", _by_distance),
         "layers.{}.query": "encoder.layer.{}.attention.attn.q",
         "layers.{}.key": "encoder.layer.{}.attention.attn.k",
         "layers.{}.value": "encoder.layer.{}.attention.attn.v",

@@ -4,7 +4,7 @@ biases but those of its LayerNorms. Version 2 with its mixture of experts is ref
 
 from __future__ import annotations
 
-from minifuse.models.architectures import Architecture, Head, third
+from minifuse.models.architectures import Architecture, Head, section, without_biases
 from minifuse.models.description import Config, ModelDescription
 
 # The names of today for those that the family's first configurations use.
@@ -70,25 +70,21 @@ ARCHITECTURE = Architecture(
     prefix="nomic_bert.",
     head=Head("pooler.dense"),
     tensors={
+        **without_biases(
+            "query", "key", "value", "attention_output", "ffn_gate", "ffn_input", "ffn_output"
+        ),
         "embeddings.word": "embeddings.word_embeddings.weight",
         "embeddings.position": None,
         "embeddings.token_type": "embeddings.token_type_embeddings.weight",
         "embeddings.norm": "emb_ln",
-        "layers.{}.query.weight": third("encoder.layers.{}.attn.Wqkv.weight", 0),
-        "layers.{}.key.weight": third("encoder.layers.{}.attn.Wqkv.weight", 1),
-        "layers.{}.value.weight": third("encoder.layers.{}.attn.Wqkv.weight", 2),
-        "layers.{}.query.bias": None,
-        "layers.{}.key.bias": None,
-        "layers.{}.value.bias": None,
+        "layers.{}.query.weight": section("encoder.layers.{}.attn.Wqkv.weight", 0, 3),
+        "layers.{}.key.weight": section("encoder.layers.{}.attn.Wqkv.weight", 1, 3),
+        "layers.{}.value.weight": section("encoder.layers.{}.attn.Wqkv.weight", 2, 3),
         "layers.{}.attention_output.weight": "encoder.layers.{}.attn.out_proj.weight",
-        "layers.{}.attention_output.bias": None,
         "layers.{}.attention_norm": "encoder.layers.{}.norm1",
         "layers.{}.ffn_gate.weight": "encoder.layers.{}.mlp.fc12.weight",
-        "layers.{}.ffn_gate.bias": None,
         "layers.{}.ffn_input.weight": "encoder.layers.{}.mlp.fc11.weight",
-        "layers.{}.ffn_input.bias": None,
         "layers.{}.ffn_output.weight": "encoder.layers.{}.mlp.fc2.weight",
-        "layers.{}.ffn_output.bias": None,
         "layers.{}.ffn_norm": "encoder.layers.{}.norm2",
     },
 )
