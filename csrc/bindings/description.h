@@ -23,6 +23,7 @@ inline ModelDescription description_of(const py::object& object) {
       .has_relative_bias = object.attr("has_relative_bias").cast<bool>(),
       .rotary_theta = object.attr("rotary_theta").cast<double>(),
       .local_rotary_theta = object.attr("local_rotary_theta").cast<double>(),
+      .rotary_scale = object.attr("rotary_scale").cast<double>(),
       .windows = object.attr("windows").cast<std::vector<int64_t>>(),
       .norms_first = object.attr("norms_first").cast<bool>(),
       .has_gate = object.attr("has_gate").cast<bool>()};

@@ -25,9 +25,9 @@ void check_ids(const ModelDescription& description, const Batch& batch) {
     check(batch.ids[i] >= 0 && batch.ids[i] < description.vocab_size, "ids[", i, "] is ",
           batch.ids[i], ", wanted 0..", description.vocab_size - 1);
   for (int64_t i = 0; batch.token_types && i < batch.total_tokens; ++i)
-    check(batch.token_types[i] >= 0 && batch.token_types[i] < description.type_vocab_size,
+    check(batch.token_types[i] >= 0 && batch.token_types[i] < description.num_token_types(),
           "token_types[", i, "] is ", batch.token_types[i], ", wanted 0..",
-          description.type_vocab_size - 1);
+          description.num_token_types() - 1);
 }
 
 }  // namespace minifuse

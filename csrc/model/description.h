@@ -18,13 +18,14 @@ struct ModelDescription {
   int64_t num_hidden_layers = 0;
   int64_t num_attention_heads = 0;
   int64_t intermediate_size = 0;
-  int64_t type_vocab_size = 1;
+  int64_t type_vocab_size = 1;  // 0: no embeddings of token types
   float layer_norm_eps = 1e-12f;
   Activation activation = Activation::kGelu;
   bool has_position_embeddings = true;
   bool has_relative_bias = false;  // scores have a bias by head and distance (AttentionParams)
   double rotary_theta = 0;  // queries and keys are turned by their positions; 0: they are not
   double local_rotary_theta = 0;  // the same for layers with a window
+  double rotary_scale = 1;  // what the frequencies of rotary positions are divided by
   // Layer by layer: a token attends to at most so many tokens on either side; 0: to all. Empty: all
   // layers attend to all.
   std::vector<int64_t> windows = {};
@@ -38,6 +39,8 @@ struct ModelDescription {
   int64_t head_dim() const { return hidden_size / num_attention_heads; }
   // Columns that the first matrix of the feed-forward gives.
   int64_t ffn_columns() const { return has_gate ? 2 * intermediate_size : intermediate_size; }
+  // Types that a token can have: at least one.
+  int64_t num_token_types() const { return type_vocab_size > 0 ? type_vocab_size : 1; }
   // Rows of the table of positions, which every token type has one of.
   int64_t position_rows() const { return has_position_embeddings ? max_position_embeddings : 1; }
   // Returns the row of a token there.
@@ -53,8 +56,8 @@ struct ModelDescription {
     };
     in_range("vocab_size", vocab_size, 1, INT32_MAX);
     in_range("max_position_embeddings", max_position_embeddings, 1, 1 << 20);
-    in_range("type_vocab_size", type_vocab_size, 1, 1 << 10);
-    in_range("type_vocab_size * max_position_embeddings", type_vocab_size * position_rows(), 1,
+    in_range("type_vocab_size", type_vocab_size, 0, 1 << 10);
+    in_range("type_vocab_size * max_position_embeddings", num_token_types() * position_rows(), 1,
              1 << 20);
     in_range("hidden_size", hidden_size, 1, 1 << 16);
     in_range("num_hidden_layers", num_hidden_layers, 0, 1000);
@@ -69,6 +72,8 @@ struct ModelDescription {
     for (const double theta : {rotary_theta, local_rotary_theta})
       check(std::isfinite(theta) && theta >= 0, "config: the base of rotary positions is ", theta,
             ", wanted a finite number > 0");
+    check(std::isfinite(rotary_scale) && rotary_scale > 0, "config: rotary positions are scaled by ",
+          rotary_scale, ", wanted a finite number > 0");
     check(local_rotary_theta == 0 || rotary_theta > 0,
           "config: rotary positions in some layers only are not supported");
     check(windows.empty() || static_cast<int64_t>(windows.size()) == num_hidden_layers,

@@ -9,8 +9,8 @@
 namespace minifuse {
 
 // Returns [num_positions, head_dim]: of position i, the cosines of the angles i * theta^(-2 d /
-// head_dim) for d = 0 .. head_dim / 2 - 1, then their sines. Frequencies and angles are rounded to
-// float32, as PyTorch has them.
-Buffer rotary_angles(double theta, int64_t num_positions, int64_t head_dim);
+// head_dim) / scale for d = 0 .. head_dim / 2 - 1, then their sines. Frequencies and angles are
+// rounded to float32, as PyTorch has them.
+Buffer rotary_angles(double theta, double scale, int64_t num_positions, int64_t head_dim);
 
 }  // namespace minifuse

@@ -46,8 +46,9 @@ Weights::Weights(const ModelDescription& description, const MatrixFormat& format
     slots_[name] = {.shape = std::move(shape), .buffer = &buffer, .buffer_size = size};
   };
   add("embeddings.word", word_embeddings, {description.vocab_size, H});
-  add("embeddings.position", positions_, {description.position_rows(), H});
-  add("embeddings.token_type", token_types_, {description.type_vocab_size, H});
+  if (description.has_position_embeddings) add("embeddings.position", positions_, {P, H});
+  if (description.type_vocab_size > 0)
+    add("embeddings.token_type", token_types_, {description.type_vocab_size, H});
   add("embeddings.norm.weight", embedding_gamma, {H});
   add("embeddings.norm.bias", embedding_beta, {H});
   if (description.has_relative_bias)
@@ -167,18 +168,23 @@ void Weights::finish() {
     fail("weights: '", name, "' is missing, shape ", shape_text(slots_.at(name).shape));
   const int64_t H = description_.hidden_size, P = description_.max_position_embeddings;
   const int64_t num_rows = description_.position_rows();
-  position_embeddings = Buffer(description_.type_vocab_size * num_rows * H);
+  const auto row_of = [&](const Buffer& table, int64_t row, int64_t column) {
+    return table.data() ? table.data()[row * H + column] : 0.0f;
+  };
+  position_embeddings = Buffer(description_.num_token_types() * num_rows * H);
   float* sum = position_embeddings.data();
-  for (int64_t type = 0; type < description_.type_vocab_size; ++type)
+  for (int64_t type = 0; type < description_.num_token_types(); ++type)
     for (int64_t position = 0; position < num_rows; ++position)
       for (int64_t c = 0; c < H; ++c)
-        *sum++ = positions_.data()[position * H + c] + token_types_.data()[type * H + c];
+        *sum++ = row_of(positions_, position, c) + row_of(token_types_, type, c);
   positions_ = Buffer();
   token_types_ = Buffer();
   if (description_.rotary_theta > 0)
-    rotary = rotary_angles(description_.rotary_theta, P, description_.head_dim());
+    rotary = rotary_angles(description_.rotary_theta, description_.rotary_scale, P,
+                           description_.head_dim());
   if (description_.local_rotary_theta > 0)
-    local_rotary = rotary_angles(description_.local_rotary_theta, P, description_.head_dim());
+    local_rotary =
+        rotary_angles(description_.local_rotary_theta, 1.0, P, description_.head_dim());
   if (description_.has_relative_bias) {
     const int64_t A = description_.num_attention_heads, stride = relative_bias_stride(P);
     relative_bias = Buffer(A * stride);

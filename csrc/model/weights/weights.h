@@ -69,7 +69,7 @@ class Weights {
   std::vector<std::string> missing() const;
 
   Buffer word_embeddings;  // [vocab_size, H]
-  // [type_vocab_size, position_rows, H]: the sum of both embeddings, by position_row().
+  // [num_token_types, position_rows, H]: the sum of both embeddings, by position_row().
   Buffer position_embeddings;
   Buffer embedding_gamma, embedding_beta;
   Buffer relative_bias;  // [num_attention_heads, relative_bias_stride()], where the model has it
@@ -114,7 +114,7 @@ class Weights {
   const MatrixFormat& format_;
   std::map<std::string, Slot> slots_;
   std::deque<Matrix> matrices_;  // slots point to them
-  // These are until finish(): [position_rows, H] and [type_vocab_size, H],
+  // These are until finish(): [position_rows, H] and [num_token_types, H],
   Buffer positions_, token_types_;
   Buffer distances_;  // [num_attention_heads, 2 max_position_embeddings - 1]
   bool is_finished_ = false;

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from minifuse import ops
 from minifuse.bench import reference
-from minifuse.models.layer import angles, by_pair, hidden_states
+from minifuse.models.layer import by_pair, hidden_states
 from minifuse.models.weights import read_slots
 from minifuse.native import core
 from minifuse.sentence_transformer import SentenceTransformer
@@ -106,12 +106,13 @@ class _Torch:
     def projections(self, x: Any, *parts: tuple[Any, Any]) -> Any:
         return [self.linear(x, *part) for part in parts]
 
-    def turned(self, projections: Any, num_heads: int, theta: float) -> Any:
-        return [*(self._turned(y, num_heads, theta) for y in projections[:2]), projections[2]]
+    def turned(self, projections: Any, num_heads: int, frequencies: Any) -> Any:
+        places = np.arange(len(projections[0]), dtype=np.float32)
+        turn = self._torch.from_numpy(places[:, None] * frequencies)[:, None]
+        return [*(self._turned(y, num_heads, turn) for y in projections[:2]), projections[2]]
 
-    def _turned(self, x: Any, num_heads: int, theta: float) -> Any:
+    def _turned(self, x: Any, num_heads: int, turn: Any) -> Any:
         heads = x.reshape(len(x), num_heads, -1)
-        turn = self._torch.from_numpy(angles(theta, len(x), heads.shape[2]))[:, None]
         a, b = heads.chunk(2, dim=2)
         cosine, sine = turn.cos(), turn.sin()
         parts = [a * cosine - b * sine, b * cosine + a * sine]

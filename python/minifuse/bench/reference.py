@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from minifuse.models.layer import angles, by_pair
+from minifuse.models.layer import by_pair
 
 __all__ = [
     "Float64",
@@ -102,11 +102,12 @@ def attention(
     return f64(np.divide(weights, total, out=np.zeros_like(weights), where=total > 0) @ v)
 
 
-def rotated(x: Any, num_heads: int, theta: float) -> F64:
-    """Rows x [seqlen, heads * head_dim], each head of row i turned by position i."""
+def rotated(x: Any, num_heads: int, frequencies: Any) -> F64:
+    """Rows x [seqlen, heads * head_dim], each head of row i turned by i times the frequencies."""
     x = f64(x)
     heads = x.reshape(len(x), num_heads, -1)
-    turn = f64(angles(theta, len(x), heads.shape[2]))[:, None]
+    places = np.arange(len(x), dtype=np.float32)
+    turn = f64(places[:, None] * frequencies)[:, None]  # rounded to float32, as a model has it
     a, b = np.split(heads, 2, axis=2)
     cosine, sine = np.cos(turn), np.sin(turn)
     return f64(np.concatenate([a * cosine - b * sine, b * cosine + a * sine], 2).reshape(x.shape))
@@ -135,9 +136,9 @@ class Float64:
         return [linear(x, *part) for part in parts]
 
     @staticmethod
-    def turned(projections: list[F64], num_heads: int, theta: float) -> list[F64]:
+    def turned(projections: list[F64], num_heads: int, frequencies: Any) -> list[F64]:
         """The projections, each head of query and key turned by its position."""
-        return [*(rotated(y, num_heads, theta) for y in projections[:2]), projections[2]]
+        return [*(rotated(y, num_heads, frequencies) for y in projections[:2]), projections[2]]
 
     @staticmethod
     def attention(projections: list[F64], num_heads: int, layer: int, bias: Any = None) -> F64:

@@ -27,12 +27,13 @@ class ModelDescription:
         intermediate_size: columns of the feed-forward's intermediate.
         layer_norm_eps: epsilon of every LayerNorm.
         activation: "gelu", "gelu_new", "relu", "silu" or "tanh".
-        type_vocab_size: types that a token can have.
+        type_vocab_size: types that a token can have; 0: they have no embeddings.
         has_relative_bias: whether attention adds a bias by head and distance to its scores: slot
             "attention.relative_bias", [num_attention_heads, 2 max_position_embeddings - 1].
         has_position_embeddings: whether positions have a table of embeddings.
         rotary_theta: queries and keys are turned by their positions, with this base of the
             frequencies (Su et al. 2021); 0: they are not.
+        rotary_scale: what those frequencies are divided by.
         local_rotary_theta: the same of layers with a window, where it is another; 0: it is not.
         windows: layer by layer, to how many tokens on either side a token attends; 0: to all.
             Empty: all layers attend to all.
@@ -54,6 +55,7 @@ class ModelDescription:
     has_relative_bias: bool = False
     has_position_embeddings: bool = True
     rotary_theta: float = 0.0
+    rotary_scale: float = 1.0
     local_rotary_theta: float = 0.0
     windows: tuple[int, ...] = ()
     norms_first: bool = False
@@ -120,7 +122,7 @@ class Config:
             kind: of the layers, where rope_parameters has several.
 
         Raises:
-            ValueError: it is no number above 0, or the positions are scaled in some way.
+            ValueError: it is no number above 0, or rope_parameters ask for another type.
         """
         parameters = self.values.get("rope_parameters") or {}
         if kind is not None and isinstance(parameters, dict):
@@ -130,9 +132,8 @@ class Config:
             raise ValueError(f"{self.path}: rope_parameters is {value!r:.60}, wanted an object")
         inner = Config(self.path, {old_key: parameters.get("rope_theta"), **parameters})
         inner.want("rope_type", "default")
-        for scaling in ("rope_scaling", "rotary_scaling_factor"):
-            if self.values.get(scaling) is not None:
-                raise ValueError(f"{self.path}: {scaling} is given, wanted none")
+        if self.values.get("rotary_scaling_factor") is not None:
+            raise ValueError(f"{self.path}: rotary_scaling_factor is given, wanted none")
         if inner.values[old_key] is None:
             inner.values[old_key] = self.values.get(old_key, default)
         theta = inner.number(old_key, default)

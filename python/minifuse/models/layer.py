@@ -16,14 +16,16 @@ from minifuse.models.description import ModelDescription
 __all__ = [
     "EMBEDDINGS",
     "Steps",
-    "angles",
     "by_pair",
     "embed",
     "hidden_states",
     "post_norm_layer",
     "pre_norm_layer",
+    "rotary_frequencies",
     "within",
 ]
+
+FloatArray = npt.NDArray[np.float32]
 
 # Places of the dropouts of rows: behind each of these.
 EMBEDDINGS, ATTENTION_OUTPUT, FFN_OUTPUT = 0, 2, 3
@@ -44,8 +46,11 @@ class Steps(Protocol):
     def projections(self, x: Any, *parts: tuple[Any, Any]) -> Any:
         """Return x W^T + b for each of query, key and value, in the form that attention takes."""
 
-    def turned(self, projections: Any, num_heads: int, theta: float) -> Any:
-        """Return the projections, each head of query and key turned by its position (angles)."""
+    def turned(self, projections: Any, num_heads: int, frequencies: FloatArray) -> Any:
+        """Return the projections, each head of query and key turned by position * frequency.
+
+        frequencies: [head_dim / 2].
+        """
 
     def attention(self, projections: Any, num_heads: int, layer: int, bias: Any) -> Any:
         """Return softmax(Q K^T / sqrt(D) + bias) V of each sentence and head, [tokens, H].
@@ -57,17 +62,16 @@ class Steps(Protocol):
         """Return x with the dropout of a place; x itself where nothing is dropped."""
 
 
-def angles(theta: float, seqlen: int, head_dim: int) -> npt.NDArray[np.float32]:
-    """Return the angles of rotary positions (Su et al. 2021), [seqlen, head_dim / 2].
+def rotary_frequencies(theta: float, head_dim: int, scale: float = 1.0) -> FloatArray:
+    """Return theta^(-2 d / head_dim) / scale of the pairs (x[d], x[d + head_dim / 2]).
 
-    Position i turns the pair (x[d], x[d + head_dim / 2]) by i theta^(-2 d / head_dim). PyTorch has
-    frequencies and angles in float32, and a long text's are off by 1e-4 of what they stand for:
-    part of the model, not an error of its kernels.
+    Rotary positions (Su et al. 2021) turn them by position * frequency. PyTorch rounds both to
+    float32, and a long text's angles are off by 1e-4 of what they stand for: part of the model, not
+    an error of its kernels.
     """
     exponents = np.arange(0, head_dim, 2, np.float32) / np.float32(head_dim)
     powers = (theta ** exponents.astype(np.float64)).astype(np.float32)
-    places = np.arange(seqlen, dtype=np.float32)
-    return places[:, None] * (np.float32(1) / powers)
+    return np.float32(1) / powers / np.float32(scale)
 
 
 def by_pair(bias: Any, seqlen: int) -> Any:
@@ -140,9 +144,13 @@ class _Layer:
         # Q, K, V = X Wq + bq, X Wk + bk, X Wv + bv; rotary positions turn Q and K
         projections = run.projections(x, *map(self._parts, ("query", "key", "value")))
         window = what.windows[layer] if what.windows else 0
-        theta = (window and what.local_rotary_theta) or what.rotary_theta
-        if theta:
-            projections = run.turned(projections, heads, theta)
+        width = what.hidden_size // heads
+        if window and what.local_rotary_theta:
+            frequencies = rotary_frequencies(what.local_rotary_theta, width)
+            projections = run.turned(projections, heads, frequencies)
+        elif what.rotary_theta:
+            frequencies = rotary_frequencies(what.rotary_theta, width, what.rotary_scale)
+            projections = run.turned(projections, heads, frequencies)
         bias = self._weights.get("attention.relative_bias")
         if window and bias is None:
             bias = within(window, x.shape[0])

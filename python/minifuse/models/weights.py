@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import warnings
 from collections.abc import Container, Iterable, Iterator
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from minifuse.models.architectures import Computed, Derived, Rows
 from minifuse.models.checkpoint import open_checkpoint
 from minifuse.models.description import ModelDescription
 from minifuse.models.folder import ModelFolder
@@ -19,6 +21,9 @@ from minifuse.native.devices import Device, cuda_module
 __all__ = ["load_encoder", "new_encoder", "read_slots", "set_weights", "stored_tensors"]
 
 FloatArray = npt.NDArray[np.float32]
+
+# The number of a layer in a tensor's name.
+_LAYER = re.compile(r"(?:^|\.)layers?\.(\d{1,9})\.")
 
 
 def stored_tensors(
@@ -32,10 +37,14 @@ def stored_tensors(
         FileNotFoundError: the folder has no weights.
         ValueError: two tensors are one (both are named), or the file is damaged.
     """
-    architecture = folder.architecture
-    sources = [architecture.source(slot) for slot in slots]
-    wanted = {source.name for source in sources if source} | set(others)
+    wanted = {source.name for slot in slots if (source := _stored(folder, slot))} | set(others)
     return dict(_read_own(folder, wanted))
+
+
+def _stored(folder: ModelFolder, slot: str) -> Rows | Derived | None:
+    """Return the tensor that a slot is made from; None: it is made from none."""
+    source = folder.architecture.source(slot)
+    return None if isinstance(source, Computed) else source
 
 
 def _read_own(folder: ModelFolder, wanted: Container[str]) -> Iterator[tuple[str, FloatArray]]:
@@ -63,19 +72,17 @@ def read_slots(folder: ModelFolder, slots: Iterable[str]) -> Iterator[tuple[str,
         FileNotFoundError: the folder has no weights.
         ValueError: two tensors are for one slot (both are named), or the file is damaged.
     """
-    architecture = folder.architecture
-    wanted: dict[str, list[str]] = {}
+    wanted: dict[str, list[tuple[str, Rows | Derived]]] = {}
     for slot in slots:
-        if source := architecture.source(slot):
-            wanted.setdefault(source.name, []).append(slot)
+        if source := _stored(folder, slot):
+            wanted.setdefault(source.name, []).append((slot, source))
     for own, array in _read_own(folder, wanted):
-        for slot in wanted[own]:
+        for slot, source in wanted[own]:
             try:
-                made = architecture.source(slot).of(array, folder.description)  # type: ignore[union-attr]
+                made = source.of(array, folder.description)
             except (IndexError, ValueError) as error:
-                shape = list(array.shape)
                 raise ValueError(
-                    f"{folder.weights_path}: {own!r} has shape {shape}: {error}"
+                    f"{folder.weights_path}: {own!r} has shape {list(array.shape)}: {error}"
                 ) from error
             yield slot, made
 
@@ -102,20 +109,30 @@ def set_weights(encoder: core.Encoder, folder: ModelFolder, done: Iterable[str] 
         done: slots that are filled.
 
     Raises:
-        ValueError: a tensor is missing, misshapen or of another dtype (named).
+        ValueError: a tensor is missing, misshapen, of another dtype or of no use in a layer
+            (named).
 
     Warns:
         RuntimeWarning: a tensor holds NaN.
     """
-    path, architecture = folder.weights_path, folder.architecture
+    path = folder.weights_path
     shapes = {slot: tuple(shape) for slot, shape in encoder.weight_slots().items()}
     empty = shapes.keys() - set(done)
+    names: dict[str, str] = {}
     for slot in sorted(empty):
-        if architecture.source(slot) is None:
-            encoder.set_weight(slot, np.zeros(shapes[slot], np.float32))
-            empty.remove(slot)
+        source = folder.architecture.source(slot)
+        if source is not None and not isinstance(source, Computed):
+            names[slot] = source.name
+            continue
+        made = (
+            np.zeros(shapes[slot], np.float32) if source is None else source.of(folder.description)
+        )
+        encoder.set_weight(slot, made)
+        empty.remove(slot)
+    if not done:
+        _check_layers(folder, set(names.values()))
     for slot, array in read_slots(folder, empty):
-        name = architecture.source(slot).name  # type: ignore[union-attr]
+        name = names[slot]
         if array.size and np.isnan(array.min()):
             warnings.warn(f"{path}: tensor {name!r} holds NaN", RuntimeWarning, stacklevel=3)
         if array.shape != shapes[slot]:
@@ -126,9 +143,27 @@ def set_weights(encoder: core.Encoder, folder: ModelFolder, done: Iterable[str] 
         empty.remove(slot)
     if empty:
         slot = min(empty)
-        name = architecture.source(slot).name  # type: ignore[union-attr]
-        raise ValueError(f"{path}: the checkpoint lacks {name!r}, shape {list(shapes[slot])}")
+        shape = list(shapes[slot])
+        raise ValueError(f"{path}: the checkpoint lacks {names[slot]!r}, shape {shape}")
     encoder.finish_weights()
+
+
+def _check_layers(folder: ModelFolder, used: Container[str]) -> None:
+    """Check that all tensors of the layers are used: another one would change what they compute.
+
+    Raises:
+        ValueError: one is not (named).
+    """
+    with open_checkpoint(folder.weights_path) as file:
+        for name in file.names():
+            own = folder.architecture.own_name(name)
+            layer = _LAYER.search(own)
+            is_extra = layer is not None and own not in used and not own.endswith("inv_freq")
+            if is_extra and int(layer[1]) < folder.description.num_hidden_layers:  # type: ignore[index]
+                raise ValueError(
+                    f"{folder.weights_path}: minifuse has no use for {name!r}, so it would not "
+                    "compute this model: use sentence-transformers"
+                )
 
 
 def load_encoder(folder: ModelFolder, dtype: str = "float32", device: str = "cpu") -> core.Encoder:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from minifuse.models.architectures import Derived, Rows
+from minifuse.models.architectures import Rows
 from minifuse.models.checkpoint import open_checkpoint
 from minifuse.models.description import Config, read_object
 from minifuse.models.folder import ModelFolder, NormalizeModule
@@ -133,7 +133,7 @@ class _Steps:
         weights, biases = zip(*parts, strict=True)
         return F.linear(x, torch.cat(weights), torch.cat(biases))
 
-    def turned(self, projections: Any, num_heads: int, theta: float) -> Any:
+    def turned(self, projections: Any, num_heads: int, frequencies: Any) -> Any:
         raise AssertionError("TrainableEncoder refuses models with rotary positions")
 
     def attention(self, projections: Any, num_heads: int, layer: int, bias: Any) -> Any:
@@ -225,7 +225,7 @@ class TrainableEncoder(torch.nn.Module):  # type: ignore[misc]
         sources: dict[str, Rows | None] = {}
         for slot in slots:
             source = folder.architecture.source(slot)
-            assert not isinstance(source, Derived), slot
+            assert source is None or isinstance(source, Rows), slot
             sources[slot] = source
         tensors = stored_tensors(folder, slots)
         missing = sorted({source.name for source in sources.values() if source} - tensors.keys())

@@ -78,6 +78,16 @@ def without_biases(*names: str) -> dict[str, None]:
     return {f"layers.{{}}.{name}.bias": None for name in names}
 
 
+class Computed(NamedTuple):
+    """What is computed from the description alone.
+
+    Attributes:
+        of: what goes into the slot. It gives the same bits on every machine.
+    """
+
+    of: Callable[[ModelDescription], FloatArray]
+
+
 @dataclass(frozen=True)
 class Head:
     """A family's head for classification: output(norm(activation(dense(pooled token)))).
@@ -108,7 +118,7 @@ class Architecture:
     """One family.
 
     Attributes:
-        model_types: values of model_type in config.json.
+        model_types: values of model_type in config.json, or "... with alibi".
         describe: makes the description of a model from its config.json.
         tensors: slot -> tensor of a checkpoint, "{}" being the number of the layer; either both
             without ".weight" and ".bias", or both whole, which goes first. None: the family has no
@@ -120,7 +130,7 @@ class Architecture:
 
     model_types: tuple[str, ...]
     describe: Callable[[Config], ModelDescription]
-    tensors: Mapping[str, str | Rows | Derived | None]
+    tensors: Mapping[str, str | Rows | Derived | Computed | None]
     prefix: str = ""
     dropouts: tuple[str, str] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
     head: Head | None = None
@@ -129,14 +139,14 @@ class Architecture:
         """Return a tensor's name without prefix, in the spelling of today."""
         return name.removeprefix(self.prefix).replace(".gamma", ".weight").replace(".beta", ".bias")
 
-    def source(self, slot: str) -> Rows | Derived | None:
-        """Return the tensor of a slot, or None for zeros."""
+    def source(self, slot: str) -> Rows | Derived | Computed | None:
+        """Return the tensor of a slot, what is computed for it, or None for zeros."""
         pattern, layer = _LAYER.sub("layers.{}.", slot), _LAYER.match(slot)
         stem, _, part = pattern.rpartition(".")
         is_whole = pattern in self.tensors
         source = self.tensors[pattern if is_whole else stem]
-        if source is None:
-            return None
+        if source is None or isinstance(source, Computed):
+            return source
         if isinstance(source, str):
             source = Rows(source)
         name = source.name if is_whole else f"{source.name}.{part}"
@@ -159,6 +169,8 @@ def architecture_of(config: Config) -> Architecture:
         ValueError: minifuse does not run it.
     """
     model_type = config.values.get("model_type")
+    if config.values.get("position_embedding_type") == "alibi":
+        model_type = f"{model_type} with alibi"  # JinaBERT's configurations say bert
     known = _architectures()
     if not isinstance(model_type, str) or model_type not in known:
         raise ValueError(

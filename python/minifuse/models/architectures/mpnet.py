@@ -26,7 +26,7 @@ def _describe(config: Config) -> ModelDescription:
     return replace(
         description,
         max_position_embeddings=positions,
-        type_vocab_size=1,
+        type_vocab_size=0,
         has_relative_bias=True,
     )
 
@@ -61,7 +61,6 @@ ARCHITECTURE = Architecture(
         "embeddings.position": Rows(
             "embeddings.position_embeddings.weight", slice(_FIRST_POSITION, None)
         ),
-        "embeddings.token_type": None,
         "embeddings.norm": "embeddings.LayerNorm",
         "attention.relative_bias": Derived("encoder.relative_attention_bias.weight", _by_distance),
         "layers.{}.query": "encoder.layer.{}.attention.attn.q",

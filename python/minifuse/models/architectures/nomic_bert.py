@@ -74,7 +74,6 @@ ARCHITECTURE = Architecture(
             "query", "key", "value", "attention_output", "ffn_gate", "ffn_input", "ffn_output"
         ),
         "embeddings.word": "embeddings.word_embeddings.weight",
-        "embeddings.position": None,
         "embeddings.token_type": "embeddings.token_type_embeddings.weight",
         "embeddings.norm": "emb_ln",
         "layers.{}.query.weight": section("encoder.layers.{}.attn.Wqkv.weight", 0, 3),
