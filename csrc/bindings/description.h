@@ -6,6 +6,13 @@
 
 namespace minifuse {
 
+inline Norms parse_norms(const std::string& name) {
+  if (name == "post") return Norms::kPost;
+  if (name == "pre") return Norms::kPre;
+  if (name == "sandwich") return Norms::kSandwich;
+  fail("norms is '", name, "', wanted one of post, pre, sandwich");
+}
+
 // Reads the attributes of a Python object; throws where one is missing, of another type or nonsense.
 inline ModelDescription description_of(const py::object& object) {
   const auto integer = [&](const char* name) { return object.attr(name).cast<int64_t>(); };
@@ -25,8 +32,15 @@ inline ModelDescription description_of(const py::object& object) {
       .local_rotary_theta = object.attr("local_rotary_theta").cast<double>(),
       .rotary_scale = object.attr("rotary_scale").cast<double>(),
       .windows = object.attr("windows").cast<std::vector<int64_t>>(),
-      .norms_first = object.attr("norms_first").cast<bool>(),
-      .has_gate = object.attr("has_gate").cast<bool>()};
+      .has_gate = object.attr("has_gate").cast<bool>(),
+      .norms = parse_norms(object.attr("norms").cast<std::string>()),
+      .has_rms_norms = object.attr("has_rms_norms").cast<bool>(),
+      .has_embedding_norm = object.attr("has_embedding_norm").cast<bool>(),
+      .num_key_value_heads = integer("num_key_value_heads"),
+      .head_size = integer("head_dim"),
+      .has_head_norms = object.attr("has_head_norms").cast<bool>(),
+      .attention_scale = object.attr("attention_scale").cast<double>(),
+      .is_causal = object.attr("is_causal").cast<bool>()};
   description.validate();
   return description;
 }

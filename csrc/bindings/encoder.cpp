@@ -155,9 +155,11 @@ void register_encoder(py::module_& module) {
       .def("layer_matrices",
            [](const Encoder& e) {
              std::vector<std::tuple<std::string, std::vector<std::string>, int64_t>> rows;
-             for (const LayerMatrix& one : layer_matrices(e.description()))
-               rows.emplace_back(
-                   one.name, std::vector<std::string>(one.parts.begin(), one.parts.end()), one.K);
+             for (const LayerMatrix& one : layer_matrices(e.description())) {
+               std::vector<std::string> parts;
+               for (const LayerMatrix::Part& part : one.parts) parts.emplace_back(part.name);
+               rows.emplace_back(one.name, std::move(parts), one.K);
+             }
              return rows;
            })
       .def("weight_slots", [](Encoder& e) { return e.weights().shapes(); })

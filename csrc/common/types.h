@@ -54,7 +54,8 @@ struct LinearParams {
   StageTicks* ticks = nullptr;  // or null; of its stages, those inside a linear kernel
 };
 
-// y = LayerNorm(x + residual) * gamma + beta, row by row; y may be x or residual, sum may be residual.
+// y = LayerNorm(x + residual) * gamma + beta, row by row, or RMSNorm(x + residual) * gamma (Zhang and
+// Sennrich 2019); y may be x or residual, sum may be residual.
 struct LayerNormParams {
   const float* x;  // [M, H], rows ldx apart
   int64_t ldx;
@@ -62,11 +63,12 @@ struct LayerNormParams {
   int64_t ldr;
   float* sum = nullptr;  // [M, H], rows ldr apart, or null: where x + residual is kept
   const float* gamma;  // [H]
-  const float* beta;  // [H]
+  const float* beta;  // [H]; not read by RMSNorm
   float eps;
   float* y;  // [M, H], rows ldy apart
   int64_t ldy;
   int64_t M, H;
+  bool is_rms = false;
 };
 
 // The heads of a sentence's tokens: [seqlen, num_heads, head_dim] with strides from token to token
@@ -87,7 +89,8 @@ struct AttentionParams {
   int64_t seqlen_q, seqlen_k, head_dim;
   // [seqlen_k]: the rows of k and v to attend to; null: 0..seqlen_k-1
   const int32_t* key_index = nullptr;
-  int64_t head_begin, head_end;
+  int64_t head_begin, head_end;  // of q; head h reads head h / queries_per_key of k and v
+  int64_t queries_per_key = 1;
   float scale;
   float* scratch;  // attention_scratch_floats(seqlen_k, head_dim), 64-byte aligned
   // Of head 0 and distance 0, or null: added to the scaled score of query i and key j is
@@ -110,7 +113,7 @@ struct RotaryParams {
 
 // Attention of one sentence with dropout of its weights, and its gradient
 // (attention_training.inl.h). seqlen_q = seqlen_k, no key_index, no bias,
-// all keys.
+// all keys, as many heads of k and v as of q.
 struct AttentionTrainingParams {
   AttentionParams forward;  // scratch: attention_training_floats(seqlen, head_dim)
   float dropout;  // the share of weights that is dropped, 0 <= dropout < 1
@@ -126,7 +129,7 @@ struct EmbedParams {
   const int32_t* positions;  // [M]
   const float* word;  // [vocab_size, H]
   const float* position;  // [max_position_embeddings, H]
-  const float* gamma;  // [H]
+  const float* gamma;  // [H]; null: no LayerNorm
   const float* beta;  // [H]
   float eps;
   float* y;  // [M, H], rows ldy apart

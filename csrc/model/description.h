@@ -11,6 +11,11 @@
 
 namespace minifuse {
 
+// Where the norms of a layer stand: behind attention and feed-forward, each with its residual
+// (Vaswani et al. 2017); before each, and one behind the last layer (Xiong et al. 2020); or before
+// and behind each (Gemma Team 2024).
+enum class Norms : int32_t { kPost, kPre, kSandwich };
+
 struct ModelDescription {
   int64_t vocab_size = 0;
   int64_t max_position_embeddings = 0;
@@ -29,14 +34,33 @@ struct ModelDescription {
   // Layer by layer: a token attends to at most so many tokens on either side; 0: to all. Empty: all
   // layers attend to all.
   std::vector<int64_t> windows = {};
-  bool norms_first = false;  // LayerNorms stand before attention and feed-forward, and at the end
+  Norms norms = Norms::kPost;
+  bool has_rms_norms = false;  // RMSNorm without biases in place of LayerNorm
+  // Where norms stand first: the embeddings have a norm, and then the first attention has none.
+  bool has_embedding_norm = true;
+  int64_t num_key_value_heads = 0;  // 0: as many as num_attention_heads
+  int64_t head_size = 0;  // columns of a head; 0: hidden_size / num_attention_heads
+  bool has_head_norms = false;  // each head of Q and K goes through an RMSNorm before it is turned
+  double attention_scale = 0;  // of scores; 0: 1 / sqrt(head_dim)
+  bool is_causal = false;  // a token attends to itself and those before it
   bool has_gate = false;  // activation(Y Wg) * (Y W1) in place of activation(Y W1)
 
   // Returns how many tokens on either side a layer's tokens attend to; 0: all.
   int64_t window_of(int64_t layer) const {
     return windows.empty() ? 0 : windows[static_cast<size_t>(layer)];
   }
-  int64_t head_dim() const { return hidden_size / num_attention_heads; }
+  int64_t head_dim() const { return head_size > 0 ? head_size : hidden_size / num_attention_heads; }
+  int64_t key_value_heads() const {
+    return num_key_value_heads > 0 ? num_key_value_heads : num_attention_heads;
+  }
+  // Columns of Q, and of the rows that attention gives; and those of K and of V.
+  int64_t query_columns() const { return num_attention_heads * head_dim(); }
+  int64_t key_columns() const { return key_value_heads() * head_dim(); }
+  int64_t qkv_columns() const { return query_columns() + 2 * key_columns(); }
+  float softmax_scale() const {
+    return attention_scale > 0 ? static_cast<float>(attention_scale)
+                               : 1.0f / std::sqrt(static_cast<float>(head_dim()));
+  }
   // Columns that the first matrix of the feed-forward gives.
   int64_t ffn_columns() const { return has_gate ? 2 * intermediate_size : intermediate_size; }
   // Types that a token can have: at least one.
@@ -63,9 +87,17 @@ struct ModelDescription {
     in_range("num_hidden_layers", num_hidden_layers, 0, 1000);
     in_range("num_attention_heads", num_attention_heads, 1, hidden_size);
     in_range("intermediate_size", intermediate_size, 1, 1 << 18);
-    check(hidden_size % num_attention_heads == 0, "config: hidden_size=", hidden_size,
-          " is not a multiple of num_attention_heads=", num_attention_heads);
-    in_range("hidden_size / num_attention_heads", head_dim(), 1, kMaxHeadDim);
+    in_range("head_dim", head_size, 0, kMaxHeadDim);
+    check(head_size > 0 || hidden_size % num_attention_heads == 0, "config: hidden_size=",
+          hidden_size, " is not a multiple of num_attention_heads=", num_attention_heads);
+    in_range("num_key_value_heads", num_key_value_heads, 0, num_attention_heads);
+    check(num_attention_heads % key_value_heads() == 0, "config: num_attention_heads=",
+          num_attention_heads, " is not a multiple of num_key_value_heads=", num_key_value_heads);
+    check(std::isfinite(attention_scale) && attention_scale >= 0,
+          "config: scores are scaled by ", attention_scale, ", wanted a finite number > 0");
+    check(norms != Norms::kPost || (has_embedding_norm && !has_rms_norms),
+          "config: RMSNorm behind attention is not supported");
+    in_range("head_dim", head_dim(), 1, kMaxHeadDim);
     if (has_relative_bias)
       in_range("num_attention_heads * max_position_embeddings",
                num_attention_heads * max_position_embeddings, 1, 1 << 24);
@@ -79,7 +111,7 @@ struct ModelDescription {
     check(windows.empty() || static_cast<int64_t>(windows.size()) == num_hidden_layers,
           "config: windows of ", windows.size(), " layers, wanted ", num_hidden_layers);
     for (const int64_t window : windows) in_range("window of attention", window, 0, 1 << 20);
-    if (norms_first) in_range("num_hidden_layers", num_hidden_layers, 1, 1000);
+    if (norms != Norms::kPost) in_range("num_hidden_layers", num_hidden_layers, 1, 1000);
     if (rotary_theta > 0) {
       check(head_dim() % 2 == 0, "config: rotary positions turn pairs, and a head has ", head_dim(),
             " columns");

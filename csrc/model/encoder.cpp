@@ -65,11 +65,10 @@ bool Encoder::encode_chunk(Call& call, const Chunk& chunk, Workspace& ws,
                                     .M = row_end - row_begin,
                                     .H = H});
   });
-  // Where norms go first, y is the normed x, and what comes out at the end.
-  const bool norms_first = description_.norms_first;
-  if (norms_first)
-    for (int64_t row = row_begin; row < row_end; ++row)
-      std::memcpy(ws.y.data() + row * ldx, x + row * ldx, static_cast<size_t>(H) * sizeof(float));
+  // Where norms stand first, y is the norm of x, and what comes out at the end.
+  const bool norms_stand_first = description_.norms != Norms::kPost;
+  if (norms_stand_first) norm_first(x + row_begin * ldx, ws.y.data() + row_begin * ldx, ldx,
+                                    row_end - row_begin);
   team.meet();
 
   const auto copy_rows = [&](float* destination, const float* from) {
@@ -90,16 +89,23 @@ bool Encoder::encode_chunk(Call& call, const Chunk& chunk, Workspace& ws,
         width);
     TeamSteps steps(weights_, index, kernels_, batch.cu_seqlens, chunk, ws, team, observer);
     const LayerWeights& layer = weights_.layers[static_cast<size_t>(index)];
-    if (norms_first)
-      pre_norm_layer(steps, layer,
-                     index + 1 < num_layers
-                         ? weights_.layers[static_cast<size_t>(index + 1)].attention_norm
-                         : weights_.final_norm);
-    else
-      post_norm_layer(steps, layer);
+    const NormWeights& next_norm =
+        index + 1 < num_layers ? weights_.layers[static_cast<size_t>(index + 1)].attention_norm
+                               : weights_.final_norm;
+    switch (description_.norms) {
+      case Norms::kPost:
+        post_norm_layer(steps, layer);
+        break;
+      case Norms::kPre:
+        pre_norm_layer(steps, layer, next_norm);
+        break;
+      case Norms::kSandwich:
+        sandwich_norm_layer(steps, layer, next_norm);
+        break;
+    }
   }
   if (team.has_left()) return false;
-  const float* last = norms_first ? ws.y.data() : x;
+  const float* last = norms_stand_first ? ws.y.data() : x;
   if (outputs.hidden_states)
     copy_rows(outputs.hidden_states + num_layers * batch.total_tokens * H, last);
   if (outputs.token_embeddings) copy_rows(outputs.token_embeddings, last);
@@ -108,6 +114,28 @@ bool Encoder::encode_chunk(Call& call, const Chunk& chunk, Workspace& ws,
   clock.time(&StageTicks::pooling, [&] { pool_chunk(batch, outputs, chunk, last, ldx, team); });
   team.meet();
   return !team.has_left();
+}
+
+void Encoder::norm_first(const float* x, float* y, int64_t ldx, int64_t num_rows) const noexcept {
+  const int64_t H = description_.hidden_size;
+  if (description_.has_embedding_norm) {  // which is the norm of the first attention
+    for (int64_t row = 0; row < num_rows; ++row)
+      std::memcpy(y + row * ldx, x + row * ldx, static_cast<size_t>(H) * sizeof(float));
+    return;
+  }
+  const NormWeights& norm = weights_.layers.front().attention_norm;
+  kernels_.rows.layer_norm({.x = x,
+                            .ldx = ldx,
+                            .residual = nullptr,
+                            .ldr = 0,
+                            .gamma = norm.gamma.data(),
+                            .beta = norm.beta.data(),
+                            .eps = description_.layer_norm_eps,
+                            .y = y,
+                            .ldy = ldx,
+                            .M = num_rows,
+                            .H = H,
+                            .is_rms = description_.has_rms_norms});
 }
 
 void Encoder::pool_chunk(const Batch& batch, const Outputs& outputs, const Chunk& chunk,
@@ -199,11 +227,14 @@ CostModel Encoder::cost_model() const {
   const double H = static_cast<double>(description_.hidden_size);
   const double F = static_cast<double>(description_.intermediate_size);
   const double L = static_cast<double>(description_.num_hidden_layers);
-  const double num_weights = L * (4 * H * H + (description_.has_gate ? 3 : 2) * H * F);
+  const double Q = static_cast<double>(description_.query_columns());
+  const double KV = static_cast<double>(description_.key_columns());
+  const double num_weights =
+      L * (H * (Q + 2 * KV) + Q * H + (description_.has_gate ? 3 : 2) * H * F);
   const double bytes_per_weight = static_cast<double>(kernels_.linear.format.panel_bytes(64)) /
                                   static_cast<double>(64 * kernels_.linear.format.panel_columns);
   return {.per_token = 2 * num_weights,
-          .per_pair = 4 * L * H,
+          .per_pair = 4 * L * Q,
           .per_chunk = num_weights * bytes_per_weight * kOperationsPerByte,
           .per_shared_chunk = (7 * L + 3) * kOperationsPerMeeting};
 }

@@ -47,6 +47,8 @@ class Encoder {
   // member that left between two barriers would leave the others waiting there for ever.
   bool encode_chunk(Call& call, const Chunk& chunk, Workspace& ws, Team& team) const noexcept;
   void add_ticks(const Outputs& outputs, Workspace& ws) const;
+  // y = the norm of rows of embeddings that the first attention reads.
+  void norm_first(const float* x, float* y, int64_t ldx, int64_t num_rows) const noexcept;
   // x: the last rows of the chunk, ldx apart.
   void pool_chunk(const Batch& batch, const Outputs& outputs, const Chunk& chunk, const float* x,
                   int64_t ldx, const Team& team) const;

@@ -19,16 +19,28 @@ void post_norm_layer(Steps& run, const LayerWeights& w) {
 }
 
 // The pre-norm layer (Xiong et al. 2020). x is what all layers add to; y comes in as its norm, and
-// goes out as its norm for what follows.
+// goes out as its norm for what follows. Norm is LayerNorm or RMSNorm.
 template <typename Steps, typename LayerWeights, typename NormWeights>
 void pre_norm_layer(Steps& run, const LayerWeights& w, const NormWeights& next_norm) {
   // Q, K, V = Y Wq + bq, Y Wk + bk, Y Wv + bv
   run.linear(w.qkv, run.y, run.qkv);
   run.attention(run.qkv, run.context);
-  // X = X + O Wo + bo,  Y = LayerNorm(X)
+  // X = X + O Wo + bo,  Y = Norm(X)
   run.linear_add_norm(w.out, run.context, run.x, w.ffn_norm, run.y);
-  // X = X + feed-forward(Y),  Y = LayerNorm(X)
+  // X = X + feed-forward(Y),  Y = Norm(X)
   run.feed_forward_add_norm(w.ffn1, w.ffn2, run.y, run.x, next_norm);
+}
+
+// The same with a norm of what is added, too (Gemma Team 2024).
+template <typename Steps, typename LayerWeights, typename NormWeights>
+void sandwich_norm_layer(Steps& run, const LayerWeights& w, const NormWeights& next_norm) {
+  // Q, K, V = Y Wq + bq, Y Wk + bk, Y Wv + bv
+  run.linear(w.qkv, run.y, run.qkv);
+  run.attention(run.qkv, run.context);
+  // X = X + Norm(O Wo + bo),  Y = Norm(X)
+  run.linear_norm_add_norm(w.out, run.context, w.attention_output_norm, run.x, w.ffn_norm, run.y);
+  // X = X + Norm(feed-forward(Y)),  Y = Norm(X)
+  run.feed_forward_norm_add_norm(w.ffn1, w.ffn2, run.y, w.ffn_output_norm, run.x, next_norm);
 }
 
 }  // namespace minifuse

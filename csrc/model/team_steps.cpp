@@ -12,7 +12,7 @@ TeamSteps::TeamSteps(const Weights& weights, int64_t layer, const EncoderKernels
         cu_seqlens[chunk.last] - cu_seqlens[chunk.first]},
       y{workspace.y.data(), workspace.sizes.ldx, 0, x.count},
       qkv{workspace.qkv.data(), workspace.sizes.ldqkv, 0, x.count},
-      context{workspace.context.data(), workspace.sizes.ldx, 0, x.count},
+      context{workspace.context.data(), workspace.sizes.ldcontext, 0, x.count},
       weights_(weights),
       layer_(layer),
       description_(weights.description()),
@@ -49,69 +49,97 @@ void TeamSteps::linear(const LayerLinear& w, const Rows& x, const Rows& y,
 
 void TeamSteps::attention(const Rows& qkv, const Rows& out) const noexcept {
   if (team_.has_left()) return;
-  const int64_t H = description_.hidden_size, A = description_.num_attention_heads;
-  const int64_t D = description_.head_dim();
+  const int64_t A = description_.num_attention_heads, KV = description_.key_value_heads();
+  const int64_t D = description_.head_dim(), group = A / KV;
   const int64_t window = description_.window_of(layer_), reach = window ? window : kAllKeys;
-  const bool is_local = window && weights_.local_rotary.data();
-  const float* angles = is_local ? weights_.local_rotary.data() : weights_.rotary.data();
   const int64_t bias_stride = relative_bias_stride(description_.max_position_embeddings);
-  const int64_t num_items = (chunk_.last - chunk_.first) * A;  // a head of a sentence each
+  // An item is a head of K and V in a sentence, with the heads of Q that read it.
+  const int64_t num_items = (chunk_.last - chunk_.first) * KV;
   const int64_t item_end = team_.end(num_items);
   observer_.time(&StageTicks::attention, [&] {
     for (int64_t item = team_.begin(num_items); item < item_end;) {
-      const int64_t sentence = chunk_.first + item / A, head = item % A;
-      const int64_t heads = std::min(A - head, item_end - item);
+      const int64_t sentence = chunk_.first + item / KV, head = item % KV;
+      const int64_t heads = std::min(KV - head, item_end - item);
       const int64_t row = cu_seqlens_[sentence] - cu_seqlens_[chunk_.first];
       const int64_t seqlen = cu_seqlens_[sentence + 1] - cu_seqlens_[sentence];
       float* q = qkv.data + row * qkv.stride;
-      if (angles)
-        for (float* part : {q, q + H})
-          kernels_.rows.rotate({.x = part + head * D,
-                                .ldx = qkv.stride,
-                                .angles = angles,
-                                .M = seqlen,
-                                .num_heads = heads,
-                                .head_dim = D});
+      float *k = q + A * D, *v = k + KV * D;
+      place_heads(q + head * group * D, qkv.stride, seqlen, heads * group, layer().query_norm);
+      place_heads(k + head * D, qkv.stride, seqlen, heads, layer().key_norm);
       kernels_.attention({.q = {q, qkv.stride, D},
-                          .k = {q + H, qkv.stride, D},
-                          .v = {q + 2 * H, qkv.stride, D},
+                          .k = {k, qkv.stride, D},
+                          .v = {v, qkv.stride, D},
                           .out = {out.data + row * out.stride, out.stride, D},
                           .seqlen_q = seqlen,
                           .seqlen_k = seqlen,
                           .head_dim = D,
-                          .head_begin = head,
-                          .head_end = head + heads,
-                          .scale = 1.0f / std::sqrt(static_cast<float>(D)),
+                          .head_begin = head * group,
+                          .head_end = (head + heads) * group,
+                          .queries_per_key = group,
+                          .scale = description_.softmax_scale(),
                           .scratch = ws_.attention_scratch_of(team_.member),
                           .bias = weights_.bias_of_distance_0(),
                           .bias_stride = bias_stride,
                           .keys_before = reach,
-                          .keys_after = reach});
+                          .keys_after = description_.is_causal ? 0 : reach});
       item += heads;
     }
   });
   team_.meet();
 }
 
-void TeamSteps::linear_norm(const LayerLinear& w, const Rows& x, const Rows& residual,
-                            bool keeps_sum, const NormWeights& norm,
+void TeamSteps::place_heads(float* x, int64_t stride, int64_t seqlen, int64_t num_heads,
+                            const NormWeights& norm) const {
+  const int64_t D = description_.head_dim();
+  if (description_.has_head_norms)
+    for (int64_t row = 0; row < seqlen; ++row) {
+      LayerNormParams heads = norm_params(norm, D);
+      heads.x = heads.y = x + row * stride;
+      heads.ldx = heads.ldy = D;
+      heads.M = num_heads;
+      heads.is_rms = true;
+      kernels_.rows.layer_norm(heads);
+    }
+  const bool is_local = description_.window_of(layer_) && weights_.local_rotary.data();
+  const Buffer& angles = is_local ? weights_.local_rotary : weights_.rotary;
+  if (angles.data())
+    kernels_.rows.rotate({.x = x,
+                          .ldx = stride,
+                          .angles = angles.data(),
+                          .M = seqlen,
+                          .num_heads = num_heads,
+                          .head_dim = D});
+}
+
+LayerNormParams TeamSteps::norm_params(const NormWeights& norm, int64_t width) const {
+  return {.x = nullptr,
+          .ldx = 0,
+          .residual = nullptr,
+          .ldr = 0,
+          .gamma = norm.gamma.data(),
+          .beta = norm.beta.data(),
+          .eps = description_.layer_norm_eps,
+          .y = nullptr,
+          .ldy = 0,
+          .M = 0,
+          .H = width,
+          .is_rms = description_.has_rms_norms};
+}
+
+void TeamSteps::linear_norm(const LayerLinear& w, const Rows& x, const NormWeights* inner,
+                            const Rows& residual, bool keeps_sum, const NormWeights& norm,
                             const Rows& y) const noexcept {
   if (team_.has_left()) return;
   observer_.input(x, w.input_column, w.K);
   const LinearParams linear = params(w, x, y, Activation::kNone);
-  LayerNormParams rows{.x = y.data,
-                       .ldx = y.stride,
-                       .residual = residual.data,
-                       .ldr = residual.stride,
-                       .sum = keeps_sum ? residual.data : nullptr,
-                       .gamma = norm.gamma.data(),
-                       .beta = norm.beta.data(),
-                       .eps = description_.layer_norm_eps,
-                       .y = y.data,
-                       .ldy = y.stride,
-                       .M = y.count,
-                       .H = w.N};
-  if (team_.is_alone()) {
+  LayerNormParams rows = norm_params(norm, w.N);
+  rows.x = rows.y = y.data;
+  rows.ldx = rows.ldy = y.stride;
+  rows.residual = residual.data;
+  rows.ldr = residual.stride;
+  rows.sum = keeps_sum ? residual.data : nullptr;
+  rows.M = y.count;
+  if (team_.is_alone() && !inner) {
     observer_.time(&StageTicks::matrices,
                    [&] { kernels_.linear.linear_residual_layer_norm(linear, rows); });
     team_.meet();
@@ -124,7 +152,16 @@ void TeamSteps::linear_norm(const LayerLinear& w, const Rows& x, const Rows& res
   rows.residual += begin * residual.stride;
   if (keeps_sum) rows.sum += begin * residual.stride;
   rows.M = team_.end(y.count) - begin;
-  observer_.time(&StageTicks::layer_norm, [&] { kernels_.rows.layer_norm(rows); });
+  observer_.time(&StageTicks::layer_norm, [&] {
+    if (inner) {
+      LayerNormParams first = norm_params(*inner, w.N);
+      first.x = first.y = rows.y;
+      first.ldx = first.ldy = y.stride;
+      first.M = rows.M;
+      kernels_.rows.layer_norm(first);
+    }
+    kernels_.rows.layer_norm(rows);
+  });
   team_.meet();
 }
 
@@ -142,8 +179,8 @@ void TeamSteps::hidden_of(const LayerLinear& w1, const Rows& x,
 }
 
 void TeamSteps::feed_forward_norm(const LayerLinear& w1, const LayerLinear& w2, const Rows& x,
-                                  const Rows& residual, bool keeps_sum, const NormWeights& norm,
-                                  const Rows& y) const noexcept {
+                                  const NormWeights* inner, const Rows& residual, bool keeps_sum,
+                                  const NormWeights& norm, const Rows& y) const noexcept {
   const int64_t M = x.count;
   const int64_t block = team_.is_alone() ? ffn_block_rows(M, kernels_.blocks, kernels_.linear) : M;
   for (int64_t row = 0; row < M; row += block) {
@@ -151,29 +188,41 @@ void TeamSteps::feed_forward_norm(const LayerLinear& w1, const LayerLinear& w2, 
     const Rows in = x.part(row, end);
     const Rows hidden{ws_.hidden.data(), ws_.sizes.ldhidden, in.first, in.count};
     hidden_of(w1, in, hidden);
-    linear_norm(w2, hidden, residual.part(row, end), keeps_sum, norm, y.part(row, end));
+    linear_norm(w2, hidden, inner, residual.part(row, end), keeps_sum, norm, y.part(row, end));
   }
 }
 
 void TeamSteps::linear_residual_norm(const LayerLinear& w, const Rows& x, const Rows& residual,
                                      const NormWeights& norm, const Rows& y) const noexcept {
-  linear_norm(w, x, residual, false, norm, y);
+  linear_norm(w, x, nullptr, residual, false, norm, y);
 }
 
 void TeamSteps::feed_forward_residual_norm(const LayerLinear& w1, const LayerLinear& w2,
                                            const Rows& x, const NormWeights& norm,
                                            const Rows& y) const noexcept {
-  feed_forward_norm(w1, w2, x, x, false, norm, y);
+  feed_forward_norm(w1, w2, x, nullptr, x, false, norm, y);
 }
 
 void TeamSteps::linear_add_norm(const LayerLinear& w, const Rows& from, const Rows& x,
                                 const NormWeights& norm, const Rows& y) const noexcept {
-  linear_norm(w, from, x, true, norm, y);
+  linear_norm(w, from, nullptr, x, true, norm, y);
 }
 
 void TeamSteps::feed_forward_add_norm(const LayerLinear& w1, const LayerLinear& w2, const Rows& y,
                                       const Rows& x, const NormWeights& norm) const noexcept {
-  feed_forward_norm(w1, w2, y, x, true, norm, y);
+  feed_forward_norm(w1, w2, y, nullptr, x, true, norm, y);
+}
+
+void TeamSteps::linear_norm_add_norm(const LayerLinear& w, const Rows& from,
+                                     const NormWeights& inner, const Rows& x,
+                                     const NormWeights& norm, const Rows& y) const noexcept {
+  linear_norm(w, from, &inner, x, true, norm, y);
+}
+
+void TeamSteps::feed_forward_norm_add_norm(const LayerLinear& w1, const LayerLinear& w2,
+                                           const Rows& y, const NormWeights& inner, const Rows& x,
+                                           const NormWeights& norm) const noexcept {
+  feed_forward_norm(w1, w2, y, &inner, x, true, norm, y);
 }
 
 }  // namespace minifuse

@@ -31,8 +31,8 @@ class TeamSteps {
   // y = activation(x W^T + b). Members take columns.
   void linear(const LayerLinear& w, const Rows& x, const Rows& y,
               Activation activation = Activation::kNone) const noexcept;
-  // out = softmax(q k^T / sqrt(D) + bias) v in each sentence, q and k turned by their positions where
-  // the model has rotary ones. Members take heads.
+  // out = softmax(q k^T / sqrt(D) + bias) v in each sentence; before, q and k go through the norms of
+  // heads and are turned by their positions, where the model has either. Members take heads.
   void attention(const Rows& qkv, const Rows& out) const noexcept;
   // y = LayerNorm(x W^T + b + residual): fused for a member alone; columns, then rows, for a team.
   void linear_residual_norm(const LayerLinear& w, const Rows& x, const Rows& residual,
@@ -48,14 +48,28 @@ class TeamSteps {
   // x = x + hidden W2^T + b2, y = LayerNorm(x), hidden of y as it comes in.
   void feed_forward_add_norm(const LayerLinear& w1, const LayerLinear& w2, const Rows& y,
                              const Rows& x, const NormWeights& norm) const noexcept;
+  // x = x + norm(from W^T + b), y = norm(x): the same two, with a norm of what is added.
+  void linear_norm_add_norm(const LayerLinear& w, const Rows& from, const NormWeights& inner,
+                            const Rows& x, const NormWeights& norm, const Rows& y) const noexcept;
+  void feed_forward_norm_add_norm(const LayerLinear& w1, const LayerLinear& w2, const Rows& y,
+                                  const NormWeights& inner, const Rows& x,
+                                  const NormWeights& norm) const noexcept;
 
  private:
-  // y = LayerNorm(sum), sum = x W^T + b + residual; sum is kept in the residual's place or nowhere.
-  void linear_norm(const LayerLinear& w, const Rows& x, const Rows& residual, bool keeps_sum,
-                   const NormWeights& norm, const Rows& y) const noexcept;
+  const LayerWeights& layer() const { return weights_.layers[static_cast<size_t>(layer_)]; }
+  // Heads of Q or K through their norm and turned by their positions, where the model has either.
+  void place_heads(float* x, int64_t stride, int64_t seqlen, int64_t num_heads,
+                   const NormWeights& norm) const;
+  // Parameters of a norm, without its rows.
+  LayerNormParams norm_params(const NormWeights& norm, int64_t width) const;
+  // y = norm(sum), sum = inner(x W^T + b) + residual; inner: null for none. The sum is kept in the
+  // residual's place or nowhere.
+  void linear_norm(const LayerLinear& w, const Rows& x, const NormWeights* inner,
+                   const Rows& residual, bool keeps_sum, const NormWeights& norm,
+                   const Rows& y) const noexcept;
   void feed_forward_norm(const LayerLinear& w1, const LayerLinear& w2, const Rows& x,
-                         const Rows& residual, bool keeps_sum, const NormWeights& norm,
-                         const Rows& y) const noexcept;
+                         const NormWeights* inner, const Rows& residual, bool keeps_sum,
+                         const NormWeights& norm, const Rows& y) const noexcept;
   // The intermediate of the feed-forward. Members take columns, and rows to gate.
   void hidden_of(const LayerLinear& w1, const Rows& x, const Rows& hidden) const noexcept;
   LinearParams params(const LayerLinear& w, const Rows& x, const Rows& y,

@@ -19,7 +19,7 @@ namespace minifuse {
 struct WorkspaceSizes {
   int64_t tokens;
   int64_t hidden_rows;  // rows of the feed-forward's intermediate that exist at a time
-  int64_t ldx, ldqkv, ldhidden;
+  int64_t ldx, ldqkv, ldcontext, ldhidden;
   int64_t attention_floats;  // scratch memory of one member
   int64_t linear_bytes;  // scratch memory of one member
   int64_t members;
@@ -52,6 +52,7 @@ inline WorkspaceSizes workspace_sizes(const ModelDescription& description,
                                       const LinearKernels& kernels, const BlockSizes& blocks,
                                       int64_t tokens, int64_t max_seqlen, int64_t members) {
   const int64_t H = description.hidden_size, F = description.intermediate_size;
+  const int64_t Q = description.query_columns();
   // One member alone takes the rows in blocks of balanced size, never more than this.
   const int64_t most_rows = round_up(blocks.ffn_rows, kernels.tile_rows);
   const int64_t hidden_rows = members == 1 ? std::min(tokens, most_rows) : tokens;
@@ -59,21 +60,25 @@ inline WorkspaceSizes workspace_sizes(const ModelDescription& description,
       .tokens = tokens,
       .hidden_rows = hidden_rows,
       .ldx = padded_stride(H),
-      .ldqkv = padded_stride(3 * H),
+      .ldqkv = padded_stride(description.qkv_columns()),
+      .ldcontext = padded_stride(Q),
       .ldhidden = padded_stride(description.ffn_columns()),
       .attention_floats =
           round_up(attention_scratch_floats(max_seqlen, description.head_dim()), 16),
-      // Wq, Wk, Wv, Wo and W1 read rows of H values, W2 reads rows of F.
-      .linear_bytes = round_up(
-          std::max(kernels.scratch_bytes(tokens, H), kernels.scratch_bytes(hidden_rows, F)), 64),
+      // Wq, Wk, Wv and W1 read rows of H values, Wo of Q, W2 of F.
+      .linear_bytes =
+          round_up(std::max({kernels.scratch_bytes(tokens, H), kernels.scratch_bytes(tokens, Q),
+                             kernels.scratch_bytes(hidden_rows, F)}),
+                   64),
       .members = members};
 }
 
 struct Workspace {
   WorkspaceSizes allocated;
   WorkspaceSizes sizes;  // of the call that uses it; covered by what is allocated
-  Buffer x, y, context;  // [tokens, H]
-  Buffer qkv;  // [tokens, 3H]
+  Buffer x, y;  // [tokens, H]
+  Buffer context;  // [tokens, query_columns]
+  Buffer qkv;  // [tokens, qkv_columns]
   Buffer hidden;  // [hidden_rows, F], or 2F with a gate
   Buffer attention_scratch;  // [members, attention_floats]
   BufferOf<std::byte> linear_scratch;  // [members, linear_bytes]
@@ -86,7 +91,7 @@ struct Workspace {
         sizes(s),
         x(s.tokens * s.ldx),
         y(s.tokens * s.ldx),
-        context(s.tokens * s.ldx),
+        context(s.tokens * s.ldcontext),
         qkv(s.tokens * s.ldqkv),
         hidden(s.hidden_rows * s.ldhidden),
         attention_scratch(s.members * s.attention_floats),

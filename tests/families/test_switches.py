@@ -16,19 +16,45 @@ from minifuse.models.weights import new_encoder
 from minifuse.native import core
 
 ROTARY = {"rotary_theta": 1000.0, "has_position_embeddings": False}
+RMS = {"has_rms_norms": True, "has_embedding_norm": False, "type_vocab_size": 0}
 SWITCHES = {
     "plain": {},
     "relative bias": {"has_relative_bias": True},
     "rotary": ROTARY,
     "gate": {"has_gate": True, "activation": "silu"},
     "windows": {"windows": (5, 0, 40)},
-    "norms first": {"norms_first": True},
+    "norms that stand first": {"norms": "pre"},
     "relative bias in windows": {"has_relative_bias": True, "windows": (0, 70, 1)},
+    "several queries a key": {"num_key_value_heads": 2, "head_dim": 20},
+    "one key for all, causal": {"num_key_value_heads": 1, "is_causal": True},
+    "all of Qwen3's": {
+        **ROTARY,
+        **RMS,
+        "norms": "pre",
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "has_head_norms": True,
+        "is_causal": True,
+        "has_gate": True,
+    },
+    "all of Gemma3's": {
+        **ROTARY,
+        **RMS,
+        "local_rotary_theta": 50.0,
+        "windows": (6, 6, 0),
+        "norms": "sandwich",
+        "num_key_value_heads": 1,
+        "head_dim": 18,
+        "has_head_norms": True,
+        "attention_scale": 0.3,
+        "activation": "gelu_new",
+        "has_gate": True,
+    },
     "all of ModernBERT's": {
         **ROTARY,
         "local_rotary_theta": 50.0,
         "windows": (0, 7, 20),
-        "norms_first": True,
+        "norms": "pre",
         "has_gate": True,
     },
 }
@@ -38,8 +64,8 @@ LENGTHS = (1, 2, 15, 16, 17, 33, 70)
 def describe(switches: dict, head_dim: int) -> ModelDescription:
     sizes = {"vocab_size": 50, "max_position_embeddings": 80, "num_hidden_layers": 3}
     sizes |= {"hidden_size": 4 * head_dim, "num_attention_heads": 4, "intermediate_size": 70}
-    settings = {"layer_norm_eps": 1e-6, "activation": "gelu"} | switches
-    return ModelDescription(**sizes, **settings)
+    settings = {"layer_norm_eps": 1e-6, "activation": "gelu"}
+    return ModelDescription(**sizes | settings | switches)
 
 
 def random_encoder(description: ModelDescription, dtype: str = "float32"):
@@ -117,6 +143,12 @@ def test_the_same_bits(name, dtype):
         ({"rotary_theta": float("nan")}, 8, "base of rotary positions is nan"),
         ({"local_rotary_theta": 1.0}, 8, "in some layers only"),
         (ROTARY, 7, "turn pairs, and a head has 7 columns"),
+        ({"num_key_value_heads": 3}, 8, "num_attention_heads=4 is not a multiple of"),
+        ({"num_key_value_heads": 5}, 8, "num_key_value_heads=5, wanted 0"),
+        ({"head_dim": 1000}, 8, "head_dim=1000, wanted"),
+        ({"attention_scale": float("inf")}, 8, "scores are scaled by inf"),
+        ({"has_rms_norms": True}, 8, "RMSNorm behind attention"),
+        ({"norms": "both"}, 8, "norms is 'both', wanted one of post, pre, sandwich"),
         ({"windows": (1, 2)}, 8, "windows of 2 layers, wanted 3"),
         ({"windows": (1, 2, -1)}, 8, "window of attention=-1"),
     ],

@@ -210,13 +210,13 @@ __attribute__((noinline)) void attention_tile(const AttentionParams& p, const Ti
   }
 }
 
-// prepare(head), then tile(height, range, q, bias, out) for every tile of that head's queries; `bias`
-// is that of the range's first key for its first query.
+// prepare(head) for a head of k and v, then tile(height, range, q, bias, out) for every tile of the
+// queries of a head that reads it; `bias` is that of the range's first key for its first query.
 template <typename Prepare, typename Tile>
 inline void over_heads_and_tiles(const AttentionParams& p, Prepare prepare, Tile tile) {
   const int64_t num_tiles = (p.seqlen_q + kTileRows - 1) / kTileRows;
   for (int64_t head = p.head_begin; head < p.head_end; ++head) {
-    prepare(head);
+    if (head == p.head_begin || head % p.queries_per_key == 0) prepare(head / p.queries_per_key);
     for (int64_t t = 0; t < num_tiles; ++t) {
       const int64_t first = p.seqlen_q * t / num_tiles;
       const int64_t last = p.seqlen_q * (t + 1) / num_tiles;

@@ -10,6 +10,15 @@
 
 constexpr int kNormRows = 4;
 
+inline f32x16 load_upto(const float* p, int64_t n) { return n >= 16 ? load(p) : load_first(p, n); }
+
+inline void store_upto(float* p, f32x16 v, int64_t n) {
+  if (n >= 16)
+    store(p, v);
+  else
+    store_first(p, v, n);
+}
+
 // Rows of x + residual, already in y, normalised in place.
 template <int kRows>
 inline void normalize_rows(float* y, int64_t ldy, const float* gamma, const float* beta, float eps,
@@ -95,33 +104,59 @@ inline void layer_norm_all(float* y, int64_t ldy, const float* gamma, const floa
                        [&](int64_t, int64_t c, int64_t n) { return sum_at(row, c, n); });
 }
 
-inline f32x16 load_upto(const float* p, int64_t n) { return n >= 16 ? load(p) : load_first(p, n); }
+// The same for RMSNorm: y = v / sqrt(mean(v^2) + eps) * gamma.
+template <int kRows, typename SumAt>
+inline void rms_norm_rows(float* y, int64_t ldy, const float* gamma, float eps, int64_t H,
+                          SumAt sum_at) {
+  f32x16 squares[kRows];
+  for (int r = 0; r < kRows; ++r) squares[r] = zero();
+  for (int64_t c = 0; c < H; c += 16)
+    for (int r = 0; r < kRows; ++r) {
+      const f32x16 v = sum_at(r, c, H - c);
+      store_upto(y + r * ldy + c, v, H - c);
+      squares[r] = fma(v, v, squares[r]);
+    }
+  float rstd[kRows];
+  for (int r = 0; r < kRows; ++r)
+    rstd[r] = 1.0f / scalar_sqrt(reduce_add(squares[r]) / static_cast<float>(H) + eps);
+  for (int64_t c = 0; c < H; c += 16) {
+    const f32x16 g = load_upto(gamma + c, H - c);
+    for (int r = 0; r < kRows; ++r) {
+      float* out = y + r * ldy + c;
+      store_upto(out, mul(mul(load_upto(out, H - c), broadcast(rstd[r])), g), H - c);
+    }
+  }
+}
 
-inline void store_upto(float* p, f32x16 v, int64_t n) {
-  if (n >= 16)
-    store(p, v);
-  else
-    store_first(p, v, n);
+template <typename SumAt>
+inline void norm_all(const LayerNormParams& p, SumAt sum_at) {
+  if (!p.is_rms) return layer_norm_all(p.y, p.ldy, p.gamma, p.beta, p.eps, p.M, p.H, sum_at);
+  int64_t row = 0;
+  for (; row + kNormRows <= p.M; row += kNormRows)
+    rms_norm_rows<kNormRows>(
+        p.y + row * p.ldy, p.ldy, p.gamma, p.eps, p.H,
+        [&](int64_t r, int64_t c, int64_t n) { return sum_at(row + r, c, n); });
+  for (; row < p.M; ++row)
+    rms_norm_rows<1>(p.y + row * p.ldy, p.ldy, p.gamma, p.eps, p.H,
+                     [&](int64_t, int64_t c, int64_t n) { return sum_at(row, c, n); });
 }
 
 void layer_norm(const LayerNormParams& p) {
-  if (p.residual && p.sum) {
-    layer_norm_all(p.y, p.ldy, p.gamma, p.beta, p.eps, p.M, p.H,
-                   [&](int64_t row, int64_t c, int64_t n) {
-                     const f32x16 v = add(load_upto(p.x + row * p.ldx + c, n),
-                                          load_upto(p.residual + row * p.ldr + c, n));
-                     store_upto(p.sum + row * p.ldr + c, v, n);
-                     return v;
-                   });
-  } else if (p.residual) {
-    layer_norm_all(p.y, p.ldy, p.gamma, p.beta, p.eps, p.M, p.H,
-                   [&](int64_t row, int64_t c, int64_t n) {
-                     return add(load_upto(p.x + row * p.ldx + c, n),
-                                load_upto(p.residual + row * p.ldr + c, n));
-                   });
+  const auto x_at = [&](int64_t row, int64_t c, int64_t n) {
+    return load_upto(p.x + row * p.ldx + c, n);
+  };
+  const auto sum_at = [&](int64_t row, int64_t c, int64_t n) {
+    return add(x_at(row, c, n), load_upto(p.residual + row * p.ldr + c, n));
+  };
+  if (!p.residual) {
+    norm_all(p, x_at);
+  } else if (!p.sum) {
+    norm_all(p, sum_at);
   } else {
-    layer_norm_all(
-        p.y, p.ldy, p.gamma, p.beta, p.eps, p.M, p.H,
-        [&](int64_t row, int64_t c, int64_t n) { return load_upto(p.x + row * p.ldx + c, n); });
+    norm_all(p, [&](int64_t row, int64_t c, int64_t n) {
+      const f32x16 v = sum_at(row, c, n);
+      store_upto(p.sum + row * p.ldr + c, v, n);
+      return v;
+    });
   }
 }

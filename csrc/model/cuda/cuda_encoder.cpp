@@ -98,8 +98,10 @@ CudaEncoder::CudaEncoder(const ModelDescription& description,
   check(description.activation <= Activation::kRelu,
         "device cuda: activation: wanted gelu, gelu_new or relu; use device='cpu'");
   check(description.has_position_embeddings && !description.has_relative_bias &&
-            description.rotary_theta == 0 && !description.has_gate && !description.norms_first &&
-            description.windows.empty(),
+            description.rotary_theta == 0 && !description.has_gate &&
+            description.norms == Norms::kPost && description.windows.empty() &&
+            description.qkv_columns() == 3 * H && !description.has_head_norms &&
+            description.attention_scale == 0 && !description.is_causal,
         "device cuda: only models of BERT's kind run there (absolute positions, no gate); use "
         "device='cpu'");
   weights_ = std::make_unique<Weights>(description, rows_);

@@ -4,6 +4,7 @@
 #include "model/weights/weights.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "linear/quantize.h"
 #include "model/weights/rotary.h"
@@ -21,13 +22,14 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 
 std::vector<LayerMatrix> layer_matrices(const ModelDescription& description) {
   const int64_t H = description.hidden_size, F = description.intermediate_size;
-  LayerMatrix ffn1{"ffn_input", {"ffn_input"}, F, H, &LayerWeights::ffn1};
+  const int64_t Q = description.query_columns(), KV = description.key_columns();
+  LayerMatrix ffn1{"ffn_input", {{"ffn_input", F}}, F, H, &LayerWeights::ffn1};
   if (description.has_gate)
-    ffn1 = {"ffn_gate_input", {"ffn_gate", "ffn_input"}, 2 * F, H, &LayerWeights::ffn1};
-  return {{"qkv", {"query", "key", "value"}, 3 * H, H, &LayerWeights::qkv},
-          {"attention_output", {"attention_output"}, H, H, &LayerWeights::out},
+    ffn1 = {"ffn_gate_input", {{"ffn_gate", F}, {"ffn_input", F}}, 2 * F, H, &LayerWeights::ffn1};
+  return {{"qkv", {{"query", Q}, {"key", KV}, {"value", KV}}, Q + 2 * KV, H, &LayerWeights::qkv},
+          {"attention_output", {{"attention_output", H}}, H, Q, &LayerWeights::out},
           ffn1,
-          {"ffn_output", {"ffn_output"}, H, F, &LayerWeights::ffn2}};
+          {"ffn_output", {{"ffn_output", H}}, H, F, &LayerWeights::ffn2}};
 }
 
 int64_t inputs_per_layer(const ModelDescription& description) {
@@ -49,13 +51,15 @@ Weights::Weights(const ModelDescription& description, const MatrixFormat& format
   if (description.has_position_embeddings) add("embeddings.position", positions_, {P, H});
   if (description.type_vocab_size > 0)
     add("embeddings.token_type", token_types_, {description.type_vocab_size, H});
-  add("embeddings.norm.weight", embedding_gamma, {H});
-  add("embeddings.norm.bias", embedding_beta, {H});
+  if (description.has_embedding_norm) {
+    add("embeddings.norm.weight", embedding_gamma, {H});
+    add("embeddings.norm.bias", embedding_beta, {H});
+  }
   if (description.has_relative_bias)
     add("attention.relative_bias", distances_, {description.num_attention_heads, 2 * P - 1});
-  if (description.norms_first) {
+  if (description.norms != Norms::kPost) {
     add("final_norm.weight", final_norm.gamma, {H});
-    add("final_norm.bias", final_norm.beta, {H});
+    if (!description.has_rms_norms) add("final_norm.bias", final_norm.beta, {H});
   }
   layers.resize(static_cast<size_t>(description.num_hidden_layers));
   for (size_t i = 0; i < layers.size(); ++i)
@@ -71,9 +75,8 @@ void Weights::add_layer(const std::string& prefix, LayerWeights& layer) {
     Matrix& matrix = matrices_.emplace_back(Matrix{.packed = &packed, .N = one.N, .K = one.K});
     if (is_quantized())
       slots_[prefix + one.name + ".weight"] = {.shape = {one.N, one.K}, .matrix = &matrix};
-    const int64_t rows = one.N / static_cast<int64_t>(one.parts.size());
     int64_t first = 0;
-    for (const char* part : one.parts) {
+    for (const auto& [part, rows] : one.parts) {
       if (!is_quantized())
         slots_[prefix + part + ".weight"] = {
             .shape = {rows, one.K}, .matrix = &matrix, .first_row = first};
@@ -82,15 +85,27 @@ void Weights::add_layer(const std::string& prefix, LayerWeights& layer) {
       first += rows;
     }
   }
-  const int64_t H = description_.hidden_size;
-  const auto add_norm = [&](const char* name, NormWeights& norm) {
-    slots_[prefix + name + ".weight"] = {.shape = {H}, .buffer = &norm.gamma, .buffer_size = H};
-    slots_[prefix + name + ".bias"] = {.shape = {H}, .buffer = &norm.beta, .buffer_size = H};
+  const auto add_norm = [&](const char* name, NormWeights& norm, int64_t width) {
+    slots_[prefix + name + ".weight"] = {
+        .shape = {width}, .buffer = &norm.gamma, .buffer_size = width};
+    if (!description_.has_rms_norms)
+      slots_[prefix + name + ".bias"] = {
+          .shape = {width}, .buffer = &norm.beta, .buffer_size = width};
   };
-  // Where norms go first, that of the embeddings stands before the first layer's attention.
-  if (!description_.norms_first || &layer != layers.data())
-    add_norm("attention_norm", layer.attention_norm);
-  add_norm("ffn_norm", layer.ffn_norm);
+  const int64_t H = description_.hidden_size, D = description_.head_dim();
+  const bool norms_stand_first = description_.norms != Norms::kPost;
+  const bool is_normed_already =
+      norms_stand_first && description_.has_embedding_norm && &layer == layers.data();
+  if (!is_normed_already) add_norm("attention_norm", layer.attention_norm, H);
+  add_norm("ffn_norm", layer.ffn_norm, H);
+  if (description_.norms == Norms::kSandwich) {
+    add_norm("attention_output_norm", layer.attention_output_norm, H);
+    add_norm("ffn_output_norm", layer.ffn_output_norm, H);
+  }
+  if (description_.has_head_norms)
+    for (const auto& [name, norm] : {std::pair{"query_norm", &layer.query_norm},
+                                     std::pair{"key_norm", &layer.key_norm}})
+      slots_[prefix + name + ".weight"] = {.shape = {D}, .buffer = &norm->gamma, .buffer_size = D};
 }
 
 Weights::Slot& Weights::accept(const std::string& name, const std::vector<int64_t>& shape) {

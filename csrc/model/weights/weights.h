@@ -24,17 +24,23 @@ struct NormWeights {
 };
 
 struct LayerWeights {
-  LayerLinear qkv;  // Wq, Wk, Wv one after the other: [3H, H]
-  LayerLinear out;  // Wo [H, H]
+  LayerLinear qkv;  // Wq, Wk, Wv one after the other: [qkv_columns, H]
+  LayerLinear out;  // Wo [H, query_columns]
   LayerLinear ffn1;  // W1 [F, H]; with a gate Wg and W1 [2F, H]
   LayerLinear ffn2;  // W2 [H, F]
-  NormWeights attention_norm, ffn_norm;  // before each, where norms go first
+  NormWeights attention_norm, ffn_norm;  // behind each or before it (Norms)
+  NormWeights attention_output_norm, ffn_output_norm;  // behind each, where norms stand before, too
+  NormWeights query_norm, key_norm;  // gamma [head_dim], where heads have norms
 };
 
-// A matrix of a layer: its rows come in tensors of equal height, one after the other.
+// A matrix of a layer: its rows come in one or several tensors, one after the other.
 struct LayerMatrix {
+  struct Part {
+    const char* name;
+    int64_t rows;
+  };
   const char* name;
-  std::vector<const char*> parts;
+  std::vector<Part> parts;
   int64_t N, K;
   LayerLinear LayerWeights::* member;
 };
@@ -73,7 +79,7 @@ class Weights {
   Buffer position_embeddings;
   Buffer embedding_gamma, embedding_beta;
   Buffer relative_bias;  // [num_attention_heads, relative_bias_stride()], where the model has it
-  NormWeights final_norm;  // behind the last layer, where norms go first
+  NormWeights final_norm;  // behind the last layer, where norms stand before the others
   Buffer rotary, local_rotary;  // rotary_angles(), where the model has them
   std::vector<LayerWeights> layers;
 

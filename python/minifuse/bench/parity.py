@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from minifuse import ops
 from minifuse.bench import reference
-from minifuse.models.layer import by_pair, hidden_states
+from minifuse.models.description import ModelDescription
+from minifuse.models.layer import by_pair, frequencies_of, hidden_states
 from minifuse.models.weights import read_slots
 from minifuse.native import core
 from minifuse.sentence_transformer import SentenceTransformer
@@ -69,7 +70,8 @@ def run_parity(model_name: str, sentences: Sequence[str]) -> list[Check]:
         raise ValueError("no sentence to compare on")
     model = SentenceTransformer(model_name, dtype="float32")
     weights = dict(read_slots(model.pipeline.folder, model.pipeline.encoder.weight_slots()))
-    checks = _op_checks(model, weights, sentences, torch)
+    is_of_berts_kind = model.pipeline.folder.description.is_of_berts_kind()
+    checks = _op_checks(model, weights, sentences, torch) if is_of_berts_kind else []
     checks += _layer_checks(model, weights, sentences, torch)
     checks += _whole_checks(model_name, model, weights, sentences, torch)
     return checks
@@ -106,24 +108,39 @@ class _Torch:
     def projections(self, x: Any, *parts: tuple[Any, Any]) -> Any:
         return [self.linear(x, *part) for part in parts]
 
-    def turned(self, projections: Any, num_heads: int, frequencies: Any) -> Any:
-        places = np.arange(len(projections[0]), dtype=np.float32)
-        turn = self._torch.from_numpy(places[:, None] * frequencies)[:, None]
-        return [*(self._turned(y, num_heads, turn) for y in projections[:2]), projections[2]]
+    def rms_norm(self, x: Any, gamma: Any, eps: float) -> Any:
+        return self._functional.rms_norm(x, (x.shape[-1],), gamma, eps)
 
-    def _turned(self, x: Any, num_heads: int, turn: Any) -> Any:
-        heads = x.reshape(len(x), num_heads, -1)
+    def heads(self, projections: Any, description: ModelDescription, layer: int, of: Any) -> Any:
+        frequencies, width = frequencies_of(description, layer), description.columns_of_head()
+        placed = []
+        for name, x in zip(("query_norm", "key_norm"), projections[:2], strict=True):
+            heads = x.reshape(len(x), -1, width)
+            if description.has_head_norms:
+                heads = self.rms_norm(heads, of(name)[0], description.layer_norm_eps)
+            if frequencies is not None:
+                heads = self._turned(heads, frequencies)
+            placed.append(heads.reshape(x.shape))
+        return [*placed, projections[2]]
+
+    def _turned(self, heads: Any, frequencies: Any) -> Any:
+        places = np.arange(len(heads), dtype=np.float32)
+        turn = self._torch.from_numpy(places[:, None] * frequencies)[:, None]
         a, b = heads.chunk(2, dim=2)
         cosine, sine = turn.cos(), turn.sin()
-        parts = [a * cosine - b * sine, b * cosine + a * sine]
-        return self._torch.cat(parts, 2).reshape(x.shape)
+        return self._torch.cat([a * cosine - b * sine, b * cosine + a * sine], 2)
 
-    def attention(self, projections: Any, num_heads: int, layer: int, bias: Any = None) -> Any:
-        q, k, v = (y.reshape(1, len(y), num_heads, -1).swapaxes(1, 2) for y in projections)
+    def attention(
+        self, projections: Any, description: ModelDescription, layer: int, bias: Any = None
+    ) -> Any:
+        width = description.columns_of_head()
+        q, k, v = (y.reshape(1, len(y), -1, width).swapaxes(1, 2) for y in projections)
         biases = None
         if bias is not None:
             biases = self._torch.as_tensor(by_pair(bias, q.shape[2]))[None]
-        context = self._functional.scaled_dot_product_attention(q, k, v, biases)
+        context = self._functional.scaled_dot_product_attention(
+            q, k, v, biases, scale=description.attention_scale or None, enable_gqa=True
+        )
         return context[0].swapaxes(0, 1).reshape(projections[0].shape)
 
     def dropped(self, x: Any, layer: int, place: int) -> Any:
@@ -185,7 +202,7 @@ def _op_checks(
             reference.linear(x, *of("query")),
             hidden,
         ),
-        _attention_check((q, k, v), cu_seqlens, run, tensor),
+        _attention_check((q, k, v), cu_seqlens, description, run, tensor),
         _op_check(
             "linear_residual_layer_norm",
             y,
@@ -224,14 +241,15 @@ def _op_checks(
     return [*checks, pooled]
 
 
-def _attention_check(qkv: Any, cu_seqlens: Any, run: _Torch, tensor: Any) -> Check:
+def _attention_check(
+    qkv: Any, cu_seqlens: Any, description: ModelDescription, run: _Torch, tensor: Any
+) -> Check:
     """Attention of packed sentences, q, k and v [total_tokens, heads, head_dim]."""
-    num_heads = qkv[0].shape[1]
     exact, theirs = [], []
     for begin, end in itertools.pairwise(cu_seqlens):
         rows = [part[begin:end].reshape(end - begin, -1) for part in qkv]
-        exact.append(reference.Float64.attention(rows, num_heads, 0))
-        theirs.append(run.attention([tensor(part) for part in rows], num_heads, 0).numpy())
+        exact.append(reference.Float64.attention(rows, description, 0))
+        theirs.append(run.attention([tensor(part) for part in rows], description, 0).numpy())
     longest = int(np.diff(cu_seqlens).max())
     q, k, v = qkv
     ours = ops.attention_varlen(q, k, v, cu_seqlens).reshape(len(q), -1)

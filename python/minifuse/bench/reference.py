@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from minifuse.models.layer import by_pair
+from minifuse.models.description import ModelDescription
+from minifuse.models.layer import by_pair, frequencies_of
 
 __all__ = [
     "Float64",
@@ -136,16 +137,37 @@ class Float64:
         return [linear(x, *part) for part in parts]
 
     @staticmethod
-    def turned(projections: list[F64], num_heads: int, frequencies: Any) -> list[F64]:
-        """The projections, each head of query and key turned by its position."""
-        return [*(rotated(y, num_heads, frequencies) for y in projections[:2]), projections[2]]
+    def rms_norm(x: Any, gamma: Any, eps: float) -> F64:
+        """x / sqrt(mean(x^2) + eps) * gamma."""
+        x = f64(x)
+        return f64(x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * f64(gamma))
+
+    @classmethod
+    def heads(
+        cls, projections: list[F64], description: ModelDescription, layer: int, of: Any
+    ) -> list[F64]:
+        """Heads of query and key through their norms and turned by their positions."""
+        frequencies, width = frequencies_of(description, layer), description.columns_of_head()
+        placed = []
+        for name, x in zip(("query_norm", "key_norm"), projections[:2], strict=True):
+            heads = x.reshape(len(x), -1, width)
+            if description.has_head_norms:
+                heads = cls.rms_norm(heads, of(name)[0], description.layer_norm_eps)
+            placed.append(heads.reshape(x.shape))
+            if frequencies is not None:
+                placed[-1] = rotated(placed[-1], heads.shape[1], frequencies)
+        return [*placed, projections[2]]
 
     @staticmethod
-    def attention(projections: list[F64], num_heads: int, layer: int, bias: Any = None) -> F64:
-        """softmax(Q K^T / sqrt(D) + bias) V of each head, [seqlen, H]."""
-        q, k, v = (y.reshape(len(y), num_heads, -1).swapaxes(0, 1) for y in projections)
+    def attention(
+        projections: list[F64], description: ModelDescription, layer: int, bias: Any = None
+    ) -> F64:
+        """softmax(scale Q K^T + bias) V of each head, [seqlen, heads * D]."""
+        width, heads = description.columns_of_head(), description.num_attention_heads
+        q, k, v = (y.reshape(len(y), -1, width).swapaxes(0, 1) for y in projections)
+        k, v = (np.repeat(y, heads // len(y), axis=0) for y in (k, v))
         biases = 0.0 if bias is None else by_pair(f64(bias), q.shape[1])
-        context = attention(q, k, v, bias=biases)
+        context = attention(q, k, v, scale=description.attention_scale or None, bias=biases)
         return f64(context.swapaxes(0, 1).reshape(projections[0].shape))
 
     @staticmethod

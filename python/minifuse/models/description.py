@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,18 @@ class ModelDescription:
         local_rotary_theta: the same of layers with a window, where it is another; 0: it is not.
         windows: layer by layer, to how many tokens on either side a token attends; 0: to all.
             Empty: all layers attend to all.
-        norms_first: whether LayerNorms stand before attention and feed-forward, and one behind the
-            last layer ("final_norm"), in place of behind each (Xiong et al. 2020).
+        norms: where they stand: "post", behind attention and feed-forward (Vaswani et al. 2017);
+            "pre", before each and behind the last layer ("final_norm", Xiong et al. 2020); or
+            "sandwich", as "pre" and behind each (Gemma Team 2024).
+        has_rms_norms: RMSNorm without biases in place of LayerNorm (Zhang and Sennrich 2019).
+        has_embedding_norm: where norms stand first, whether the embeddings have one; then the first
+            attention has none.
+        num_key_value_heads: heads of K and V, each read by several of Q; 0: as many as of Q.
+        head_dim: columns of a head; 0: hidden_size / num_attention_heads.
+        has_head_norms: whether each head of Q and K goes through an RMSNorm ("query_norm",
+            "key_norm").
+        attention_scale: of scores; 0: 1 / sqrt(head_dim).
+        is_causal: whether a token attends to itself and those before it only.
         has_gate: whether the feed-forward's intermediate is activation(Y Wg + bg) * (Y W1 + b1),
             Wg in slots "ffn_gate" (Shazeer 2020).
     """
@@ -58,8 +68,30 @@ class ModelDescription:
     rotary_scale: float = 1.0
     local_rotary_theta: float = 0.0
     windows: tuple[int, ...] = ()
-    norms_first: bool = False
+    norms: str = "post"
+    has_rms_norms: bool = False
+    has_embedding_norm: bool = True
+    num_key_value_heads: int = 0
+    head_dim: int = 0
+    has_head_norms: bool = False
+    attention_scale: float = 0.0
+    is_causal: bool = False
     has_gate: bool = False
+
+    def columns_of_head(self) -> int:
+        """Return the columns of a head."""
+        return self.head_dim or self.hidden_size // self.num_attention_heads
+
+    def is_of_berts_kind(self) -> bool:
+        """Return whether the model differs from BERT by sizes, activation and embeddings only."""
+        return not (
+            self.has_relative_bias
+            or self.rotary_theta
+            or self.has_gate
+            or self.windows
+            or self.norms != "post"
+            or self.is_causal
+        )
 
 
 class Config:
@@ -112,6 +144,18 @@ class Config:
         ):
             raise ValueError(f"{self.path}: {key} is {value!r:.60}, wanted a number")
         return float(value)
+
+    def names(self, key: str, known: Collection[str]) -> list[str]:
+        """Return a list of names.
+
+        Raises:
+            ValueError: it is no list, or holds something that is not among the known names.
+        """
+        value = self.values.get(key)
+        if isinstance(value, list) and all(isinstance(n, str) and n in known for n in value):
+            return value
+        names = ", ".join(known)
+        raise ValueError(f"{self.path}: {key} is {value!r:.60}, wanted a list of {names}")
 
     def rotary_theta(self, old_key: str, default: float, kind: str | None = None) -> float:
         """Return the base of rotary positions, by today's rope_parameters or an older key.

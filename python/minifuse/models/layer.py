@@ -5,7 +5,7 @@ the kernels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,10 +18,12 @@ __all__ = [
     "Steps",
     "by_pair",
     "embed",
+    "frequencies_of",
     "hidden_states",
     "post_norm_layer",
     "pre_norm_layer",
     "rotary_frequencies",
+    "sandwich_norm_layer",
     "within",
 ]
 
@@ -43,19 +45,26 @@ class Steps(Protocol):
     def layer_norm(self, x: Any, gamma: Any, beta: Any, eps: float, residual: Any = None) -> Any:
         """Return LayerNorm(x + residual)."""
 
+    def rms_norm(self, x: Any, gamma: Any, eps: float) -> Any:
+        """Return RMSNorm(x)."""
+
     def projections(self, x: Any, *parts: tuple[Any, Any]) -> Any:
         """Return x W^T + b for each of query, key and value, in the form that attention takes."""
 
-    def turned(self, projections: Any, num_heads: int, frequencies: FloatArray) -> Any:
-        """Return the projections, each head of query and key turned by position * frequency.
+    def heads(
+        self, projections: Any, description: ModelDescription, layer: int, of: Callable[..., Any]
+    ) -> Any:
+        """Return the projections as attention takes them: heads of query and key normed and turned.
 
-        frequencies: [head_dim / 2].
+        of: a name of the layer -> its weight and bias.
         """
 
-    def attention(self, projections: Any, num_heads: int, layer: int, bias: Any) -> Any:
-        """Return softmax(Q K^T / sqrt(D) + bias) V of each sentence and head, [tokens, H].
+    def attention(
+        self, projections: Any, description: ModelDescription, layer: int, bias: Any
+    ) -> Any:
+        """Return softmax(scale Q K^T + bias) V of each sentence and head, [tokens, heads * D].
 
-        bias is None, or [num_heads, 2 P - 1] or [1, 2 P - 1]: by the distance of the tokens.
+        bias is None, or [heads, 2 P - 1] or [1, 2 P - 1]: by the distance of the tokens.
         """
 
     def dropped(self, x: Any, layer: int, place: int) -> Any:
@@ -80,10 +89,22 @@ def by_pair(bias: Any, seqlen: int) -> Any:
     return bias[:, bias.shape[1] // 2 + place - place[:, None]]
 
 
-def within(window: int, seqlen: int) -> npt.NDArray[np.float32]:
-    """Return biases by distance [1, 2 seqlen - 1] that let tokens attend to those of a window."""
-    distances = np.abs(np.arange(1 - seqlen, seqlen))
-    return np.where(distances <= window, 0, -np.inf).astype(np.float32)[None]
+def within(before: int, after: int, seqlen: int) -> FloatArray:
+    """Return biases by distance [1, 2 seqlen - 1] that let a token attend to so many others."""
+    distances = np.arange(1 - seqlen, seqlen)
+    is_reached = (distances >= -before) & (distances <= after)
+    return np.where(is_reached, 0, -np.inf).astype(np.float32)[None]
+
+
+def frequencies_of(description: ModelDescription, layer: int) -> FloatArray | None:
+    """Return the frequencies of a layer's rotary positions; None: it has none."""
+    window = description.windows[layer] if description.windows else 0
+    width = description.columns_of_head()
+    if window and description.local_rotary_theta:
+        return rotary_frequencies(description.local_rotary_theta, width)
+    if description.rotary_theta:
+        return rotary_frequencies(description.rotary_theta, width, description.rotary_scale)
+    return None
 
 
 def embed(
@@ -112,8 +133,10 @@ def embed(
     if "embeddings.token_type" in weights:
         of_type = weights["embeddings.token_type"]
         x = x + (of_type[0] if token_types is None else run.rows(of_type, token_types))
-    norm = weights["embeddings.norm.weight"], weights.get("embeddings.norm.bias")
-    return run.dropped(run.layer_norm(x, *norm, eps), 0, EMBEDDINGS)
+    if "embeddings.norm.weight" in weights:
+        norm = weights["embeddings.norm.weight"], weights.get("embeddings.norm.bias")
+        x = run.layer_norm(x, *norm, eps)
+    return run.dropped(x, 0, EMBEDDINGS)
 
 
 class _Layer:
@@ -133,33 +156,34 @@ class _Layer:
         self._description, self._run = description, run
 
     def norm(self, name: str, x: Any, residual: Any = None) -> Any:
-        """LayerNorm(x + residual) by one of the layer's norms."""
+        """Norm(x + residual) by one of the layer's norms."""
+        gamma, beta = self._parts(name)
         eps = self._description.layer_norm_eps
-        return self._run.layer_norm(x, *self._parts(name), eps, residual=residual)
+        if self._description.has_rms_norms:
+            return self._run.rms_norm(x, gamma, eps)
+        return self._run.layer_norm(x, gamma, beta, eps, residual=residual)
 
     def attended(self, x: Any) -> Any:
         """O Wo + bo, for O = softmax(Q K^T / sqrt(D) + bias) V of each sentence and head."""
-        what, run = self._description, self._run
-        heads, layer = what.num_attention_heads, self._layer
-        # Q, K, V = X Wq + bq, X Wk + bk, X Wv + bv; rotary positions turn Q and K
+        what, run, layer = self._description, self._run, self._layer
+        # Q, K, V = X Wq + bq, X Wk + bk, X Wv + bv
         projections = run.projections(x, *map(self._parts, ("query", "key", "value")))
-        window = what.windows[layer] if what.windows else 0
-        width = what.hidden_size // heads
-        if window and what.local_rotary_theta:
-            frequencies = rotary_frequencies(what.local_rotary_theta, width)
-            projections = run.turned(projections, heads, frequencies)
-        elif what.rotary_theta:
-            frequencies = rotary_frequencies(what.rotary_theta, width, what.rotary_scale)
-            projections = run.turned(projections, heads, frequencies)
-        bias = self._weights.get("attention.relative_bias")
-        if window and bias is None:
-            bias = within(window, x.shape[0])
-        elif window:
-            bias = bias + within(window, bias.shape[1] // 2 + 1)
-        context = run.attention(projections, heads, layer, bias)
+        projections = run.heads(projections, what, layer, self._parts)
+        context = run.attention(projections, what, layer, self._bias(x.shape[0]))
         return run.dropped(
             run.linear(context, *self._parts("attention_output")), layer, ATTENTION_OUTPUT
         )
+
+    def _bias(self, seqlen: int) -> Any:
+        what = self._description
+        bias = self._weights.get("attention.relative_bias")
+        window = what.windows[self._layer] if what.windows else 0
+        if not window and not what.is_causal:
+            return bias
+        most = seqlen if bias is None else bias.shape[1] // 2 + 1
+        before = window or most
+        reached = within(before, 0 if what.is_causal else before, most)
+        return reached if bias is None else bias + reached
 
     def fed_forward(self, y: Any) -> Any:
         """activation(Y W1 + b1) W2 + b2, or with activation(Y Wg + bg) * (Y W1 + b1)."""
@@ -198,11 +222,26 @@ def pre_norm_layer(
 ) -> Any:
     """One pre-norm layer (Xiong et al. 2020), as post_norm_layer.
 
-    The embeddings' LayerNorm stands before the first layer's attention.
+    Where the embeddings have a norm, it is that of the first attention.
     """
     of = _Layer(weights, layer, description, run)
-    x = x + of.attended(of.norm("attention_norm", x) if layer else x)
+    is_normed = layer == 0 and description.has_embedding_norm
+    x = x + of.attended(x if is_normed else of.norm("attention_norm", x))
     return x + of.fed_forward(of.norm("ffn_norm", x))
+
+
+def sandwich_norm_layer(
+    weights: Mapping[str, Any], layer: int, x: Any, description: ModelDescription, run: Steps
+) -> Any:
+    """One layer with norms before and behind attention and feed-forward (Gemma Team 2024)."""
+    of = _Layer(weights, layer, description, run)
+    is_normed = layer == 0 and description.has_embedding_norm
+    attended = of.attended(x if is_normed else of.norm("attention_norm", x))
+    x = x + of.norm("attention_output_norm", attended)
+    return x + of.norm("ffn_output_norm", of.fed_forward(of.norm("ffn_norm", x)))
+
+
+_LAYERS = {"post": post_norm_layer, "pre": pre_norm_layer, "sandwich": sandwich_norm_layer}
 
 
 def hidden_states(
@@ -213,14 +252,17 @@ def hidden_states(
 ) -> list[Any]:
     """The embeddings of one sentence and what follows each layer, [seqlen, H] each.
 
-    The last are those that the model gives: normed, where norms go first.
+    The last are those that the model gives: normed, where norms stand first.
     """
     eps = description.layer_norm_eps
-    layer_of = pre_norm_layer if description.norms_first else post_norm_layer
     states = [embed(weights, ids, np.arange(len(ids)), eps, run)]
     for layer in range(description.num_hidden_layers):
+        layer_of = _LAYERS[description.norms]
         states.append(layer_of(weights, layer, states[-1], description, run))
-    if description.norms_first:
-        final = weights["final_norm.weight"], weights.get("final_norm.bias")
-        states[-1] = run.layer_norm(states[-1], *final, eps)
+    if description.norms != "post":
+        gamma = weights["final_norm.weight"]
+        if description.has_rms_norms:
+            states[-1] = run.rms_norm(states[-1], gamma, eps)
+        else:
+            states[-1] = run.layer_norm(states[-1], gamma, weights.get("final_norm.bias"), eps)
     return states

@@ -66,7 +66,8 @@ def _read_own(folder: ModelFolder, wanted: Container[str]) -> Iterator[tuple[str
 def read_slots(folder: ModelFolder, slots: Iterable[str]) -> Iterator[tuple[str, FloatArray]]:
     """Yield slots and what goes into them, float32, in the order of the folder's file.
 
-    Slots that the family has no tensor for are left out, and so are tensors that are missing.
+    First come those that are computed. Slots that the family has no tensor for are left out, and so
+    are tensors that are missing.
 
     Raises:
         FileNotFoundError: the folder has no weights.
@@ -74,7 +75,10 @@ def read_slots(folder: ModelFolder, slots: Iterable[str]) -> Iterator[tuple[str,
     """
     wanted: dict[str, list[tuple[str, Rows | Derived]]] = {}
     for slot in slots:
-        if source := _stored(folder, slot):
+        source = folder.architecture.source(slot)
+        if isinstance(source, Computed):
+            yield slot, source.of(folder.description)
+        elif source:
             wanted.setdefault(source.name, []).append((slot, source))
     for own, array in _read_own(folder, wanted):
         for slot, source in wanted[own]:
@@ -121,14 +125,10 @@ def set_weights(encoder: core.Encoder, folder: ModelFolder, done: Iterable[str] 
     names: dict[str, str] = {}
     for slot in sorted(empty):
         source = folder.architecture.source(slot)
-        if source is not None and not isinstance(source, Computed):
-            names[slot] = source.name
-            continue
-        made = (
-            np.zeros(shapes[slot], np.float32) if source is None else source.of(folder.description)
-        )
-        encoder.set_weight(slot, made)
-        empty.remove(slot)
+        names[slot] = slot if isinstance(source, Computed) or source is None else source.name
+        if source is None:
+            encoder.set_weight(slot, np.zeros(shapes[slot], np.float32))
+            empty.remove(slot)
     if not done:
         _check_layers(folder, set(names.values()))
     for slot, array in read_slots(folder, empty):

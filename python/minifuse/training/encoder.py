@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from minifuse.models.architectures import Rows
 from minifuse.models.checkpoint import open_checkpoint
-from minifuse.models.description import Config, read_object
+from minifuse.models.description import Config, ModelDescription, read_object
 from minifuse.models.folder import ModelFolder, NormalizeModule
 from minifuse.models.layer import embed, post_norm_layer
 from minifuse.models.weights import new_encoder, stored_tensors
@@ -133,11 +133,13 @@ class _Steps:
         weights, biases = zip(*parts, strict=True)
         return F.linear(x, torch.cat(weights), torch.cat(biases))
 
-    def turned(self, projections: Any, num_heads: int, frequencies: Any) -> Any:
-        raise AssertionError("TrainableEncoder refuses models with rotary positions")
+    def heads(self, projections: Any, description: ModelDescription, layer: int, of: Any) -> Any:
+        return projections  # of BERT's kind: as they are
 
-    def attention(self, projections: Any, num_heads: int, layer: int, bias: Any) -> Any:
-        assert bias is None, "TrainableEncoder refuses models with biases"
+    def attention(
+        self, projections: Any, description: ModelDescription, layer: int, bias: Any
+    ) -> Any:
+        num_heads = description.num_attention_heads
         places = self._numbers * (num_heads * self._most * self._most)
         is_dropped = self._draws is not None
         p = self._attention_dropout if is_dropped else 0.0
@@ -198,17 +200,11 @@ class TrainableEncoder(torch.nn.Module):  # type: ignore[misc]
             raise ValueError(f"{folder.path}: int8 weights cannot be trained, wanted float ones")
         if folder.poolings not in (["mean"], ["cls"]):
             raise ValueError(f"{folder.path}: pools by {folder.poolings}, wanted mean or cls")
-        what = folder.description
-        if (
-            what.has_relative_bias
-            or what.rotary_theta
-            or what.has_gate
-            or what.windows
-            or what.norms_first
-        ):
+        if not folder.description.is_of_berts_kind():
             raise ValueError(
                 f"{folder.path}: only models of BERT's kind can be trained yet: without relative "
-                "biases, rotary positions, gates, windows, and norms that go first"
+                "biases, rotary positions, gates, windows, and norms that stand first; this one "
+                "cannot be trained"
             )
         if not all(isinstance(module, NormalizeModule) for module in folder.modules):
             raise ValueError(

@@ -21,20 +21,13 @@ _KINDS = {"full_attention": False, "sliding_attention": True}
 def _windows(config: Config, num_layers: int) -> tuple[int, ...]:
     """Return to how many tokens on either side each layer's tokens attend; 0: to all."""
     window = config.integer("local_attention", 128) // 2
-    kinds = config.values.get("layer_types")
-    if kinds is None:
+    if config.values.get("layer_types") is None:
         step = config.integer("global_attn_every_n_layers", 3)
         if step == 0:
             raise ValueError(f"{config.path}: global_attn_every_n_layers is 0, wanted >= 1")
         are_local = [layer % step != 0 for layer in range(num_layers)]
-    elif not isinstance(kinds, list) or not all(
-        isinstance(kind, str) and kind in _KINDS for kind in kinds
-    ):
-        raise ValueError(
-            f"{config.path}: layer_types is {kinds!r:.60}, wanted a list of {', '.join(_KINDS)}"
-        )
     else:
-        are_local = [_KINDS[kind] for kind in kinds]
+        are_local = [_KINDS[kind] for kind in config.names("layer_types", _KINDS)]
     if any(are_local) and window == 0:
         raise ValueError(f"{config.path}: local_attention is below 2, wanted a window")
     return tuple(window if is_local else 0 for is_local in are_local)
@@ -60,7 +53,7 @@ def _describe(config: Config) -> ModelDescription:
         rotary_theta=config.rotary_theta("global_rope_theta", 160_000.0, "full_attention"),
         local_rotary_theta=config.rotary_theta("local_rope_theta", 10_000.0, "sliding_attention"),
         windows=_windows(config, num_layers),
-        norms_first=True,
+        norms="pre",
         has_gate=True,
     )
 
