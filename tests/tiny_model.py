@@ -109,7 +109,7 @@ def write_tiny_model(
         {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 64},
     )
     if not vocab_only:
-        from minifuse.models.tokenization import TextTokenizer
+        from minifuse.tokens.tokenization import TextTokenizer
 
         TextTokenizer.from_folder(folder).backend.save(str(folder / "tokenizer.json"))
     weights = {prefix + k: v for k, v in random_weights(config).items()}

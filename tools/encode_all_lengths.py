@@ -19,9 +19,9 @@ import numpy as np
 from minifuse.models.folder import read_model_folder
 from minifuse.models.quantization import load_quantized_encoder
 from minifuse.models.resolve import resolve_model
-from minifuse.models.tokenization import TextTokenizer
 from minifuse.models.weights import load_encoder
 from minifuse.native import core
+from minifuse.tokens.tokenization import TextTokenizer
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from tiny_model import write_tiny_model

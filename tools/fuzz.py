@@ -37,14 +37,14 @@ sys.path.insert(0, str(ROOT / "tests"))
 with atheris.instrument_imports(include=["minifuse"]):
     import minifuse
     from minifuse import Index, ops
+    from minifuse.files.safetensors_file import SafetensorsFile, write_safetensors
     from minifuse.files.texts import read_header, read_rows, read_texts
     from minifuse.files.torch_file import TorchFile
     from minifuse.models.description import ModelDescription
     from minifuse.models.folder import read_model_folder
-    from minifuse.models.safetensors import SafetensorsFile, write_safetensors
-    from minifuse.models.tokenization import TextTokenizer
     from minifuse.models.weights import new_encoder
     from minifuse.native import core
+    from minifuse.tokens.tokenization import TextTokenizer
 
 from tiny_model import write_tiny_model  # noqa: E402
 

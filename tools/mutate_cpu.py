@@ -56,7 +56,7 @@ STEPS = "csrc/model/team_steps.cpp"
 POOL = "csrc/threads/pool.cpp"
 WORKSPACE = "csrc/model/workspace.h"
 INDEX_FILE = "python/minifuse/search/index_file.py"
-SHORTENING = "python/minifuse/models/shortening.py"
+SHORTENING = "python/minifuse/tokens/shortening.py"
 
 FAULTS = (
     # ---- sizes ----
@@ -102,7 +102,7 @@ FAULTS = (
           "batch.token_types[i] <= description.type_vocab_size", "native:test_encoder"),
     Fault("every token of type 0", ENCODER, "batch.token_type(first_token + row)", "0",
           "tests/rerank/test_cross_encoder.py -k types"),
-    Fault("the shorter text keeps the odd token", "python/minifuse/models/pairs.py", "if first <= second else",
+    Fault("the shorter text keeps the odd token", "python/minifuse/tokens/pairs.py", "if first <= second else",
           "if first < second else", "tests/models/test_pairs.py -k pair"),
     Fault("scratch memory of another member", WORKSPACE,
           "return linear_scratch.data() + member * sizes.linear_bytes;", "return linear_scratch.data();",
@@ -199,9 +199,9 @@ FAULTS = (
           f"{COPIES} -k copied"),
     Fault("a path out of the folder", "python/minifuse/models/folder.py", 'or ".." in parts', "",
           f"{STRANGERS} -k within"),
-    Fault("an id that fills the memory", "python/minifuse/models/tokenization.py", "0 <= value < _MOST_TOKENS",
+    Fault("an id that fills the memory", "python/minifuse/tokens/tokenization.py", "0 <= value < _MOST_TOKENS",
           "True", f"{STRANGERS} -k impossible"),
-    Fault("bytes beyond the file", "python/minifuse/models/safetensors.py", "if not begin <= end <= data_size:",
+    Fault("bytes beyond the file", "python/minifuse/files/safetensors_file.py", "if not begin <= end <= data_size:",
           "if not begin <= end:", "tests/models/test_loading.py -k safetensors"),
     Fault("pip of the current folder", "python/minifuse/models/resolve.py", "cwd=scratch,", "cwd=None,",
           f"{STRANGERS} -k pip"),

@@ -32,7 +32,6 @@ inline ModelDescription description_of(const py::object& object) {
       .local_rotary_theta = object.attr("local_rotary_theta").cast<double>(),
       .rotary_scale = object.attr("rotary_scale").cast<double>(),
       .windows = object.attr("windows").cast<std::vector<int64_t>>(),
-      .has_gate = object.attr("has_gate").cast<bool>(),
       .norms = parse_norms(object.attr("norms").cast<std::string>()),
       .has_rms_norms = object.attr("has_rms_norms").cast<bool>(),
       .has_embedding_norm = object.attr("has_embedding_norm").cast<bool>(),
@@ -40,7 +39,8 @@ inline ModelDescription description_of(const py::object& object) {
       .head_size = integer("head_dim"),
       .has_head_norms = object.attr("has_head_norms").cast<bool>(),
       .attention_scale = object.attr("attention_scale").cast<double>(),
-      .is_causal = object.attr("is_causal").cast<bool>()};
+      .is_causal = object.attr("is_causal").cast<bool>(),
+      .has_gate = object.attr("has_gate").cast<bool>()};
   description.validate();
   return description;
 }

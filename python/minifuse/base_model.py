@@ -21,9 +21,9 @@ from minifuse.files.whole import ignore_other_engines, new_folder
 from minifuse.models.folder import ModelFolder
 from minifuse.models.pipeline import Pipeline, pipeline_of
 from minifuse.models.resolve import resolve_model
-from minifuse.models.tokenization import TextTokenizer
 from minifuse.native import core
 from minifuse.native.devices import Device, Dtype, resolve_device
+from minifuse.tokens.tokenization import TextTokenizer
 
 __all__ = ["BaseModel", "either", "import_torch", "progress_bar", "update_json"]
 
@@ -243,9 +243,7 @@ class BaseModel(ABC):
     def tokenizer(self, value: Any) -> None:
         backend = getattr(value, "backend_tokenizer", value)  # transformers' fast tokenizers
         folder = self.pipeline.folder
-        self.pipeline.set_tokenizer(
-            TextTokenizer(backend, folder.do_lower_case, folder.has_token_types)
-        )
+        self.pipeline.set_tokenizer(TextTokenizer(backend, **folder.tokenizer_settings()))
 
     # ---- devices ----------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from minifuse import SentenceTransformer, hardware
 from minifuse.bench.sample_text import SENTENCES
 from minifuse.cli import main
 from minifuse.models import inputs, pipeline
-from minifuse.models.tokenization import TextTokenizer
+from minifuse.tokens.tokenization import TextTokenizer
 from tiny_model import write_tiny_model
 
 

@@ -25,8 +25,8 @@ from minifuse.evaluation.comparison import (
     compare_on_retrieval,
 )
 from minifuse.evaluation.stats import Interval
+from minifuse.files.safetensors_file import SafetensorsFile, write_safetensors
 from minifuse.models.folder import read_model_folder
-from minifuse.models.safetensors import SafetensorsFile, write_safetensors
 
 
 class Angles:

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from minifuse import SentenceTransformer
 from minifuse.files import torch_file
+from minifuse.files.safetensors_file import SafetensorsFile
 from minifuse.files.torch_file import TorchFile
 from minifuse.models.checkpoint import open_checkpoint
 from minifuse.models.quantization import quantize
-from minifuse.models.safetensors import SafetensorsFile
 from tiny_model import write_safetensors
 
 TEXTS = ["the sky is blue.", "a dog"]

@@ -9,7 +9,7 @@ import pytest
 import sentence_transformers
 
 from minifuse import SentenceTransformer
-from minifuse.models.safetensors import SafetensorsFile
+from minifuse.files.safetensors_file import SafetensorsFile
 from tiny_model import random_weights, write_safetensors, write_tiny_model
 
 TEXTS = ["the sky is blue", "a lazy dog", "", "jumping dogs run over the dog. " * 9, "x"]

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, processors
 
-from minifuse.models.pairs import PairLayout, shared_lengths
-from minifuse.models.tokenization import TextTokenizer
+from minifuse.tokens.pairs import PairLayout, shared_lengths
+from minifuse.tokens.tokenization import TextTokenizer
 
 WORDS = st.lists(st.sampled_from(["the", "sky", "dogs", "x", "日", "don't"]), max_size=24).map(
     " ".join

@@ -11,9 +11,9 @@ import pytest
 from minifuse import SentenceTransformer
 from minifuse.bench import reference, sample_text
 from minifuse.cli import main
+from minifuse.files.safetensors_file import SafetensorsFile, write_safetensors
 from minifuse.models import calibration_text, quantization
 from minifuse.models.quantization import quantize
-from minifuse.models.safetensors import SafetensorsFile, write_safetensors
 from minifuse.native import core
 from tiny_model import write_tiny_model
 

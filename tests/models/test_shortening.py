@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tokenizers import AddedToken, Tokenizer
 
-from minifuse.models.tokenization import TextTokenizer
+from minifuse.tokens.tokenization import TextTokenizer
 
 # Every class of character, and strings at which a cut could go wrong.
 UNITS = ["a", "b", " ", "\n", "\t", "\x0b", "\x0c", "\x1c", "\x1d", "\x1f", "\x85", "\xa0", "。", "中", "é",

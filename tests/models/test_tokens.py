@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from minifuse.models import tokenization
-from minifuse.models.tokenization import TextTokenizer
+from minifuse.tokens.tokenization import TextTokenizer
 
 
 @pytest.fixture(scope="module")

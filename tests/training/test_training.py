@@ -263,7 +263,7 @@ def test_a_diverging_loss_is_one_line_of_the_command(tiny_folder, tmp_path, caps
 def _with_nan(folder, tmp_path):
     import shutil
 
-    from minifuse.models.safetensors import SafetensorsFile, write_safetensors
+    from minifuse.files.safetensors_file import SafetensorsFile, write_safetensors
 
     copy = tmp_path / "nan"
     shutil.copytree(folder, copy)

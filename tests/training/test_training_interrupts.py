@@ -61,7 +61,7 @@ def test_the_trainer_lowers_text_as_the_model_does(tmp_path, tiny_folder):
 def test_an_interrupt_during_an_evaluation_changes_nothing(tmp_path, tiny_folder):
     """The run that goes on evaluates what was interrupted, and ends with the same weights."""
     pytest.importorskip("torch")
-    from minifuse.models.safetensors import SafetensorsFile
+    from minifuse.files.safetensors_file import SafetensorsFile
     from minifuse.training import TrainingConfig, finetune, read_training_pairs
 
     path = tmp_path / "pairs.tsv"

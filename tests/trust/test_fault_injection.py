@@ -30,7 +30,7 @@ import minifuse
 import minifuse.native
 from minifuse import Index, SentenceTransformer, ops
 from minifuse.files.vectors import open_writer
-from minifuse.models.safetensors import SafetensorsFile
+from minifuse.files.safetensors_file import SafetensorsFile
 from minifuse.files.whole import replacing
 
 faults = ctypes.CDLL(None)

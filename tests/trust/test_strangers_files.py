@@ -19,10 +19,10 @@ from test_memory_safety import run
 from minifuse import Index, SentenceTransformer
 from minifuse.cli import main
 from minifuse.cli.terminal import printable, printable_json
+from minifuse.files.safetensors_file import SafetensorsFile
 from minifuse.files.texts import read_objects
 from minifuse.models import resolve
-from minifuse.models.safetensors import SafetensorsFile
-from minifuse.models.tokenization import TextTokenizer
+from minifuse.tokens.tokenization import TextTokenizer
 
 DEEP = "[" * 100_000
 
@@ -132,7 +132,7 @@ def test_an_impossible_id_is_seen_before_memory_is_asked_for(folder, identity):
     script = """
 import resource, sys
 from pathlib import Path
-from minifuse.models.tokenization import TextTokenizer
+from minifuse.tokens.tokenization import TextTokenizer
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 try:
     TextTokenizer.from_folder(Path(sys.argv[1]))

@@ -29,8 +29,8 @@ from minifuse.bench import sample_text
 from minifuse.hardware import describe
 from minifuse.models.folder import read_model_folder
 from minifuse.models.resolve import cache_folder, resolve_model
-from minifuse.models.tokenization import TextTokenizer, TokenBatch
 from minifuse.sentence_transformer import SentenceTransformer
+from minifuse.tokens.tokenization import TextTokenizer, TokenBatch
 
 __all__ = ["ENGINES", "Engine", "installed_engines", "start_engine"]
 

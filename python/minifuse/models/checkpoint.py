@@ -13,8 +13,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from minifuse.files.safetensors_file import SafetensorsFile
 from minifuse.models.description import read_object
-from minifuse.models.safetensors import SafetensorsFile
 
 __all__ = ["WEIGHT_FILES", "TensorFile", "find_weights", "is_weight_file", "open_checkpoint"]
 

@@ -7,26 +7,26 @@ refused by name.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from minifuse.models.architectures import Architecture, Head, architecture_of
-from minifuse.models.checkpoint import find_weights, open_checkpoint
+from minifuse.models.architectures import STATIC, Architecture, Head, architecture_of
+from minifuse.models.checkpoint import find_weights
 from minifuse.models.description import Config, ModelDescription, read_json, read_object
-from minifuse.native import core
+from minifuse.models.modules import (
+    Module,
+    NormalizeModule,
+    read_dense,
+    read_head,
+    read_layer_norm,
+    weights_of,
+)
+from minifuse.models.static import read_table
 
 __all__ = [
     "QUANTIZED_WEIGHTS",
-    "DenseModule",
     "ModelFolder",
-    "NormalizeModule",
-    "activation_of_class",
-    "class_of_activation",
     "is_cross_encoder",
     "read_cross_encoder_folder",
     "read_model_folder",
@@ -35,15 +35,6 @@ __all__ = [
 # Beside config.json in a folder that `minifuse quantize` wrote, in place of model.safetensors.
 QUANTIZED_WEIGHTS = "model.int8.safetensors"
 
-# PyTorch's classes of activations -> the kernels' names.
-_ACTIVATION_CLASSES = {
-    "Identity": "none",
-    "Tanh": "tanh",
-    "ReLU": "relu",
-    "GELU": "gelu",
-    "SiLU": "silu",
-    "Sigmoid": "sigmoid",
-}
 _POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 # The order in which sentence-transformers concatenates the old style's flags.
 _OLD_POOLING_KEYS = {
@@ -63,63 +54,6 @@ _SENTENCE_CONFIGS = (
 )
 
 
-def activation_of_class(name: str) -> str | None:
-    """Return the kernels' name of a class of PyTorch, given by its path; None: there is none."""
-    return _ACTIVATION_CLASSES.get(name.rsplit(".", 1)[-1]) if name.startswith("torch.") else None
-
-
-def class_of_activation(name: str) -> str | None:
-    """Return the path of PyTorch's class of an activation; None: there is none of that name."""
-    kernel = "none" if name == "identity" else name
-    classes = {kernel: kind for kind, kernel in _ACTIVATION_CLASSES.items()}
-    if kernel not in classes:
-        return None
-    module = "linear" if kernel == "none" else "activation"
-    return f"torch.nn.modules.{module}.{classes[kernel]}"
-
-
-@dataclass
-class DenseModule:
-    """activation(x W^T + bias), after the pooling: W is [out_features, in_features].
-
-    The activation goes by the kernels' name, "none" included.
-    """
-
-    weight: core.PackedLinear
-    bias: npt.NDArray[np.float32] | None
-    activation: str
-
-    @property
-    def out_features(self) -> int:
-        """The width of what it gives."""
-        return int(self.weight.out_features)
-
-    def __call__(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Apply to x [batch, in_features]."""
-        return core.linear(np.ascontiguousarray(x), self.weight, self.bias, self.activation)
-
-
-@dataclass
-class LayerNormModule:
-    """LayerNorm(x), after the pooling; gamma and beta are [width]."""
-
-    gamma: npt.NDArray[np.float32]
-    beta: npt.NDArray[np.float32]
-    eps: float
-
-    def __call__(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Apply to x [batch, width]."""
-        return core.layer_norm(np.ascontiguousarray(x), self.gamma, self.beta, self.eps, None)
-
-
-class NormalizeModule:
-    """x / max(||x||, 1e-12)."""
-
-    def __call__(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Apply to x [batch, width]."""
-        return core.l2_normalize(np.ascontiguousarray(x))
-
-
 @dataclass
 class ModelFolder:
     """Everything that a folder says besides the weights and the tokenizer."""
@@ -130,15 +64,24 @@ class ModelFolder:
     description: ModelDescription
     poolings: list[str]
     include_prompt: bool
-    modules: list[DenseModule | LayerNormModule | NormalizeModule]
+    modules: list[Module]
     max_seq_length: int
     do_lower_case: bool
     has_token_types: bool = False
+    is_static: bool = False
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     similarity_fn_name: str | None = None
     truncate_dim: int | None = None
     activation_fn: str | None = None
+
+    def tokenizer_settings(self) -> dict[str, bool]:
+        """Return what TextTokenizer is told beside the tokenizer itself."""
+        return {
+            "do_lower_case": self.do_lower_case,
+            "has_token_types": self.has_token_types,
+            "adds_special": not self.is_static,
+        }
 
     @property
     def is_quantized(self) -> bool:
@@ -155,7 +98,7 @@ class ModelFolder:
         """
         if self.is_quantized:
             return self.transformer_path / QUANTIZED_WEIGHTS
-        return _weights_path(self.transformer_path)
+        return weights_of(self.transformer_path)
 
 
 def _text(path: Path, settings: dict[str, Any], key: str) -> str | None:
@@ -190,56 +133,15 @@ def _read_pooling(path: Path) -> tuple[list[str], bool]:
     return modes, include_prompt
 
 
-def _read_dense(path: Path) -> DenseModule:
-    config = read_object(path / "config.json")
-    name = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
-    activation = activation_of_class(name)
-    if activation is None:
-        known = ", ".join(_ACTIVATION_CLASSES)
-        raise ValueError(f"{path}: Dense activation {name!r}, wanted one of {known}")
-    if config.get("use_residual"):
-        raise ValueError(f"{path}: Dense with use_residual is not supported")
-    with open_checkpoint(_weights_path(path)) as file:
-        if "linear.weight" not in file.names():
-            raise ValueError(f"{path}: the Dense module lacks the tensor 'linear.weight'")
-        weight = file.read("linear.weight")
-        bias = file.read("linear.bias") if "linear.bias" in file.names() else None
-    sizes = Config(path, config)
-    wanted = tuple(sizes.integer(key) for key in ("out_features", "in_features"))
-    if weight.shape != wanted:
-        raise ValueError(f"{path}: 'linear.weight' has shape {weight.shape}, wanted {wanted}")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"{path}: 'linear.bias' has shape {bias.shape}, wanted {weight.shape[:1]}")
-    return DenseModule(core.pack_linear(weight, "float32"), bias, activation)
-
-
-def _read_layer_norm(path: Path) -> LayerNormModule:
-    width = Config(path, read_object(path / "config.json")).integer("dimension")
-    with open_checkpoint(_weights_path(path)) as file:
-        for name in ("norm.weight", "norm.bias"):
-            if name not in file.names():
-                raise ValueError(f"{path}: the LayerNorm module lacks the tensor {name!r}")
-        gamma, beta = file.read("norm.weight"), file.read("norm.bias")
-    for name, tensor in (("norm.weight", gamma), ("norm.bias", beta)):
-        if tensor.shape != (width,) or width == 0:
-            raise ValueError(f"{path}: {name!r} has shape {tensor.shape}, wanted ({width},)")
-    return LayerNormModule(gamma, beta, 1e-5)  # PyTorch's epsilon
-
-
-def _weights_path(folder: Path) -> Path:
-    path = find_weights(folder)
-    if path is None:
-        raise FileNotFoundError(
-            f"{folder}: model.safetensors is missing, and so is pytorch_model.bin"
-        )
-    return path
-
-
 def _module_paths(folder: Path) -> list[tuple[str, Path]]:
     """(class name, folder) of each module; plain transformers folders get mean pooling."""
     path = folder / "modules.json"
     if not path.is_file():
-        return [("Transformer", folder), ("Pooling", Path())]
+        config = read_object(folder / "config.json") if (folder / "config.json").is_file() else {}
+        if config.get("model_type") != "model2vec":
+            return [("Transformer", folder), ("Pooling", Path())]
+        normalizes = [("Normalize", Path())] if config.get("normalize") else []
+        return [("StaticEmbedding", folder), *normalizes]
     modules = read_json(path)
     if not isinstance(modules, list) or not all(
         isinstance(m, dict)
@@ -297,17 +199,22 @@ def read_model_folder(folder: Path) -> ModelFolder:
     """
     folder = folder.absolute()  # the working folder may change later
     kinds = _module_paths(folder)
-    if not kinds or kinds[0][0] != "Transformer":
-        raise ValueError(f"{folder}: modules.json must begin with Transformer, got {kinds[:1]}")
-    model = _read_transformer(folder, kinds[0][1])
+    if not kinds or kinds[0][0] not in ("Transformer", "StaticEmbedding"):
+        raise ValueError(
+            f"{folder}: modules.json must begin with Transformer or StaticEmbedding, got "
+            f"{kinds[:1]}"
+        )
+    is_static = kinds[0][0] == "StaticEmbedding"
+    read = _read_static if is_static else _read_transformer
+    model = read(folder, kinds[0][1])
     for index, (kind, path) in enumerate(kinds[1:]):
-        if kind == "Pooling" and index == 0:
+        if kind == "Pooling" and index == 0 and not is_static:
             if path != Path():
                 model.poolings, model.include_prompt = _read_pooling(path)
         elif kind == "Dense":
-            model.modules.append(_read_dense(path))
+            model.modules.append(read_dense(path))
         elif kind == "LayerNorm":
-            model.modules.append(_read_layer_norm(path))
+            model.modules.append(read_layer_norm(path))
         elif kind == "Normalize":
             model.modules.append(NormalizeModule())
         elif kind != "Dropout":  # which drops nothing when a model is used
@@ -315,7 +222,7 @@ def read_model_folder(folder: Path) -> ModelFolder:
                 f"{folder}: module {kind!r} at place {index + 1} is not supported; "
                 "wanted Transformer, Pooling, then any of Dense, Dropout, LayerNorm and Normalize"
             )
-    if len(kinds) == 1:
+    if len(kinds) == 1 and not is_static:
         hint = " (for a reranker use CrossEncoder)" if is_cross_encoder(folder) else ""
         raise ValueError(f"{folder}: modules.json has no Pooling after Transformer{hint}")
     return model
@@ -356,51 +263,12 @@ def read_cross_encoder_folder(folder: Path) -> ModelFolder:
             "Transformer with a head for classification"
         )
     model = _read_transformer(folder, kinds[0][1] if kinds else folder)
-    model.modules = list(_read_head(model))
-    return model
-
-
-def _read_head(model: ModelFolder) -> Iterator[DenseModule | LayerNormModule]:
-    """The layers of a head for classification, by the family's names, from the encoder's file."""
-    head, path = model.architecture.head, model.weights_path
+    head = model.architecture.head
     if head is None:
         raise ValueError(f"{model.path}: minifuse has no cross-encoders of this family")
     model.poolings = [_head_pooling(model, head)]
-    layers = ((head.dense, head.activation), (head.output, "none"))
-    with open_checkpoint(path) as file:
-        names = {model.architecture.own_name(name): name for name in file.names()}
-        width = model.description.hidden_size
-        for layer, activation in layers:
-            if f"{layer}.weight" not in names:
-                raise ValueError(
-                    f"{path}: lacks the tensor '{layer}.weight': not a cross-encoder, but a "
-                    "model that still has to be trained as one"
-                )
-            weight = file.read(names[f"{layer}.weight"])
-            bias = file.read(names[f"{layer}.bias"]) if f"{layer}.bias" in names else None
-            if weight.ndim != 2 or weight.shape[1] != width or weight.shape[0] == 0:
-                raise ValueError(
-                    f"{path}: '{layer}.weight' has shape {list(weight.shape)}, wanted "
-                    f"[outputs, {width}]"
-                )
-            if bias is not None and bias.shape != weight.shape[:1]:
-                raise ValueError(
-                    f"{path}: '{layer}.bias' has shape {list(bias.shape)}, wanted "
-                    f"{list(weight.shape[:1])}"
-                )
-            yield DenseModule(core.pack_linear(weight, "float32"), bias, activation)
-            width = weight.shape[0]
-            if layer == head.dense and head.norm:
-                if f"{head.norm}.weight" not in names:
-                    raise ValueError(f"{path}: lacks the tensor '{head.norm}.weight'")
-                gamma = file.read(names[f"{head.norm}.weight"])
-                if gamma.shape != (width,):
-                    raise ValueError(
-                        f"{path}: '{head.norm}.weight' has shape {list(gamma.shape)}, wanted "
-                        f"[{width}]"
-                    )
-                beta = np.zeros_like(gamma)
-                yield LayerNormModule(gamma, beta, model.description.layer_norm_eps)
+    model.modules = list(read_head(model.weights_path, model.architecture, head, model.description))
+    return model
 
 
 def _head_pooling(model: ModelFolder, head: Head) -> str:
@@ -414,6 +282,30 @@ def _head_pooling(model: ModelFolder, head: Head) -> str:
     return str(pooling)
 
 
+def _read_static(folder: Path, static: Path) -> ModelFolder:
+    """Everything that a folder says of its table, and sentence-transformers' settings."""
+    num_rows, width = read_table(static).shape
+    tokenizer_path = static / "tokenizer.json"
+    if not tokenizer_path.is_file():
+        raise FileNotFoundError(f"{static}: tokenizer.json is missing, so this is no model folder")
+    truncation = read_object(tokenizer_path).get("truncation")
+    length = truncation.get("max_length") if isinstance(truncation, dict) else None
+    description = ModelDescription(
+        vocab_size=num_rows,
+        max_position_embeddings=length if type(length) is int and length > 0 else 1 << 30,
+        hidden_size=width,
+        num_hidden_layers=0,
+        num_attention_heads=1,
+        intermediate_size=0,
+        layer_norm_eps=0.0,
+        activation="none",
+    )
+    model = _with_settings(folder, static, STATIC, description)
+    model.is_static = True
+    model.max_seq_length = description.max_position_embeddings
+    return model
+
+
 def _read_transformer(folder: Path, transformer: Path) -> ModelFolder:
     """Everything that a folder says of its transformer, and sentence-transformers' settings."""
     config_path = transformer / "config.json"
@@ -424,22 +316,35 @@ def _read_transformer(folder: Path, transformer: Path) -> ModelFolder:
     config = Config(config_path, read_object(config_path))
     architecture = architecture_of(config)
     description = architecture.describe(config)
-    sentence_config = _sentence_config(transformer)
+    model = _with_settings(folder, transformer, architecture, description)
     tokenizer_config = _tokenizer_config(transformer)
-    limit = description.max_position_embeddings
+    sentence_config = _sentence_config(transformer)
+    model.max_seq_length = _max_seq_length(
+        folder, tokenizer_config, sentence_config, description.max_position_embeddings
+    )
+    model.do_lower_case = bool(sentence_config.get("do_lower_case", False))
+    model.has_token_types = description.type_vocab_size > 1 and _gives_token_types(tokenizer_config)
+    if model.activation_fn is None:
+        model.activation_fn = _old_activation_fn(config)
+    return model
 
+
+def _with_settings(
+    folder: Path, transformer: Path, architecture: Architecture, description: ModelDescription
+) -> ModelFolder:
+    """A model with what config_sentence_transformers.json says."""
     settings: dict[str, Any] = {}
-    settings_path = folder / "config_sentence_transformers.json"
-    if settings_path.is_file():
-        settings = read_object(settings_path)
+    path = folder / "config_sentence_transformers.json"
+    if path.is_file():
+        settings = read_object(path)
     prompts = settings.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(
         text is None or isinstance(text, str) for text in prompts.values()
     ):
-        raise ValueError(f"{settings_path}: prompts is {prompts!r:.60}, wanted names and strings")
+        raise ValueError(f"{path}: prompts is {prompts!r:.60}, wanted names and strings")
     truncate_dim = settings.get("truncate_dim")
     if truncate_dim is not None and (type(truncate_dim) is not int or truncate_dim < 1):
-        raise ValueError(f"{settings_path}: truncate_dim is {truncate_dim!r:.60}, wanted >= 1")
+        raise ValueError(f"{path}: truncate_dim is {truncate_dim!r:.60}, wanted >= 1")
     return ModelFolder(
         path=folder,
         transformer_path=transformer,
@@ -448,14 +353,13 @@ def _read_transformer(folder: Path, transformer: Path) -> ModelFolder:
         poolings=["mean"],
         include_prompt=True,
         modules=[],
-        max_seq_length=_max_seq_length(folder, tokenizer_config, sentence_config, limit),
-        do_lower_case=bool(sentence_config.get("do_lower_case", False)),
-        has_token_types=description.type_vocab_size > 1 and _gives_token_types(tokenizer_config),
+        max_seq_length=description.max_position_embeddings,
+        do_lower_case=False,
         prompts={str(k): v or "" for k, v in prompts.items()},
-        default_prompt_name=_text(settings_path, settings, "default_prompt_name"),
-        similarity_fn_name=_text(settings_path, settings, "similarity_fn_name"),
+        default_prompt_name=_text(path, settings, "default_prompt_name"),
+        similarity_fn_name=_text(path, settings, "similarity_fn_name"),
         truncate_dim=truncate_dim,
-        activation_fn=_activation_fn(settings_path, settings, config),
+        activation_fn=_text(path, settings, "activation_fn"),
     )
 
 
@@ -473,10 +377,8 @@ def _gives_token_types(tokenizer_config: dict[str, Any]) -> bool:
     return not isinstance(kind, str) or kind.removesuffix("Fast") in _TOKENIZERS_WITH_TYPES
 
 
-def _activation_fn(path: Path, settings: dict[str, Any], config: Config) -> str | None:
-    """The path of the class that scores of pairs go through, where the folder names one."""
-    if (name := _text(path, settings, "activation_fn")) is not None:
-        return name
+def _old_activation_fn(config: Config) -> str | None:
+    """The path of the class that scores of pairs go through, where config.json names one."""
     inner = config.values.get("sentence_transformers")
     inner = inner if isinstance(inner, dict) else {}
     name = _text(config.path, inner, "activation_fn")

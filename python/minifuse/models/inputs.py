@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from minifuse.models.pairs import Pair
+from minifuse.tokens.pairs import Pair
 
 __all__ = [
     "WINDOW_TEXTS",

@@ -16,19 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from minifuse.hardware import DTYPES
-from minifuse.models.folder import (
-    DenseModule,
-    LayerNormModule,
-    ModelFolder,
-    NormalizeModule,
-)
+from minifuse.models.folder import ModelFolder
 from minifuse.models.inputs import checked, length_of, one_ahead, windows, with_prompt
-from minifuse.models.pairs import Pair
+from minifuse.models.modules import DenseModule, LayerNormModule, NormalizeModule
 from minifuse.models.quantization import load_quantized_encoder
-from minifuse.models.tokenization import TextTokenizer, TokenBatch
+from minifuse.models.static import StaticEncoder, read_table
 from minifuse.models.weights import load_encoder
 from minifuse.native import core
 from minifuse.native.devices import CUDA_DTYPES, Device, new_tensor
+from minifuse.tokens.pairs import Pair
+from minifuse.tokens.tokenization import TextTokenizer, TokenBatch
 
 __all__ = ["CudaPipeline", "EncodeInfo", "OutputValue", "Pipeline", "Request", "pipeline_of"]
 
@@ -108,9 +105,7 @@ class Pipeline:
         self.max_seq_length = folder.max_seq_length
         self.include_prompt = folder.include_prompt
         self.set_tokenizer(
-            TextTokenizer.from_folder(
-                folder.transformer_path, folder.do_lower_case, folder.has_token_types
-            )
+            TextTokenizer.from_folder(folder.transformer_path, **folder.tokenizer_settings())
         )
         self.encoder: Any = self._load_encoder(num_threads)
         self.width = self._width_behind_modules()
@@ -121,6 +116,8 @@ class Pipeline:
         return "int8"  # on every instruction set; it costs nothing that the evaluations can tell
 
     def _load_encoder(self, num_threads: int) -> Any:
+        if self.folder.is_static:  # a table has no matrices to round
+            return StaticEncoder(read_table(self.folder.transformer_path))
         if self.dtype == "int8":
             return load_quantized_encoder(self.folder, self.tokenizer, num_threads)
         return load_encoder(self.folder, self.dtype)
@@ -303,6 +300,8 @@ class CudaPipeline(Pipeline):
         return "bfloat16"  # float16's range is exceeded by some models
 
     def _load_encoder(self, num_threads: int) -> Any:
+        if self.folder.is_static:
+            raise ValueError(f"{self.folder.path}: a static model runs on the CPU: device='cpu'")
         return load_encoder(self.folder, self.dtype, self.device)
 
     def vectors_can_stay(self) -> bool:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minifuse import ops
+from minifuse.files.safetensors_file import SafetensorsFile, write_safetensors
 from minifuse.files.whole import ignore_other_engines, new_folder
 from minifuse.models import calibration_text
 from minifuse.models.checkpoint import is_weight_file
@@ -30,8 +31,6 @@ from minifuse.models.folder import (
     read_model_folder,
 )
 from minifuse.models.resolve import resolve_model
-from minifuse.models.safetensors import SafetensorsFile, write_safetensors
-from minifuse.models.tokenization import TextTokenizer
 from minifuse.models.weights import (
     load_encoder,
     new_encoder,
@@ -40,6 +39,7 @@ from minifuse.models.weights import (
     stored_tensors,
 )
 from minifuse.native import FloatArray, core
+from minifuse.tokens.tokenization import TextTokenizer
 
 __all__ = ["QuantizedMatrix", "load_quantized_encoder", "quantize", "quantized_matrices"]
 
@@ -247,7 +247,9 @@ def quantize(
     if folder.is_quantized:
         raise ValueError(f"{folder.path}: is quantised already; give the model it was made from")
     threads = core.default_num_threads() if num_threads is None else num_threads
-    tokenizer = TextTokenizer.from_folder(folder.transformer_path, folder.do_lower_case)
+    if folder.is_static:
+        raise ValueError(f"{folder.path}: a static model has no matrices to quantise")
+    tokenizer = TextTokenizer.from_folder(folder.transformer_path, **folder.tokenizer_settings())
     with new_folder(output) as copy:
         shutil.copytree(folder.path, copy, ignore=_ignored(folder.weights_path), dirs_exist_ok=True)
         tensors: dict[str, npt.NDArray[Any]] = {}

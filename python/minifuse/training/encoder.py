@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from minifuse.models.architectures import Rows
 from minifuse.models.checkpoint import open_checkpoint
 from minifuse.models.description import Config, ModelDescription, read_object
-from minifuse.models.folder import ModelFolder, NormalizeModule
+from minifuse.models.folder import ModelFolder
 from minifuse.models.layer import embed, post_norm_layer
+from minifuse.models.modules import NormalizeModule
 from minifuse.models.weights import new_encoder, stored_tensors
 from minifuse.native import core
 
@@ -200,6 +201,8 @@ class TrainableEncoder(torch.nn.Module):  # type: ignore[misc]
             raise ValueError(f"{folder.path}: int8 weights cannot be trained, wanted float ones")
         if folder.poolings not in (["mean"], ["cls"]):
             raise ValueError(f"{folder.path}: pools by {folder.poolings}, wanted mean or cls")
+        if folder.is_static:
+            raise ValueError(f"{folder.path}: a static model cannot be trained yet")
         if not folder.description.is_of_berts_kind():
             raise ValueError(
                 f"{folder.path}: only models of BERT's kind can be trained yet: without relative "

@@ -24,13 +24,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from minifuse.files.safetensors_file import write_safetensors
 from minifuse.files.whole import ignore_other_engines, new_folder, replacing
 from minifuse.models.checkpoint import is_weight_file
 from minifuse.models.folder import read_model_folder
 from minifuse.models.resolve import resolve_model
-from minifuse.models.safetensors import write_safetensors
-from minifuse.models.tokenization import TextTokenizer
 from minifuse.native import core
+from minifuse.tokens.tokenization import TextTokenizer
 from minifuse.training.encoder import Draws, TrainableEncoder
 from minifuse.training.losses import cosent_loss, ranking_loss, same_text_groups
 from minifuse.training.pairs import TrainingPairs, batches

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from minifuse.models.description import Config, ModelDescription
 
 __all__ = [
+    "STATIC",
     "Architecture",
     "Derived",
     "Head",
@@ -151,6 +152,14 @@ class Architecture:
             source = Rows(source)
         name = source.name if is_whole else f"{source.name}.{part}"
         return source._replace(name=name.replace("{}", layer[1] if layer else ""))
+
+
+def _describe_nothing(config: Config) -> ModelDescription:
+    raise ValueError(f"{config.path}: a static model has no config.json of an encoder")
+
+
+# Of static models (minifuse.models.static), which have no slots.
+STATIC = Architecture(model_types=(), describe=_describe_nothing, tensors={})
 
 
 @functools.cache

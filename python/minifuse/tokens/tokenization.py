@@ -22,8 +22,8 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
-from minifuse.models.pairs import Pair, PairLayout
-from minifuse.models.shortening import TextShortener
+from minifuse.tokens.pairs import Pair, PairLayout
+from minifuse.tokens.shortening import TextShortener
 
 __all__ = ["TextTokenizer", "TokenBatch"]
 
@@ -100,10 +100,15 @@ class TextTokenizer:
         tokenizer: any ``tokenizers.Tokenizer``; a copy is kept.
         do_lower_case: lower the text first, as sentence_bert_config.json may ask.
         has_token_types: whether the second text of a pair has tokens of another type.
+        adds_special: whether texts get the tokenizer's special tokens.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, do_lower_case: bool = False, has_token_types: bool = False
+        self,
+        tokenizer: Tokenizer,
+        do_lower_case: bool = False,
+        has_token_types: bool = False,
+        adds_special: bool = True,
     ) -> None:
         text = tokenizer.to_str()
         state = json.loads(text)
@@ -114,16 +119,24 @@ class TextTokenizer:
         self.backend.no_padding()
         self._do_lower_case = do_lower_case
         self._has_token_types = has_token_types
-        mask = self._guarded(["a"], lambda: self.backend.encode("a").special_tokens_mask)
+        self._adds_special = adds_special
+        mask = self._guarded(["a"], lambda: self._encoding("a").special_tokens_mask)
         self.suffix_length = int(next(iter(np.flatnonzero(np.array(mask[::-1]) == 0)), len(mask)))
         """Special tokens behind the text's own."""
         self._num_special = sum(mask)
         self._shortener = TextShortener(self.backend, state)
         self._signature = self._shortener.signature()
 
+    def _encoding(self, text: str) -> Any:
+        return self.backend.encode(text, add_special_tokens=self._adds_special)
+
     @classmethod
     def from_folder(
-        cls, folder: Path, do_lower_case: bool = False, has_token_types: bool = False
+        cls,
+        folder: Path,
+        do_lower_case: bool = False,
+        has_token_types: bool = False,
+        adds_special: bool = True,
     ) -> TextTokenizer:
         """Read tokenizer.json, or build a WordPiece tokenizer from vocab.txt.
 
@@ -140,7 +153,7 @@ class TextTokenizer:
             tokenizer = _guarded(path, lambda: _from_vocab(path, folder / "tokenizer_config.json"))
         else:
             raise FileNotFoundError(f"{folder}: neither tokenizer.json nor vocab.txt is there")
-        return _guarded(path, lambda: cls(tokenizer, do_lower_case, has_token_types))
+        return _guarded(path, lambda: cls(tokenizer, do_lower_case, has_token_types, adds_special))
 
     def shorten(self, text: str, max_seq_length: int) -> str:
         """Return a text with the same first max_seq_length ids, whose length is bounded if it can
@@ -240,14 +253,16 @@ class TextTokenizer:
 
     def _encode_one(self, text: str, max_seq_length: int) -> TokenBatch:
         # A query pays for every call of NumPy.
-        whole = self._guarded([text], lambda: self.backend.encode(text).ids)
+        whole = self._guarded([text], lambda: self._encoding(text).ids)
         ids = np.array(self._cut(whole, max_seq_length), np.int32)
         was_cut = np.array((len(whole) > max_seq_length,))
         return TokenBatch(ids, np.array((len(ids),), np.int64), was_cut)
 
     def _encode_batch(
-        self, texts: list[str], num_threads: int | None, with_special: bool = True
+        self, texts: list[str], num_threads: int | None, with_special: bool | None = None
     ) -> list[list[int]]:
+        if with_special is None:
+            with_special = self._adds_special
         # tokenizers has one pool of a thread for each CPU and no setting for it; but a call cannot
         # use more of them than it has texts.
         size = len(texts)

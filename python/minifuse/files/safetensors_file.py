@@ -26,6 +26,10 @@ _DTYPES: dict[str, Any] = {
     "F16": np.float16,
     "BF16": np.uint16,
     "I8": np.int8,
+    "U8": np.uint8,
+    "I16": np.int16,
+    "I32": np.int32,
+    "I64": np.int64,
 }
 _LARGEST_HEADER = 100_000_000
 
@@ -130,6 +134,10 @@ class SafetensorsFile:
     def read_int8(self, name: str) -> npt.NDArray[np.int8]:
         """The same of an int8 tensor, as it is."""
         return self._copy(name, ("I8",), np.int8)
+
+    def read_integers(self, name: str) -> npt.NDArray[np.int64]:
+        """The same of integers of any width."""
+        return self._copy(name, ("I64", "I32", "I16", "U8", "I8"), np.int64)
 
     def _copy(self, name: str, wanted: tuple[str, ...], result: Any) -> npt.NDArray[Any]:
         dtype, shape, offset, size_bytes = self._entries[name]
