@@ -42,6 +42,7 @@ class Fault:
 
 
 MEMORY = "tests/trust/test_memory_safety.py"
+SWITCHES = "tests/families/test_switches.py"
 FILES = "tests/trust/test_files.py"
 WRITERS = "tests/search/test_index_writers.py"
 COPIES = "tests/models/test_copies.py"
@@ -90,7 +91,7 @@ FAULTS = (
           "rows.M = team_.end(y.count) - begin - (begin > 0);", "native:test_encoder"),
     Fault("positions of the chunk", ENCODER, "row - begin);", "row);",
           "native:test_encoder"),
-    Fault("heads of the next sentence", STEPS, "std::min(A - head, item_end - item)", "item_end - item",
+    Fault("heads of the next sentence", STEPS, "std::min(KV - head, item_end - item)", "item_end - item",
           "native:test_encoder"),
     Fault("a refusal that is gone", ENCODER, 'check(weights_.is_finished(), "the encoder\'s weights are not '
           'complete: call finish_weights()");', "", "native:test_encoder"),
@@ -98,8 +99,8 @@ FAULTS = (
           "batch.ids[i] <= description.vocab_size", "native:test_encoder"),
     Fault("a refusal that is gone", "csrc/model/batch.cpp", "check(seqlen >= 0,", "check(seqlen >= -9,",
           "native:test_encoder"),
-    Fault("a type without an embedding", "csrc/model/batch.cpp", "batch.token_types[i] < description.type_vocab_size",
-          "batch.token_types[i] <= description.type_vocab_size", "native:test_encoder"),
+    Fault("a type without an embedding", "csrc/model/batch.cpp", "batch.token_types[i] < description.num_token_types()",
+          "batch.token_types[i] <= description.num_token_types()", "native:test_encoder"),
     Fault("every token of type 0", ENCODER, "batch.token_type(first_token + row)", "0",
           "tests/rerank/test_cross_encoder.py -k types"),
     Fault("the shorter text keeps the odd token", "python/minifuse/tokens/pairs.py", "if first <= second else",
@@ -148,6 +149,25 @@ FAULTS = (
           "mul(acc[i.value][j.value], factor)", "acc[i.value][j.value]", "tests/kernels/test_ops.py -k attention"),
     Fault("the first query's bias for all", "csrc/cpu/attention/attention.inl.h",
           "16 * j.value - i.value", "16 * j.value", "tests/kernels/test_ops.py -k relative"),
+    Fault("a window that ends early", "csrc/cpu/attention/attention.inl.h", "query + p.keys_after + 1",
+          "query + p.keys_after", f"{SWITCHES} -k windows"),
+    Fault("weights of keys out of reach", "csrc/cpu/attention/attention.inl.h",
+          "if (is_limited) fill_unreached<kRows>(p, range, scores, lds, -3.402823466e+38f);", "",
+          f"{SWITCHES} -k windows"),
+    Fault("a key of the next head", "csrc/cpu/attention/attention.inl.h", "prepare(head / p.queries_per_key)",
+          "prepare(head % p.queries_per_key)", f"{SWITCHES} -k queries"),
+    Fault("turned the other way", "csrc/cpu/rows/rotary.inl.h", "sub(mul(a, c), mul(b, s))",
+          "add(mul(a, c), mul(b, s))", f"{SWITCHES} -k rotary"),
+    Fault("a gate without activation", "csrc/cpu/rows/rotary.inl.h",
+          "activate_array(gates, gates, F, activation);", "", f"{SWITCHES} -k gate"),
+    Fault("a sum that is not kept", "csrc/cpu/rows/layernorm.inl.h",
+          "store_upto(p.sum + row * p.ldr + c, v, n);", "", f"{SWITCHES} -k first"),
+    Fault("the next quarter of the circle", "csrc/model/weights/rotary.cpp", "return {-sine, cosine};",
+          "return {sine, cosine};", f"{SWITCHES} -k rotary"),
+    Fault("no norm of heads", "csrc/model/team_steps.cpp", "heads.is_rms = true;", "heads.is_rms = false;",
+          f"{SWITCHES} -k Qwen3"),
+    Fault("words of the next text", "csrc/bindings/sparse.cpp", "<= row + i) ++b;", "< row + i) ++b;",
+          "tests/families/test_sparse.py -k weights_of_words"),
     Fault("keys past the last", "csrc/cpu/attention/attention.inl.h",
           "keep_first(vec_exp(sub(load(row + whole), h)), tail, 0.0f)", "vec_exp(sub(load(row + whole), h))",
           "tests/kernels/test_ops.py -k attention"),

@@ -120,6 +120,7 @@ void register_row_ops(py::module_& module);
 void register_sentence_ops(py::module_& module);
 void register_hardware(py::module_& module);
 void register_search(py::module_& module);
+void register_sparse(py::module_& module);
 void register_training(py::module_& module);
 void register_cuda_ops(py::module_& module);  // of _cuda
 

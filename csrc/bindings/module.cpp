@@ -15,5 +15,6 @@ PYBIND11_MODULE(_core, module) {
   minifuse::register_sentence_ops(module);
   minifuse::register_encoder(module);
   minifuse::register_search(module);
+  minifuse::register_sparse(module);
   minifuse::register_training(module);
 }

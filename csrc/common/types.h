@@ -93,8 +93,8 @@ struct AttentionParams {
   int64_t queries_per_key = 1;
   float scale;
   float* scratch;  // attention_scratch_floats(seqlen_k, head_dim), 64-byte aligned
-  // Of head 0 and distance 0, or null: added to the scaled score of query i and key j is
-  // bias[j - i], relative_bias_stride() from head to head. Not together with key_index.
+  // Null, or the bias of head 0 and distance 0: bias[j - i] is added to the scaled score of query i
+  // and key j. Heads are relative_bias_stride() apart. Not together with key_index.
   const float* bias = nullptr;
   int64_t bias_stride = 0;
   // A query attends to keys at most so many places before and after it. Others cost no time but for

@@ -11,7 +11,7 @@
 
 namespace minifuse {
 
-// Where the norms of a layer stand: behind attention and feed-forward, each with its residual
+// The places of a layer's norms: behind attention and feed-forward, each with its residual
 // (Vaswani et al. 2017); before each, and one behind the last layer (Xiong et al. 2020); or before
 // and behind each (Gemma Team 2024).
 enum class Norms : int32_t { kPost, kPre, kSandwich };
@@ -36,7 +36,8 @@ struct ModelDescription {
   std::vector<int64_t> windows = {};
   Norms norms = Norms::kPost;
   bool has_rms_norms = false;  // RMSNorm without biases in place of LayerNorm
-  // Where norms stand first: the embeddings have a norm, and then the first attention has none.
+  // A model whose norms stand first: the embeddings have a norm, and then the first attention has
+  // none.
   bool has_embedding_norm = true;
   int64_t num_key_value_heads = 0;  // 0: as many as num_attention_heads
   int64_t head_size = 0;  // columns of a head; 0: hidden_size / num_attention_heads
@@ -88,13 +89,15 @@ struct ModelDescription {
     in_range("num_attention_heads", num_attention_heads, 1, hidden_size);
     in_range("intermediate_size", intermediate_size, 1, 1 << 18);
     in_range("head_dim", head_size, 0, kMaxHeadDim);
-    check(head_size > 0 || hidden_size % num_attention_heads == 0, "config: hidden_size=",
-          hidden_size, " is not a multiple of num_attention_heads=", num_attention_heads);
+    check(head_size > 0 || hidden_size % num_attention_heads == 0,
+          "config: hidden_size=", hidden_size,
+          " is not a multiple of num_attention_heads=", num_attention_heads);
     in_range("num_key_value_heads", num_key_value_heads, 0, num_attention_heads);
-    check(num_attention_heads % key_value_heads() == 0, "config: num_attention_heads=",
-          num_attention_heads, " is not a multiple of num_key_value_heads=", num_key_value_heads);
-    check(std::isfinite(attention_scale) && attention_scale >= 0,
-          "config: scores are scaled by ", attention_scale, ", wanted a finite number > 0");
+    check(num_attention_heads % key_value_heads() == 0,
+          "config: num_attention_heads=", num_attention_heads,
+          " is not a multiple of num_key_value_heads=", num_key_value_heads);
+    check(std::isfinite(attention_scale) && attention_scale >= 0, "config: scores are scaled by ",
+          attention_scale, ", wanted a finite number > 0");
     check(norms != Norms::kPost || (has_embedding_norm && !has_rms_norms),
           "config: RMSNorm behind attention is not supported");
     in_range("head_dim", head_dim(), 1, kMaxHeadDim);
@@ -104,8 +107,8 @@ struct ModelDescription {
     for (const double theta : {rotary_theta, local_rotary_theta})
       check(std::isfinite(theta) && theta >= 0, "config: the base of rotary positions is ", theta,
             ", wanted a finite number > 0");
-    check(std::isfinite(rotary_scale) && rotary_scale > 0, "config: rotary positions are scaled by ",
-          rotary_scale, ", wanted a finite number > 0");
+    check(std::isfinite(rotary_scale) && rotary_scale > 0,
+          "config: rotary positions are scaled by ", rotary_scale, ", wanted a finite number > 0");
     check(local_rotary_theta == 0 || rotary_theta > 0,
           "config: rotary positions in some layers only are not supported");
     check(windows.empty() || static_cast<int64_t>(windows.size()) == num_hidden_layers,

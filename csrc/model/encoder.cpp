@@ -65,10 +65,10 @@ bool Encoder::encode_chunk(Call& call, const Chunk& chunk, Workspace& ws,
                                     .M = row_end - row_begin,
                                     .H = H});
   });
-  // Where norms stand first, y is the norm of x, and what comes out at the end.
+  // A model whose norms stand first has the norm of x in y, which is also what comes out at the end.
   const bool norms_stand_first = description_.norms != Norms::kPost;
-  if (norms_stand_first) norm_first(x + row_begin * ldx, ws.y.data() + row_begin * ldx, ldx,
-                                    row_end - row_begin);
+  if (norms_stand_first)
+    norm_first(x + row_begin * ldx, ws.y.data() + row_begin * ldx, ldx, row_end - row_begin);
   team.meet();
 
   const auto copy_rows = [&](float* destination, const float* from) {
@@ -78,8 +78,7 @@ bool Encoder::encode_chunk(Call& call, const Chunk& chunk, Workspace& ws,
   };
   const int64_t num_layers = description_.num_hidden_layers;
   for (int64_t index = 0; index < num_layers && !team.has_left(); ++index) {
-    if (outputs.hidden_states)
-      copy_rows(outputs.hidden_states + index * batch.total_tokens * H, x);
+    if (outputs.hidden_states) copy_rows(outputs.hidden_states + index * batch.total_tokens * H, x);
     const int64_t width = outputs.matrix_inputs ? inputs_per_layer(description_) : 0;
     const Observer observer(
         ticks,

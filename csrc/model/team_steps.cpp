@@ -165,8 +165,7 @@ void TeamSteps::linear_norm(const LayerLinear& w, const Rows& x, const NormWeigh
   team_.meet();
 }
 
-void TeamSteps::hidden_of(const LayerLinear& w1, const Rows& x,
-                          const Rows& hidden) const noexcept {
+void TeamSteps::hidden_of(const LayerLinear& w1, const Rows& x, const Rows& hidden) const noexcept {
   if (!description_.has_gate) return linear(w1, x, hidden, description_.activation);
   linear(w1, x, hidden);
   if (team_.has_left()) return;

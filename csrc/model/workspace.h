@@ -56,21 +56,20 @@ inline WorkspaceSizes workspace_sizes(const ModelDescription& description,
   // One member alone takes the rows in blocks of balanced size, never more than this.
   const int64_t most_rows = round_up(blocks.ffn_rows, kernels.tile_rows);
   const int64_t hidden_rows = members == 1 ? std::min(tokens, most_rows) : tokens;
-  return {
-      .tokens = tokens,
-      .hidden_rows = hidden_rows,
-      .ldx = padded_stride(H),
-      .ldqkv = padded_stride(description.qkv_columns()),
-      .ldcontext = padded_stride(Q),
-      .ldhidden = padded_stride(description.ffn_columns()),
-      .attention_floats =
-          round_up(attention_scratch_floats(max_seqlen, description.head_dim()), 16),
-      // Wq, Wk, Wv and W1 read rows of H values, Wo of Q, W2 of F.
-      .linear_bytes =
-          round_up(std::max({kernels.scratch_bytes(tokens, H), kernels.scratch_bytes(tokens, Q),
-                             kernels.scratch_bytes(hidden_rows, F)}),
-                   64),
-      .members = members};
+  return {.tokens = tokens,
+          .hidden_rows = hidden_rows,
+          .ldx = padded_stride(H),
+          .ldqkv = padded_stride(description.qkv_columns()),
+          .ldcontext = padded_stride(Q),
+          .ldhidden = padded_stride(description.ffn_columns()),
+          .attention_floats =
+              round_up(attention_scratch_floats(max_seqlen, description.head_dim()), 16),
+          // Wq, Wk, Wv and W1 read rows of H values, Wo of Q, W2 of F.
+          .linear_bytes =
+              round_up(std::max({kernels.scratch_bytes(tokens, H), kernels.scratch_bytes(tokens, Q),
+                                 kernels.scratch_bytes(hidden_rows, F)}),
+                       64),
+          .members = members};
 }
 
 struct Workspace {

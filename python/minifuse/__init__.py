@@ -19,6 +19,7 @@ __all__ = [
     "LoggingHandler",
     "SentenceTransformer",
     "SimilarityFunction",
+    "SparseEncoder",
     "__version__",
     "hardware",
     "ops",
@@ -29,6 +30,7 @@ __all__ = [
 if TYPE_CHECKING:
     from minifuse.cross_encoder import CrossEncoder
     from minifuse.search.index import Index
+    from minifuse.sparse_encoder import SparseEncoder
 
 __version__: str
 
@@ -47,4 +49,8 @@ def __getattr__(name: str) -> Any:
         from minifuse.cross_encoder import CrossEncoder
 
         return CrossEncoder
+    if name == "SparseEncoder":
+        from minifuse.sparse_encoder import SparseEncoder
+
+        return SparseEncoder
     raise AttributeError(f"module 'minifuse' has no attribute {name!r}")

@@ -96,6 +96,11 @@ class BaseModel(ABC):
     def _read_folder(folder: Path) -> ModelFolder:
         """Everything of a folder but weights and tokenizer, as this kind of model reads it."""
 
+    @staticmethod
+    def _pipeline_of(device: Device) -> type[Pipeline]:
+        """The kind of pipeline that computes on a device."""
+        return pipeline_of(device)
+
     _known_prompts: ClassVar[dict[str, str]] = {}
 
     def __init__(
@@ -131,7 +136,7 @@ class BaseModel(ABC):
             warnings.warn("use_auth_token is deprecated, use token", FutureWarning, stacklevel=3)
             token = either(token, use_auth_token, "token", "use_auth_token")
         placed = resolve_device(device)
-        kind = pipeline_of(placed)
+        kind = self._pipeline_of(placed)
         asked_dtype = _asked_dtype(dtype, model_kwargs, kind, placed)
         if backend not in ("torch", "minifuse"):
             raise ValueError(f"backend is {backend!r}: minifuse is the backend; leave it out")

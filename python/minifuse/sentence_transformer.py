@@ -17,7 +17,8 @@ from typing import Any, ClassVar, Literal, overload
 import numpy as np
 import numpy.typing as npt
 
-from minifuse.base_model import BaseModel, either, import_torch, progress_bar
+from minifuse.base_model import either, import_torch, progress_bar
+from minifuse.embedding_model import EmbeddingModel
 from minifuse.models.folder import read_model_folder
 from minifuse.models.inputs import WINDOW_TEXTS, as_list, checked, with_prompt
 from minifuse.models.pipeline import EncodeInfo, OutputValue, Request
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 FloatArray = npt.NDArray[np.float32]
 
 
-class SentenceTransformer(BaseModel):
+class SentenceTransformer(EmbeddingModel):
     """A sentence-embedding model.
 
     Args:
@@ -113,25 +114,9 @@ class SentenceTransformer(BaseModel):
         )
         folder = self.pipeline.folder
         self.truncate_dim = truncate_dim if truncate_dim is not None else folder.truncate_dim
-        self._similarity_fn_name = "cosine"
         self.similarity_fn_name = similarity_fn_name or folder.similarity_fn_name or "cosine"
 
     # ---- properties -------------------------------------------------------------------------
-
-    @property
-    def similarity_fn_name(self) -> str:
-        """ "cosine", "dot", "euclidean" or "manhattan": what similarity() computes."""
-        return self._similarity_fn_name
-
-    @similarity_fn_name.setter
-    def similarity_fn_name(self, value: Any) -> None:
-        name = str(getattr(value, "value", value))
-        if name not in similarity.SIMILARITIES:
-            raise ValueError(
-                f"similarity_fn_name is {name!r}, wanted one of "
-                + ", ".join(similarity.SIMILARITIES)
-            )
-        self._similarity_fn_name = name
 
     def get_embedding_dimension(self) -> int:
         """The width of what encode gives, truncate_dim considered."""
@@ -337,49 +322,6 @@ class SentenceTransformer(BaseModel):
             result = result[0]
         return (result, info) if return_info else result
 
-    def encode_query(
-        self,
-        inputs: Any = None,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        """As encode; the prompt named "query" applies unless prompt or prompt_name is given."""
-        if prompt is None and prompt_name is None and "query" in self.prompts:
-            prompt_name = "query"
-        return self.encode(inputs, prompt_name, prompt, *args, **kwargs, task="query")
-
-    def encode_document(
-        self,
-        inputs: Any = None,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        """As encode; the first prompt of "document", "passage", "corpus" applies."""
-        if prompt is None and prompt_name is None:
-            names = [n for n in ("document", "passage", "corpus") if n in self.prompts]
-            prompt_name = names[0] if names else None
-        return self.encode(inputs, prompt_name, prompt, *args, **kwargs, task="document")
-
-    def encode_multi_process(
-        self, inputs: Any = None, pool: Any = None, *args: Any, **kwargs: Any
-    ) -> Any:
-        """As encode, on the threads of this process.
-
-        Args:
-            inputs: texts. ``sentences`` is its old name.
-            pool: ignored.
-            args, kwargs: encode's arguments.
-        """
-        return self.encode(inputs, *args, **kwargs)
-
-    def is_singular_input(self, inputs: Any) -> bool:
-        """Return whether the input is one text, and not a batch."""
-        return isinstance(inputs, str)
-
     def encode_iter(
         self, inputs: Iterable[str], *, window: int = WINDOW_TEXTS, **kwargs: Any
     ) -> Iterator[FloatArray]:
@@ -411,18 +353,10 @@ class SentenceTransformer(BaseModel):
         if pending:
             yield from self.encode(pending, **kwargs)
 
-    # ---- comparison and saving --------------------------------------------------------------
-
-    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """Every row with every row by similarity_fn_name: [n1, n2], an array for arrays."""
-        return similarity.SIMILARITIES[self._similarity_fn_name][0](embeddings1, embeddings2)
-
-    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """Row i with row i by similarity_fn_name: [n], an array for arrays."""
-        return similarity.SIMILARITIES[self._similarity_fn_name][1](embeddings1, embeddings2)
+    # ---- saving -----------------------------------------------------------------------------
 
     def _settings(self) -> dict[str, Any]:
-        settings = super()._settings() | {"similarity_fn_name": self._similarity_fn_name}
+        settings = super()._settings()
         if self.truncate_dim is not None:
             settings["truncate_dim"] = self.truncate_dim
         return settings

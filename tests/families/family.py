@@ -84,6 +84,13 @@ def write_folder(folder: Path, model: Any, tokenizer: Tokenizer) -> Path:
     return folder
 
 
+def change_config(folder: Path, **changes: Any) -> None:
+    """Change values of a folder's config.json; those that become "gone" are taken out."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in config.items() if value != "gone"}))
+
+
 def mean_pooled(model: Any, ids: list[list[int]], pad_token_id: int) -> np.ndarray:
     """Vectors of padded sentences by transformers, in float64."""
     longest = max(map(len, ids))

@@ -1,11 +1,9 @@
 """Qwen3 and Gemma 3 against transformers: shared keys, RMSNorm, tokens that attend to those before."""
 
-import json
-
 import numpy as np
 import pytest
 import transformers
-from family import TEXTS, assert_agrees, byte_tokenizer, write_folder
+from family import TEXTS, assert_agrees, byte_tokenizer, change_config, write_folder
 
 from minifuse import SentenceTransformer
 
@@ -51,12 +49,6 @@ def test_gemma3(tmp_path, is_bidirectional):
         use_bidirectional_attention=is_bidirectional,
     )
     assert_agrees(folder, reference, can_be_trained=False)
-
-
-def change_config(folder, **changes):
-    path = folder / "config.json"
-    config = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({key: value for key, value in config.items() if value != "gone"}))
 
 
 def test_the_first_form_of_gemmas_configuration(tmp_path):

@@ -1,12 +1,10 @@
 """GTE's own encoder against transformers: rotary positions, a gate, both forms of its names."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 import transformers
-from family import TEXTS, assert_agrees, byte_tokenizer, write_folder
+from family import TEXTS, assert_agrees, byte_tokenizer, change_config, write_folder
 
 from minifuse import SentenceTransformer
 
@@ -29,12 +27,6 @@ def folder(request, tmp_path):
 
 def test_gte(folder):
     assert_agrees(*folder, can_be_trained=False)
-
-
-def change_config(folder, **changes):
-    path = folder / "config.json"
-    config = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({key: value for key, value in config.items() if value != "gone"}))
 
 
 def test_scaled_positions(folder):

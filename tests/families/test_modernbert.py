@@ -1,11 +1,9 @@
 """ModernBERT against transformers: windows, norms that go first, both forms of its configuration."""
 
-import json
-
 import numpy as np
 import pytest
 import transformers
-from family import TEXTS, assert_agrees, byte_tokenizer, write_folder
+from family import TEXTS, assert_agrees, byte_tokenizer, change_config, write_folder
 
 from minifuse import SentenceTransformer
 
@@ -34,12 +32,6 @@ def folder(tmp_path):
 
 def test_modernbert(folder):
     assert_agrees(*folder, can_be_trained=False)
-
-
-def change_config(folder, **changes):
-    path = folder / "config.json"
-    config = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({key: value for key, value in config.items() if value != "gone"}))
 
 
 def test_the_first_form_of_the_configuration(folder):

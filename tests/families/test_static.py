@@ -7,7 +7,7 @@ import pytest
 import sentence_transformers
 from family import byte_tokenizer
 from safetensors.numpy import save_file
-from sentence_transformers.models import Normalize, StaticEmbedding
+from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 
 from minifuse import SentenceTransformer
 from minifuse.models.quantization import quantize

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from minifuse.models import tokenization
+from minifuse.tokens import tokenization
 from minifuse.tokens.tokenization import TextTokenizer
 
 

@@ -202,10 +202,10 @@ __attribute__((noinline)) void attention_tile(const AttentionParams& p, const Ti
   for (int64_t c = 0; c < p.head_dim; c += kPanelColumns) {
     f32x16 acc[kRows][kTileVectors];
     clear(acc);
-    multiply_tile(scores, lds,
-                  values.data + c / kPanelColumns * values.panel_step +
-                      range.first_key * values.stride,
-                  values.stride, range.num_keys, acc);
+    multiply_tile(
+        scores, lds,
+        values.data + c / kPanelColumns * values.panel_step + range.first_key * values.stride,
+        values.stride, range.num_keys, acc);
     store_context<kRows>(p, c, acc, inverse_sum, out);
   }
 }

@@ -47,8 +47,8 @@ Buffer rotary_angles(double theta, double scale, int64_t num_positions, int64_t 
   const int64_t half = head_dim / 2;
   for (int64_t d = 0; d < half; ++d) {
     const float exponent = static_cast<float>(2 * d) / static_cast<float>(head_dim);
-    const float frequency = 1.0f / static_cast<float>(std::pow(theta, double{exponent})) /
-                            static_cast<float>(scale);
+    const float frequency =
+        1.0f / static_cast<float>(std::pow(theta, double{exponent})) / static_cast<float>(scale);
     for (int64_t i = 0; i < num_positions; ++i) {
       const CosSin turned = cos_sin(double{static_cast<float>(i) * frequency});
       table.data()[i * head_dim + d] = static_cast<float>(turned.cosine);

@@ -103,8 +103,8 @@ void Weights::add_layer(const std::string& prefix, LayerWeights& layer) {
     add_norm("ffn_output_norm", layer.ffn_output_norm, H);
   }
   if (description_.has_head_norms)
-    for (const auto& [name, norm] : {std::pair{"query_norm", &layer.query_norm},
-                                     std::pair{"key_norm", &layer.key_norm}})
+    for (const auto& [name, norm] :
+         {std::pair{"query_norm", &layer.query_norm}, std::pair{"key_norm", &layer.key_norm}})
       slots_[prefix + name + ".weight"] = {.shape = {D}, .buffer = &norm->gamma, .buffer_size = D};
 }
 
@@ -198,8 +198,7 @@ void Weights::finish() {
     rotary = rotary_angles(description_.rotary_theta, description_.rotary_scale, P,
                            description_.head_dim());
   if (description_.local_rotary_theta > 0)
-    local_rotary =
-        rotary_angles(description_.local_rotary_theta, 1.0, P, description_.head_dim());
+    local_rotary = rotary_angles(description_.local_rotary_theta, 1.0, P, description_.head_dim());
   if (description_.has_relative_bias) {
     const int64_t A = description_.num_attention_heads, stride = relative_bias_stride(P);
     relative_bias = Buffer(A * stride);

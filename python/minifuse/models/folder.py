@@ -30,6 +30,7 @@ __all__ = [
     "is_cross_encoder",
     "read_cross_encoder_folder",
     "read_model_folder",
+    "read_sparse_folder",
 ]
 
 # Beside config.json in a folder that `minifuse quantize` wrote, in place of model.safetensors.
@@ -69,6 +70,8 @@ class ModelFolder:
     do_lower_case: bool
     has_token_types: bool = False
     is_static: bool = False
+    takes_log_twice: bool = False
+    max_active_dims: int | None = None
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     similarity_fn_name: str | None = None
@@ -271,6 +274,37 @@ def read_cross_encoder_folder(folder: Path) -> ModelFolder:
     return model
 
 
+def read_sparse_folder(folder: Path) -> ModelFolder:
+    """The same of a sparse encoder: a masked language model, whose words are pooled (SPLADE).
+
+    Raises:
+        FileNotFoundError: a file that must be there is missing.
+        ValueError: a file is damaged, or asks for what this package does not compute.
+    """
+    folder = folder.absolute()
+    kinds = _module_paths(folder) if (folder / "modules.json").is_file() else []
+    names = [kind for kind, _ in kinds]
+    if kinds and (
+        names[0] not in ("MLMTransformer", "Transformer") or names[1:] != ["SpladePooling"]
+    ):
+        raise ValueError(
+            f"{folder}: modules.json lists {', '.join(names)}; minifuse runs sparse encoders of "
+            "one MLMTransformer and SpladePooling"
+        )
+    model = _read_transformer(folder, kinds[0][1] if kinds else folder)
+    if kinds:
+        path = kinds[1][1] / "config.json"
+        config = Config(path, read_object(path))
+        config.want("pooling_strategy", "max")
+        activation = config.values.get("activation_function", "relu")
+        if activation not in ("relu", "log1p_relu"):
+            raise ValueError(
+                f"{path}: activation_function is {activation!r:.60}, wanted relu or log1p_relu"
+            )
+        model.takes_log_twice = activation == "log1p_relu"
+    return model
+
+
 def _head_pooling(model: ModelFolder, head: Head) -> str:
     """Return the pooling before a head, which some families' config.json says."""
     if head.pooling_key is None:
@@ -309,6 +343,11 @@ def _read_static(folder: Path, static: Path) -> ModelFolder:
 def _read_transformer(folder: Path, transformer: Path) -> ModelFolder:
     """Everything that a folder says of its transformer, and sentence-transformers' settings."""
     config_path = transformer / "config.json"
+    if (transformer / "adapter_config.json").is_file():
+        raise ValueError(
+            f"{transformer}: holds an adapter (LoRA); merge it into its model with peft's "
+            "merge_and_unload and save that"
+        )
     if not config_path.is_file():
         raise FileNotFoundError(
             f"{transformer}: config.json is missing, so this is no model folder"
@@ -345,6 +384,9 @@ def _with_settings(
     truncate_dim = settings.get("truncate_dim")
     if truncate_dim is not None and (type(truncate_dim) is not int or truncate_dim < 1):
         raise ValueError(f"{path}: truncate_dim is {truncate_dim!r:.60}, wanted >= 1")
+    active = settings.get("max_active_dims")
+    if active is not None and (type(active) is not int or active < 1):
+        raise ValueError(f"{path}: max_active_dims is {active!r:.60}, wanted >= 1")
     return ModelFolder(
         path=folder,
         transformer_path=transformer,
@@ -359,6 +401,7 @@ def _with_settings(
         default_prompt_name=_text(path, settings, "default_prompt_name"),
         similarity_fn_name=_text(path, settings, "similarity_fn_name"),
         truncate_dim=truncate_dim,
+        max_active_dims=active,
         activation_fn=_text(path, settings, "activation_fn"),
     )
 

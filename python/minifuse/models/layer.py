@@ -78,9 +78,9 @@ def rotary_frequencies(theta: float, head_dim: int, scale: float = 1.0) -> Float
     float32, and a long text's angles are off by 1e-4 of what they stand for: part of the model, not
     an error of its kernels.
     """
-    exponents = np.arange(0, head_dim, 2, np.float32) / np.float32(head_dim)
+    exponents = np.arange(0, head_dim, 2).astype(np.float32) / np.float32(head_dim)
     powers = (theta ** exponents.astype(np.float64)).astype(np.float32)
-    return np.float32(1) / powers / np.float32(scale)
+    return np.asarray(np.float32(1) / powers / np.float32(scale))
 
 
 def by_pair(bias: Any, seqlen: int) -> Any:

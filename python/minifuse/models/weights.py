@@ -74,7 +74,7 @@ def read_slots(folder: ModelFolder, slots: Iterable[str]) -> Iterator[tuple[str,
         ValueError: two tensors are for one slot (both are named), or the file is damaged.
     """
     wanted: dict[str, list[tuple[str, Rows | Derived]]] = {}
-    for slot in slots:
+    for slot in tuple(slots):  # the caller may take away what it is given
         source = folder.architecture.source(slot)
         if isinstance(source, Computed):
             yield slot, source.of(folder.description)

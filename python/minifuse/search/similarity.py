@@ -24,6 +24,7 @@ __all__ = [
     "dot_score",
     "euclidean_sim",
     "manhattan_sim",
+    "name_of",
     "normalize_embeddings",
     "pairwise_angle_sim",
     "pairwise_cos_sim",
@@ -171,6 +172,18 @@ SIMILARITIES: dict[str, tuple[Callable[[Any, Any], Any], Callable[[Any, Any], An
     "euclidean": (euclidean_sim, pairwise_euclidean_sim),
     "manhattan": (manhattan_sim, pairwise_manhattan_sim),
 }
+
+
+def name_of(value: Any) -> str:
+    """Return the name of a similarity, given by it or by a member of SimilarityFunction.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    name = str(getattr(value, "value", value))
+    if name not in SIMILARITIES:
+        raise ValueError(f"similarity_fn_name is {name!r}, wanted one of {', '.join(SIMILARITIES)}")
+    return name
 
 
 class SimilarityFunction(Enum):

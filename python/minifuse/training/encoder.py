@@ -130,6 +130,9 @@ class _Steps:
         x = x if residual is None else x + residual
         return F.layer_norm(x, (x.shape[1],), gamma, beta, eps)
 
+    def rms_norm(self, x: Any, gamma: Any, eps: float) -> Any:
+        return F.rms_norm(x, (x.shape[1],), gamma, eps)
+
     def projections(self, x: Any, *parts: tuple[Any, Any]) -> Any:
         weights, biases = zip(*parts, strict=True)
         return F.linear(x, torch.cat(weights), torch.cat(biases))

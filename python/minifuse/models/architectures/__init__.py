@@ -24,6 +24,7 @@ __all__ = [
     "Architecture",
     "Derived",
     "Head",
+    "MaskedLanguage",
     "Rows",
     "architecture_of",
     "section",
@@ -52,7 +53,7 @@ class Rows(NamedTuple):
 
 
 class Derived(NamedTuple):
-    """What is computed from a checkpoint's tensor.
+    """An array that is computed from a checkpoint's tensor.
 
     Attributes:
         name: of the tensor, without the family's prefix.
@@ -80,7 +81,7 @@ def without_biases(*names: str) -> dict[str, None]:
 
 
 class Computed(NamedTuple):
-    """What is computed from the description alone.
+    """An array that is computed from the description alone.
 
     Attributes:
         of: what goes into the slot. It gives the same bits on every machine.
@@ -115,6 +116,24 @@ class Head:
 
 
 @dataclass(frozen=True)
+class MaskedLanguage:
+    """A family's head for masked words: decoder(norm(activation(dense(token)))).
+
+    Attributes:
+        dense, norm, decoder: names of its layers, without ".weight" and ".bias". A decoder that is
+            not there is the table of words.
+        biases: other names of the decoder's bias.
+        activation: by the kernels' name; None: the model's.
+    """
+
+    dense: str
+    norm: str
+    decoder: str
+    biases: tuple[str, ...] = ()
+    activation: str | None = None
+
+
+@dataclass(frozen=True)
 class Architecture:
     """One family.
 
@@ -127,6 +146,7 @@ class Architecture:
         prefix: of tensor names, where a checkpoint has it.
         dropouts: keys of config.json that hold the dropout of rows and that of attention.
         head: of the family's cross-encoders; None: there are none.
+        masked_language: the head of its masked language models; None: there are none.
     """
 
     model_types: tuple[str, ...]
@@ -135,6 +155,7 @@ class Architecture:
     prefix: str = ""
     dropouts: tuple[str, str] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
     head: Head | None = None
+    masked_language: MaskedLanguage | None = None
 
     def own_name(self, name: str) -> str:
         """Return a tensor's name without prefix, in the spelling of today."""
@@ -158,7 +179,7 @@ def _describe_nothing(config: Config) -> ModelDescription:
     raise ValueError(f"{config.path}: a static model has no config.json of an encoder")
 
 
-# Of static models (minifuse.models.static), which have no slots.
+# Static models (minifuse.models.static) have no slots.
 STATIC = Architecture(model_types=(), describe=_describe_nothing, tensors={})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minifuse.models.architectures import Architecture, Head
+from minifuse.models.architectures import Architecture, Head, MaskedLanguage
 from minifuse.models.description import Config, ModelDescription
 
 
@@ -27,6 +27,12 @@ ARCHITECTURE = Architecture(
     describe=_describe,
     prefix="bert.",
     head=Head("pooler.dense"),
+    masked_language=MaskedLanguage(
+        "cls.predictions.transform.dense",
+        "cls.predictions.transform.LayerNorm",
+        "cls.predictions.decoder",
+        biases=("cls.predictions.bias",),
+    ),
     tensors={
         "embeddings.word": "embeddings.word_embeddings.weight",
         "embeddings.position": "embeddings.position_embeddings.weight",

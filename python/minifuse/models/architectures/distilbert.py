@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minifuse.models.architectures import Architecture, Head
+from minifuse.models.architectures import Architecture, Head, MaskedLanguage
 from minifuse.models.description import Config, ModelDescription
 
 
@@ -25,6 +25,7 @@ ARCHITECTURE = Architecture(
     prefix="distilbert.",
     dropouts=("dropout", "attention_dropout"),
     head=Head("pre_classifier", activation="relu"),
+    masked_language=MaskedLanguage("vocab_transform", "vocab_layer_norm", "vocab_projector"),
     tensors={
         "embeddings.word": "embeddings.word_embeddings.weight",
         "embeddings.position": "embeddings.position_embeddings.weight",

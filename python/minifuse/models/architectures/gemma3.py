@@ -72,13 +72,13 @@ def _windows(config: Config, num_layers: int, is_causal: bool) -> tuple[int, ...
 def _scaled(
     embeddings: npt.NDArray[np.float32], description: ModelDescription
 ) -> npt.NDArray[np.float32]:
-    return embeddings * np.float32(description.hidden_size**0.5)
+    return np.asarray(embeddings * np.float32(description.hidden_size**0.5))
 
 
 def _one_more(
     gamma: npt.NDArray[np.float32], description: ModelDescription
 ) -> npt.NDArray[np.float32]:
-    return gamma + np.float32(1)
+    return np.asarray(gamma + np.float32(1))
 
 
 ARCHITECTURE = Architecture(

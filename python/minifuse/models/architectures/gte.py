@@ -7,7 +7,7 @@ from __future__ import annotations
 from minifuse.models.architectures import Architecture, Head, section, without_biases
 from minifuse.models.description import Config, ModelDescription
 
-# What a configuration can ask for, and what it asks for in the models that are used.
+# Settings that a configuration can have, and the values of the models that are used.
 _SETTINGS = {
     "layer_norm_type": "layer_norm",
     "logn_attention_clip1": False,

@@ -4,10 +4,16 @@ feed-forward, no biases, and two of three layers that attend to a window.
 
 from __future__ import annotations
 
-from minifuse.models.architectures import Architecture, Head, section, without_biases
+from minifuse.models.architectures import (
+    Architecture,
+    Head,
+    MaskedLanguage,
+    section,
+    without_biases,
+)
 from minifuse.models.description import Config, ModelDescription
 
-# What a configuration can ask for, and what it asks for in the models that are used.
+# Settings that a configuration can have, and the values of the models that are used.
 _SETTINGS = {
     "attention_bias": False,
     "mlp_bias": False,
@@ -63,6 +69,7 @@ ARCHITECTURE = Architecture(
     describe=_describe,
     prefix="model.",
     head=Head("head.dense", activation="gelu", norm="head.norm", pooling_key="classifier_pooling"),
+    masked_language=MaskedLanguage("head.dense", "head.norm", "decoder", activation="gelu"),
     tensors={
         **without_biases(
             "query",

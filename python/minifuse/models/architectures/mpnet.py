@@ -9,12 +9,12 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from minifuse.models.architectures import Architecture, Derived, Head, Rows, bert
+from minifuse.models.architectures import Architecture, Derived, Head, MaskedLanguage, Rows, bert
 from minifuse.models.description import Config, ModelDescription
 
 _FIRST_POSITION = 2
-# Of the distances of one sign, these many buckets each hold one, and the rest grow with the
-# logarithm up to 128 (Raffel et al. 2020, section 2.1).
+# Half of the buckets are for distances of each sign: the first hold one distance each, the others
+# grow with the logarithm up to 128 (Raffel et al. 2020, section 2.1).
 _NUM_BUCKETS, _NUM_EXACT = 32, 8
 
 
@@ -56,6 +56,9 @@ ARCHITECTURE = Architecture(
     describe=_describe,
     prefix="mpnet.",
     head=Head("classifier.dense", "classifier.out_proj"),
+    masked_language=MaskedLanguage(
+        "lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", ("lm_head.bias",), "gelu"
+    ),
     tensors={
         "embeddings.word": "embeddings.word_embeddings.weight",
         "embeddings.position": Rows(

@@ -16,7 +16,7 @@ _NEW_NAMES = {
     "n_positions": "max_position_embeddings",
     "layer_norm_epsilon": "layer_norm_eps",
 }
-# What the first configurations can ask for, and what they ask for in the models that are used.
+# Settings that the first configurations can have, and the values of the models that are used.
 _SETTINGS = {
     "activation_function": "swiglu",
     "causal": False,

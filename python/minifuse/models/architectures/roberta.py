@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from minifuse.models.architectures import Architecture, Head, Rows, bert
+from minifuse.models.architectures import Architecture, Head, MaskedLanguage, Rows, bert
 from minifuse.models.description import Config, ModelDescription
 
 # Positions count from pad_token_id + 1 on, so that many rows of the table serve nobody.
@@ -25,6 +25,9 @@ ARCHITECTURE = Architecture(
     describe=_describe,
     prefix="roberta.",
     head=Head("classifier.dense", "classifier.out_proj"),
+    masked_language=MaskedLanguage(
+        "lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", ("lm_head.bias",), "gelu"
+    ),
     tensors={
         **bert.ARCHITECTURE.tensors,
         "embeddings.position": Rows(

@@ -1,0 +1,225 @@
+"""SparseEncoder against sentence-transformers' own, on random masked language models."""
+
+import copy
+import itertools
+import json
+
+import numpy as np
+import pytest
+import scipy.sparse
+import sentence_transformers
+import torch
+import transformers
+from family import BERT_SIZES, TEXTS, byte_tokenizer, write_folder
+from safetensors.torch import load_file, save_file
+from sentence_transformers.sparse_encoder.modules import MLMTransformer, SpladePooling
+
+from minifuse import SparseEncoder, sparse_encoder
+from minifuse.native import core
+
+SIZES = BERT_SIZES | {"max_position_embeddings": 130}
+FAMILIES = {
+    "Bert": SIZES,
+    "Roberta": SIZES | {"pad_token_id": 1, "type_vocab_size": 1},
+    "DistilBert": {
+        "dim": 32,
+        "hidden_dim": 48,
+        "n_layers": 2,
+        "n_heads": 4,
+        "max_position_embeddings": 130,
+    },
+    "MPNet": SIZES | {"pad_token_id": 1},
+    "ModernBert": {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "local_attention": 12,
+        "max_position_embeddings": 130,
+        "pad_token_id": 0,
+    },
+}
+
+
+def write(tmp_path, name="Bert", activation="relu"):
+    """A folder as sentence-transformers saves a sparse encoder."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    if FAMILIES[name].get("pad_token_id") == 1:
+        special[:2] = special[1::-1]
+    tokenizer = byte_tokenizer("[CLS]", "[SEP]", special)
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=tokenizer.get_vocab_size(), **FAMILIES[name]
+    )
+    model = getattr(transformers, f"{name}ForMaskedLM")(config)
+    plain = write_folder(tmp_path / "plain", model, tokenizer)
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(plain / "tokenizer.json"),
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=120,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+    fast.save_pretrained(plain)
+    modules = [MLMTransformer(str(plain)), SpladePooling(activation_function=activation)]
+    theirs = sentence_transformers.SparseEncoder(modules=modules, device="cpu")
+    theirs.save(str(tmp_path / "sparse"))
+    return tmp_path / "sparse"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write(tmp_path)
+
+
+def both(folder):
+    return SparseEncoder(folder), sentence_transformers.SparseEncoder(str(folder), device="cpu")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_weights(tmp_path, name):
+    ours, theirs = both(write(tmp_path, name))
+    expected = theirs.encode(TEXTS).to_dense()
+    found = ours.encode(TEXTS)
+    assert found.is_sparse
+    assert found.shape == expected.shape
+    assert torch.abs(found.to_dense() - expected).max() <= 1e-5
+    assert bool((expected > 1e-5).any())
+    for place, text in enumerate(TEXTS):  # alone: the same bits
+        assert torch.equal(ours.encode(text).to_dense(), found.to_dense()[place])
+    for dtype, bound in (("bfloat16", 0.999), ("int8", 0.99)):
+        other = SparseEncoder(folder := ours.name, dtype=dtype).encode(TEXTS).to_dense()
+        cosine = torch.nn.functional.cosine_similarity(other, expected)
+        assert cosine.min() > bound, (dtype, folder)
+
+
+def test_the_logarithm_twice(tmp_path):
+    ours, theirs = both(write(tmp_path, activation="log1p_relu"))
+    difference = ours.encode(TEXTS).to_dense() - theirs.encode(TEXTS).to_dense()
+    assert torch.abs(difference).max() <= 1e-5
+
+
+def test_what_encode_gives(folder, monkeypatch):
+    ours, theirs = both(folder)
+    dense = ours.encode(TEXTS, convert_to_sparse_tensor=False)
+    assert not dense.is_sparse
+    rows = ours.encode(TEXTS, convert_to_tensor=False)
+    assert isinstance(rows, list)
+    assert rows[0].shape == (ours.get_embedding_dimension(),)
+    few, other = (model.encode(TEXTS, max_active_dims=7) for model in (ours, theirs))
+    assert ours.sparsity(few) == theirs.sparsity(other)
+    assert torch.abs(few.to_dense() - other.to_dense()).max() <= 1e-5
+    assert ours.encode([]).shape == (0, ours.get_embedding_dimension())
+    monkeypatch.setattr(sparse_encoder, "_torch_or_none", lambda: None)
+    matrix = ours.encode(TEXTS)
+    assert isinstance(matrix, scipy.sparse.csr_matrix)
+    np.testing.assert_array_equal(matrix.toarray(), dense.numpy())
+    assert ours.decode(matrix) == ours.decode(dense)
+    np.testing.assert_allclose(
+        ours.similarity(matrix, matrix), ours.similarity(dense, dense), rtol=1e-6
+    )
+
+
+# sentence-transformers' own sparse tensors.
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
+def test_words_and_similarities(folder):
+    ours, theirs = both(folder)
+    vectors = theirs.encode(TEXTS)
+    for top_k in (None, 3):
+        for one, other in zip(
+            ours.decode(vectors, top_k), theirs.decode(vectors, top_k), strict=True
+        ):
+            assert [weight for _, weight in one] == [weight for _, weight in other]
+            assert {word for word, _ in one[:2]} == {word for word, _ in other[:2]}
+    assert ours.decode(vectors[0], 2) == theirs.decode(vectors[0], 2)
+    assert ours.sparsity(vectors) == pytest.approx(theirs.sparsity(vectors))
+    for name in ("dot", "cosine"):
+        ours.similarity_fn_name = theirs.similarity_fn_name = name
+        expected = theirs.similarity(vectors, vectors)
+        np.testing.assert_allclose(ours.similarity(vectors, vectors), expected, rtol=1e-5)
+        pairs = theirs.similarity_pairwise(vectors, vectors)
+        np.testing.assert_allclose(ours.similarity_pairwise(vectors, vectors), pairs, rtol=1e-5)
+    with pytest.raises(ValueError, match="top_k must be a positive integer, got 0"):
+        ours.decode(vectors, 0)
+    with pytest.raises(TypeError, match=r"wanted a torch\.Tensor or a csr_matrix"):
+        ours.decode([1.0])
+
+
+def test_settings_travel(folder, tmp_path):
+    ours = SparseEncoder(folder, max_active_dims=5, prompts={"query": "q: "})
+    again = copy.deepcopy(ours)
+    ours.save(tmp_path / "copy")
+    saved, theirs = both(tmp_path / "copy")
+    expected = ours.encode_query(TEXTS).to_dense()
+    for model in (again, saved, theirs):
+        assert model.max_active_dims == 5
+        assert torch.abs(model.encode_query(TEXTS).to_dense() - expected).max() <= 1e-5
+    assert torch.equal(ours.encode(TEXTS, prompt="q: ").to_dense(), expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pooling_strategy": "sum"}, "pooling_strategy is 'sum', wanted 'max'"),
+        ({"activation_function": "gelu"}, "activation_function is 'gelu', wanted relu"),
+    ],
+)
+def test_what_is_not_computed_is_refused(folder, changes, message):
+    path = folder / "1_SpladePooling" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(ValueError, match=message):
+        SparseEncoder(folder)
+
+
+def test_arguments_are_checked(folder, tiny_folder):
+    ours = SparseEncoder(folder)
+    with pytest.raises(ValueError, match="max_active_dims is -1, wanted >= 1"):
+        SparseEncoder(folder, max_active_dims=-1)
+    with pytest.raises(ValueError, match="max_active_dims is 0, wanted >= 1"):
+        ours.max_active_dims = 0
+    with pytest.raises(ValueError, match="batch_size must be a positive integer"):
+        ours.encode("a", batch_size=0)
+    with pytest.raises(ValueError, match="task is 'x'"):
+        ours.encode("a", task="x")
+    with pytest.raises(TypeError, match="inputs is None"):
+        ours.encode()
+    with pytest.raises(ValueError, match=r"modules.json lists Transformer, Pooling"):
+        SparseEncoder(tiny_folder)
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    save_file({k: v for k, v in tensors.items() if "transform.dense" not in k}, path)
+    with pytest.raises(ValueError, match=r"lacks the tensor .* not a masked language model"):
+        SparseEncoder(folder)
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_logarithms_are_exact(rng, twice):
+    """The nearest float32 but for ties, over all magnitudes."""
+    scores = np.exp(rng.uniform(-40, 20, 3000)).astype(np.float32)
+    weight = core.pack_linear(scores[:, None], "float32")
+    ones, offsets = np.ones((1, 1), np.float32), np.array([0, 1], np.int32)
+    (found,) = core.splade_weights(ones, offsets, weight, np.zeros(3000, np.float32), twice)
+    exact = np.log1p(scores.astype(np.float64))
+    exact = np.log1p(exact) if twice else exact
+    np.testing.assert_allclose(found, exact, rtol=2.0**-24 * 1.001)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_of_words(isa, rng, dtype):
+    """Blocks of rows end within sentences, and slices of words within panels."""
+    lengths = [0, 1, 190, 5, 0, 300, 2]
+    cu_seqlens = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    x = rng.normal(size=(sum(lengths), 24)).astype(np.float32)
+    w, bias = rng.normal(size=(1111, 24)).astype(np.float32), rng.normal(size=1111)
+    packed = core.pack_linear(w, dtype)
+    found = core.splade_weights(x, cu_seqlens, packed, bias.astype(np.float32), False)
+    scores = core.linear(x, packed, bias.astype(np.float32), "none")
+    for place, (begin, end) in enumerate(itertools.pairwise(cu_seqlens)):
+        highest = scores[begin:end].max(axis=0, initial=0).astype(np.float64)
+        np.testing.assert_allclose(found[place], np.log1p(highest), rtol=1e-6)
+    for bad, message in (([0, 3], "to the number of rows"), ([0, 9, 3, 498], "ascend")):
+        offsets = np.array(bad, np.int32)
+        with pytest.raises(ValueError, match=message):
+            core.splade_weights(x, offsets, packed, bias.astype(np.float32), False)
