@@ -13,6 +13,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from transformers import PreTrainedTokenizerFast
 
 from minifuse import SentenceTransformer
+from minifuse.models.quantization import quantize
 from minifuse.training.encoder import TrainableEncoder
 
 TEXTS = [
@@ -125,6 +126,10 @@ def assert_agrees(folder: Path, reference: Any, *, can_be_trained: bool = True) 
     for dtype, bound in (("bfloat16", 0.999), ("int8", 0.99)):
         unit = SentenceTransformer(folder, dtype=dtype).encode(TEXTS, normalize_embeddings=True)
         assert np.min((unit * expected / scale).sum(1)) > bound, dtype
+
+    in_8_bits = SentenceTransformer(folder, dtype="int8").encode(TEXTS)
+    saved = SentenceTransformer(quantize(folder, folder.parent / "int8"))
+    np.testing.assert_array_equal(saved.encode(TEXTS), in_8_bits)
 
     if not can_be_trained:
         with pytest.raises(ValueError, match="cannot be trained"):

@@ -101,11 +101,13 @@ def folder(tmp_path):
         "max_position_embeddings": POSITIONS,
         "type_vocab_size": 2,
     }
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 10**30}))
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
-    save_file(reference.w, tmp_path / "model.safetensors", {"format": "pt"})
-    return tmp_path, reference
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 10**30}))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    save_file(reference.w, folder / "model.safetensors", {"format": "pt"})
+    return folder, reference
 
 
 def test_jina_bert(folder):

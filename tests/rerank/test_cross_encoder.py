@@ -57,6 +57,17 @@ FAMILIES = {
     "xlm-roberta": ("XLMRoberta", "<s> $A </s>", "</s> $B </s>", ROBERTA, ONE_TYPE),
     "electra": ("Electra", "[CLS] $A [SEP]", "$B:1 [SEP]:1", BERT, {"embedding_size": 32}),
     "distilbert": ("DistilBert", "[CLS] $A [SEP]", "$B [SEP]", BERT, {}),
+    "mpnet": ("MPNet", "<s> $A </s>", "</s> $B </s>", ROBERTA, {"max_position_embeddings": 514}),
+    "nomic_bert": ("NomicBert", "[CLS] $A [SEP]", "$B:1 [SEP]:1", BERT, {}),
+    "gte": ("Gte", "<s> $A </s>", "</s> $B </s>", ROBERTA, {}),
+    "modernbert": ("ModernBert", "[CLS] $A [SEP]", "$B [SEP]", BERT, {"local_attention": 12}),
+    "modernbert, mean": (
+        "ModernBert",
+        "[CLS] $A [SEP]",
+        "$B [SEP]",
+        BERT,
+        {"classifier_pooling": "mean"},
+    ),
 }
 
 
@@ -83,7 +94,8 @@ def write_cross_encoder(folder, family: str, num_labels: int = 1, **changes):
             parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
     model.eval().save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
-    names = ["input_ids", "attention_mask"] + ["token_type_ids"] * (family in ("bert", "electra"))
+    has_types = family in ("bert", "electra", "nomic_bert")
+    names = ["input_ids", "attention_mask"] + ["token_type_ids"] * has_types
     tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": names,

@@ -143,7 +143,7 @@ class Architecture:
         tensors: slot -> tensor of a checkpoint, "{}" being the number of the layer; either both
             without ".weight" and ".bias", or both whole, which goes first. None: the family has no
             such tensor, and zeros serve.
-        prefix: of tensor names, where a checkpoint has it.
+        prefixes: of tensor names, where a checkpoint has one.
         dropouts: keys of config.json that hold the dropout of rows and that of attention.
         head: of the family's cross-encoders; None: there are none.
         masked_language: the head of its masked language models; None: there are none.
@@ -152,14 +152,16 @@ class Architecture:
     model_types: tuple[str, ...]
     describe: Callable[[Config], ModelDescription]
     tensors: Mapping[str, str | Rows | Derived | Computed | None]
-    prefix: str = ""
+    prefixes: tuple[str, ...] = ()
     dropouts: tuple[str, str] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
     head: Head | None = None
     masked_language: MaskedLanguage | None = None
 
     def own_name(self, name: str) -> str:
         """Return a tensor's name without prefix, in the spelling of today."""
-        return name.removeprefix(self.prefix).replace(".gamma", ".weight").replace(".beta", ".bias")
+        for prefix in self.prefixes:
+            name = name.removeprefix(prefix)
+        return name.replace(".gamma", ".weight").replace(".beta", ".bias")
 
     def source(self, slot: str) -> Rows | Derived | Computed | None:
         """Return the tensor of a slot, what is computed for it, or None for zeros."""

@@ -25,7 +25,7 @@ def _describe(config: Config) -> ModelDescription:
 ARCHITECTURE = Architecture(
     model_types=("bert",),
     describe=_describe,
-    prefix="bert.",
+    prefixes=("bert.",),
     head=Head("pooler.dense"),
     masked_language=MaskedLanguage(
         "cls.predictions.transform.dense",

@@ -22,7 +22,7 @@ def _describe(config: Config) -> ModelDescription:
 ARCHITECTURE = Architecture(
     model_types=("distilbert",),
     describe=_describe,
-    prefix="distilbert.",
+    prefixes=("distilbert.",),
     dropouts=("dropout", "attention_dropout"),
     head=Head("pre_classifier", activation="relu"),
     masked_language=MaskedLanguage("vocab_transform", "vocab_layer_norm", "vocab_projector"),

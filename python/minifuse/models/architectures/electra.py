@@ -23,7 +23,7 @@ def _describe(config: Config) -> ModelDescription:
 ARCHITECTURE = Architecture(
     model_types=("electra",),
     describe=_describe,
-    prefix="electra.",
+    prefixes=("electra.",),
     head=Head("classifier.dense", "classifier.out_proj", activation="gelu"),
     tensors=bert.ARCHITECTURE.tensors,
 )

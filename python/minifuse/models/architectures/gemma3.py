@@ -84,7 +84,7 @@ def _one_more(
 ARCHITECTURE = Architecture(
     model_types=("gemma3_text",),
     describe=_describe,
-    prefix="model.",
+    prefixes=("model.",),
     tensors={
         **without_biases(
             "query", "key", "value", "attention_output", "ffn_gate", "ffn_input", "ffn_output"

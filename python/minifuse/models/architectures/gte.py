@@ -63,7 +63,7 @@ def _describe(config: Config) -> ModelDescription:
 ARCHITECTURE = Architecture(
     model_types=("gte", "new"),
     describe=_describe,
-    prefix="new.",
+    prefixes=("new.", "gte."),
     head=Head("pooler.dense"),
     tensors={
         **without_biases("ffn_gate", "ffn_input"),

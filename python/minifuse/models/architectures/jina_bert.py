@@ -58,7 +58,7 @@ def _biases(description: ModelDescription) -> npt.NDArray[np.float32]:
 ARCHITECTURE = Architecture(
     model_types=("bert with alibi", "jina_bert with alibi"),
     describe=_describe,
-    prefix="bert.",
+    prefixes=("bert.",),
     head=Head("pooler.dense"),
     tensors={
         **bert.ARCHITECTURE.tensors,

@@ -67,7 +67,7 @@ def _describe(config: Config) -> ModelDescription:
 ARCHITECTURE = Architecture(
     model_types=("modernbert",),
     describe=_describe,
-    prefix="model.",
+    prefixes=("model.",),
     head=Head("head.dense", activation="gelu", norm="head.norm", pooling_key="classifier_pooling"),
     masked_language=MaskedLanguage("head.dense", "head.norm", "decoder", activation="gelu"),
     tensors={

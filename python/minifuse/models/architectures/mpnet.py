@@ -54,7 +54,7 @@ def _by_distance(
 ARCHITECTURE = Architecture(
     model_types=("mpnet",),
     describe=_describe,
-    prefix="mpnet.",
+    prefixes=("mpnet.",),
     head=Head("classifier.dense", "classifier.out_proj"),
     masked_language=MaskedLanguage(
         "lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", ("lm_head.bias",), "gelu"

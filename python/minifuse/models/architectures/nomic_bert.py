@@ -67,7 +67,7 @@ def _describe(config: Config) -> ModelDescription:
 ARCHITECTURE = Architecture(
     model_types=("nomic_bert",),
     describe=_describe,
-    prefix="nomic_bert.",
+    prefixes=("nomic_bert.",),
     head=Head("pooler.dense"),
     tensors={
         **without_biases(

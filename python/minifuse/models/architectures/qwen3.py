@@ -40,7 +40,7 @@ def _describe(config: Config) -> ModelDescription:
 ARCHITECTURE = Architecture(
     model_types=("qwen3",),
     describe=_describe,
-    prefix="model.",
+    prefixes=("model.",),
     tensors={
         **without_biases(
             "query", "key", "value", "attention_output", "ffn_gate", "ffn_input", "ffn_output"

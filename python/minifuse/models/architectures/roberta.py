@@ -23,7 +23,7 @@ def _describe(config: Config) -> ModelDescription:
 ARCHITECTURE = Architecture(
     model_types=("roberta", "xlm-roberta", "camembert"),
     describe=_describe,
-    prefix="roberta.",
+    prefixes=("roberta.",),
     head=Head("classifier.dense", "classifier.out_proj"),
     masked_language=MaskedLanguage(
         "lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", ("lm_head.bias",), "gelu"
