@@ -40,11 +40,17 @@ with atheris.instrument_imports(include=["minifuse"]):
     from minifuse.files.safetensors_file import SafetensorsFile, write_safetensors
     from minifuse.files.texts import read_header, read_rows, read_texts
     from minifuse.files.torch_file import TorchFile
-    from minifuse.models.description import ModelDescription
     from minifuse.models.folder import read_model_folder
     from minifuse.models.weights import new_encoder
     from minifuse.native import core
     from minifuse.tokens.tokenization import TextTokenizer
+
+from random_models import (  # noqa: E402
+    SMALL_CONFIGS,
+    random_description,
+    random_weights,
+    set_weights,
+)
 
 from tiny_model import write_tiny_model  # noqa: E402
 
@@ -127,8 +133,14 @@ class Fuzz:
         """One of the JSON files of a model folder, the others being whole."""
         if not data:
             return
-        name = self.config_files[data[0] % len(self.config_files)]
-        (self.model / name).write_bytes(_edited_json(self.originals[name], data[1:]))
+        place = data[0] % (len(self.config_files) + len(SMALL_CONFIGS))
+        if place < len(self.config_files):
+            name = self.config_files[place]
+            original = self.originals[name]
+        else:
+            name = "config.json"
+            original = json.dumps(SMALL_CONFIGS[place - len(self.config_files)]).encode()
+        (self.model / name).write_bytes(_edited_json(original, data[1:]))
         try:
             with contextlib.suppress(ValueError, FileNotFoundError):
                 folder = read_model_folder(self.model)
@@ -314,14 +326,7 @@ class Fuzz:
         """An encoder of any shape: alone, in a batch, on any threads and any set: the same bits."""
         draw = random.Random(data)
         number = draw.randint
-        heads = number(1, 4)
-        hidden = heads * number(1, 40)
-        config = ModelDescription(
-            vocab_size=20, max_position_embeddings=300, hidden_size=hidden,
-            num_hidden_layers=number(0, 2), num_attention_heads=heads,
-            intermediate_size=number(1, 400), layer_norm_eps=1e-12,
-            activation=("gelu", "gelu_new", "relu")[number(0, 2)],
-        )  # fmt: skip
+        config = random_description(draw)
         dtype = ("float32", "bfloat16", "int8")[number(0, 2)]
         rng = np.random.default_rng(number(0, 1 << 30))
         longest = draw.choice((5, 20, 40, 80, 300))  # the scalar set takes its time
@@ -335,8 +340,8 @@ class Fuzz:
             for isa in core.supported_isas():
                 core.select_isa(isa)
                 encoder = new_encoder(config, dtype)
-                weights = weights or _random_weights(encoder, dtype, rng)
-                _set_weights(encoder, weights)
+                weights = weights or random_weights(encoder, dtype, rng)
+                set_weights(encoder, weights)
                 is_own = dtype == "bfloat16" and core.isa_of(dtype) == "avx512_bf16"
                 first = None
                 for threads in (1, number(2, 8)):
@@ -365,8 +370,9 @@ class Fuzz:
         if name == "torch_file":
             return [b"\0" + _TORCH_PICKLE]
         if name == "configs":
-            files = enumerate(self.config_files)
-            return [bytes([i]) + b"\xff" + self.originals[f] for i, f in files] + [bytes(40)]
+            files = [self.originals[name] for name in self.config_files]
+            files += [json.dumps(config).encode() for config in SMALL_CONFIGS]
+            return [bytes([i]) + b"\xff" + file for i, file in enumerate(files)] + [bytes(40)]
         if name == "tokenizer_json":
             return [b"\x80" + self.small_tokenizer, bytes(40)]
         if name == "tables":
@@ -424,28 +430,6 @@ def _edited_json(original: bytes, data: bytes) -> bytes:
                 spot[key] = copy.deepcopy(_ODD[provider.ConsumeIntInRange(0, len(_ODD) - 1)])
             break
     return json.dumps(value).encode()
-
-
-def _random_weights(encoder: Any, dtype: str, rng: np.random.Generator) -> dict[str, Any]:
-    weights: dict[str, Any] = {}
-    for name, shape in encoder.weight_slots().items():
-        values = (rng.standard_normal(shape) / np.sqrt(shape[-1])).astype(np.float32)
-        if dtype == "int8" and name.startswith("layers.") and len(shape) == 2:
-            groups = -(-shape[1] // core.INT8_GROUP)
-            moments = np.zeros((groups, core.INT8_GROUP, core.INT8_GROUP), np.float32)
-            weights[name] = core.quantize_linear(values, np.ones(shape[1], np.float32), moments)
-        else:
-            weights[name] = values
-    return weights
-
-
-def _set_weights(encoder: Any, weights: dict[str, Any]) -> None:
-    for name, value in weights.items():
-        if isinstance(value, tuple):
-            encoder.set_quantized_weight(name, *value)
-        else:
-            encoder.set_weight(name, value)
-    encoder.finish_weights()
 
 
 def _encode(encoder: Any, ids: Any, offsets: Any, threads: int, batch_size: int) -> Any:
