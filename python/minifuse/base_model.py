@@ -438,6 +438,9 @@ def _ignore(count: int) -> None:
     """Stands for a progress bar that nobody sees."""
 
 
+_NO_BAR = contextlib.nullcontext(_ignore)
+
+
 def progress_bar(
     total: int, is_asked: bool | None
 ) -> contextlib.AbstractContextManager[Callable[[int], Any]]:
@@ -447,11 +450,11 @@ def progress_bar(
         total: inputs in all; one alone has no bar.
         is_asked: None shows a bar where the logger's level is INFO or DEBUG.
     """
+    if total == 1:  # a query pays for every step
+        return _NO_BAR
     is_talkative = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
     is_shown = is_talkative if is_asked is None else is_asked
-    if not is_shown or total == 1:
-        return contextlib.nullcontext(_ignore)
-    return _shown_bar(total)
+    return _shown_bar(total) if is_shown else _NO_BAR
 
 
 @contextlib.contextmanager
