@@ -184,6 +184,10 @@ class BaseModel(ABC):
             raise ValueError(f"num_threads is {num_threads}, wanted 1..1024")
         return int(num_threads)
 
+    def _threads_of_call(self, num_threads: Any) -> int:
+        """The threads that a call asks for; None takes the model's."""
+        return self._num_threads if num_threads is None else self._check_num_threads(num_threads)
+
     # ---- properties -------------------------------------------------------------------------
 
     @property

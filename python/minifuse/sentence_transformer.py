@@ -295,9 +295,7 @@ class SentenceTransformer(EmbeddingModel):
         texts = [inputs] if is_single else as_list(inputs)
         is_whole = output_value == "sentence_embedding" and precision in (None, "float32")
         request = Request(
-            num_threads=self._num_threads
-            if num_threads is None
-            else self._check_num_threads(num_threads),
+            num_threads=self._threads_of_call(num_threads),
             prompt=self._resolve_prompt(prompt, prompt_name) or "",
             batch_size=int(batch_size),
             output=output_value,

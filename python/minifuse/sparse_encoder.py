@@ -162,9 +162,7 @@ class SparseEncoder(EmbeddingModel):
         is_single = self.is_singular_input(inputs)
         texts = [inputs] if is_single else as_list(inputs)
         request = Request(
-            num_threads=self._num_threads
-            if num_threads is None
-            else self._check_num_threads(num_threads),
+            num_threads=self._threads_of_call(num_threads),
             prompt=self._resolve_prompt(prompt, prompt_name) or "",
             batch_size=int(batch_size),
         )

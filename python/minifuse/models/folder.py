@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from minifuse.models.architectures import STATIC, Architecture, Head, architecture_of
 from minifuse.models.checkpoint import find_weights
 from minifuse.models.description import Config, ModelDescription, read_json, read_object
@@ -69,7 +72,7 @@ class ModelFolder:
     max_seq_length: int
     do_lower_case: bool
     has_token_types: bool = False
-    is_static: bool = False
+    table: npt.NDArray[np.float32] | None = None
     takes_log_twice: bool = False
     max_active_dims: int | None = None
     prompts: dict[str, str] = field(default_factory=dict)
@@ -77,6 +80,11 @@ class ModelFolder:
     similarity_fn_name: str | None = None
     truncate_dim: int | None = None
     activation_fn: str | None = None
+
+    @property
+    def is_static(self) -> bool:
+        """True if a text is the mean of rows of the table, without an encoder."""
+        return self.table is not None
 
     def tokenizer_settings(self) -> dict[str, bool]:
         """Return what TextTokenizer is told beside the tokenizer itself."""
@@ -318,7 +326,8 @@ def _head_pooling(model: ModelFolder, head: Head) -> str:
 
 def _read_static(folder: Path, static: Path) -> ModelFolder:
     """Everything that a folder says of its table, and sentence-transformers' settings."""
-    num_rows, width = read_table(static).shape
+    table = read_table(static)
+    num_rows, width = table.shape
     tokenizer_path = static / "tokenizer.json"
     if not tokenizer_path.is_file():
         raise FileNotFoundError(f"{static}: tokenizer.json is missing, so this is no model folder")
@@ -335,7 +344,7 @@ def _read_static(folder: Path, static: Path) -> ModelFolder:
         activation="none",
     )
     model = _with_settings(folder, static, STATIC, description)
-    model.is_static = True
+    model.table = table
     model.max_seq_length = description.max_position_embeddings
     return model
 

@@ -20,7 +20,7 @@ from minifuse.models.folder import ModelFolder
 from minifuse.models.inputs import checked, length_of, one_ahead, windows, with_prompt
 from minifuse.models.modules import DenseModule, LayerNormModule, NormalizeModule
 from minifuse.models.quantization import load_quantized_encoder
-from minifuse.models.static import StaticEncoder, read_table
+from minifuse.models.static import StaticEncoder
 from minifuse.models.weights import load_encoder
 from minifuse.native import core
 from minifuse.native.devices import CUDA_DTYPES, Device, new_tensor
@@ -116,8 +116,8 @@ class Pipeline:
         return "int8"  # on every instruction set; it costs nothing that the evaluations can tell
 
     def _load_encoder(self, num_threads: int) -> Any:
-        if self.folder.is_static:  # a table has no matrices to round
-            return StaticEncoder(read_table(self.folder.transformer_path))
+        if self.folder.table is not None:  # which has no matrices to round
+            return StaticEncoder(self.folder.table)
         if self.dtype == "int8":
             return load_quantized_encoder(self.folder, self.tokenizer, num_threads)
         return load_encoder(self.folder, self.dtype)

@@ -276,7 +276,7 @@ class _Trainer:
         if config.dropout is not None:
             self.model.hidden_dropout = self.model.attention_dropout = config.dropout
         self._tokenizer = TextTokenizer.from_folder(
-            self.folder.transformer_path, self.folder.do_lower_case
+            self.folder.transformer_path, **self.folder.tokenizer_settings()
         )
         self._most = min(config.max_seq_length or 1 << 30, self.folder.max_seq_length)
         texts = [*pairs.anchors, *pairs.positives, *pairs.negatives]

@@ -7,8 +7,13 @@ from minifuse.models.description import Config, ModelDescription
 
 
 def _describe(config: Config) -> ModelDescription:
-    config.want_encoder()
     config.want("position_embedding_type", "absolute")
+    return describe_sizes(config)
+
+
+def describe_sizes(config: Config) -> ModelDescription:
+    """Return the description of an encoder by BERT's keys, whatever its positions are."""
+    config.want_encoder()
     return ModelDescription(
         vocab_size=config.integer("vocab_size"),
         max_position_embeddings=config.integer("max_position_embeddings"),

@@ -4,6 +4,8 @@ linear in the distance of their tokens, and with a gate in the feed-forward.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -19,17 +21,9 @@ from minifuse.models.description import Config, ModelDescription
 
 
 def _describe(config: Config) -> ModelDescription:
-    config.want_encoder()
     config.want("feed_forward_type", "geglu")
-    return ModelDescription(
-        vocab_size=config.integer("vocab_size"),
-        max_position_embeddings=config.integer("max_position_embeddings"),
-        hidden_size=config.integer("hidden_size"),
-        num_hidden_layers=config.integer("num_hidden_layers"),
-        num_attention_heads=config.integer("num_attention_heads"),
-        intermediate_size=config.integer("intermediate_size"),
-        type_vocab_size=config.integer("type_vocab_size", 2),
-        layer_norm_eps=config.number("layer_norm_eps", 1e-12),
+    return replace(
+        bert.describe_sizes(config),
         activation="gelu",
         has_position_embeddings=False,
         has_relative_bias=True,
