@@ -52,9 +52,10 @@ def as_list(inputs: Any) -> list[Any]:
 
 def checked(texts: list[Any]) -> list[str | Pair]:
     """The texts, each checked to be a string or a pair of strings, which becomes a tuple."""
-    if all(type(text) is str for text in texts):
-        return texts
-    return [_checked(text, place) for place, text in enumerate(texts)]
+    for text in texts:  # a query pays for a generator
+        if type(text) is not str:
+            return [_checked(text, place) for place, text in enumerate(texts)]
+    return texts
 
 
 def _checked(text: Any, place: int) -> str | Pair:
