@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from minifuse import hardware, ops, util
 from minifuse.sentence_transformer import EncodeInfo, SentenceTransformer
+from minifuse.tensors import prefer_tensors
 from minifuse.util import InputExample, LoggingHandler, SimilarityFunction, quantize_embeddings
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "__version__",
     "hardware",
     "ops",
+    "prefer_tensors",
     "quantize_embeddings",
     "util",
 ]

@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 import warnings
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -17,15 +17,17 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from tokenizers import Tokenizer
 
+from minifuse.drop_in import DropIn, ModelCard
 from minifuse.files.whole import ignore_other_engines, new_folder
 from minifuse.models.folder import ModelFolder
 from minifuse.models.pipeline import Pipeline, pipeline_of
 from minifuse.models.resolve import resolve_model
 from minifuse.native import core
 from minifuse.native.devices import Device, Dtype, resolve_device
+from minifuse.tokens.model_tokenizer import ModelTokenizer
 from minifuse.tokens.tokenization import TextTokenizer
 
-__all__ = ["BaseModel", "either", "import_torch", "progress_bar", "update_json"]
+__all__ = ["BaseModel", "either", "progress_bar", "update_json"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,24 +59,7 @@ def either(new: Any, old: Any, new_name: str, old_name: str) -> Any:
     return old if new is None else new
 
 
-class ModelCard:
-    """A place for the results of sentence-transformers' evaluators, kept in order.
-
-    Attributes:
-        metrics: (evaluator, its results, epoch, step) each.
-    """
-
-    def __init__(self) -> None:
-        self.metrics: list[tuple[Any, dict[str, Any], int, int]] = []
-
-    def set_evaluation_metrics(
-        self, evaluator: Any, metrics: dict[str, Any], epoch: int = 0, step: int = 0
-    ) -> None:
-        """Keep the results of an evaluator."""
-        self.metrics.append((evaluator, metrics, epoch, step))
-
-
-class BaseModel(ABC):
+class BaseModel(DropIn):
     """A model that is loaded from a folder.
 
     Args:
@@ -191,11 +176,6 @@ class BaseModel(ABC):
     # ---- properties -------------------------------------------------------------------------
 
     @property
-    def device(self) -> Device:
-        """Device that the model runs on: "cpu" or "cuda:N"."""
-        return self.pipeline.device
-
-    @property
     def name(self) -> str:
         """Name or path that the model was loaded from."""
         return self._name
@@ -244,67 +224,16 @@ class BaseModel(ABC):
         return self.max_seq_length
 
     @property
-    def tokenizer(self) -> Any:
-        """The ``tokenizers.Tokenizer`` in use, truncation and padding switched off."""
-        return self.pipeline.tokenizer.backend
+    def tokenizer(self) -> ModelTokenizer:
+        """The tokenizer in use. Any of transformers' fast ones or of tokenizers' can be set."""
+        folder = self.pipeline.folder.transformer_path
+        return ModelTokenizer(self, self.pipeline.tokenizer, folder)
 
     @tokenizer.setter
     def tokenizer(self, value: Any) -> None:
-        backend = getattr(value, "backend_tokenizer", value)  # transformers' fast tokenizers
+        backend = getattr(value, "backend_tokenizer", value)
         folder = self.pipeline.folder
         self.pipeline.set_tokenizer(TextTokenizer(backend, **folder.tokenizer_settings()))
-
-    # ---- devices ----------------------------------------------------------------------------
-
-    def _check_device(self, device: Any) -> None:
-        if device is not None and resolve_device(device) != self.device:
-            raise ValueError(
-                f"device is {str(device)!r}, but the model is on {self.device}: load it again "
-                "with device="
-            )
-
-    def to(self: Model, device: Any = None) -> Model:
-        """Returns the model; any device but its own raises ValueError."""
-        self._check_device(device)
-        return self
-
-    def cpu(self: Model) -> Model:
-        """The same as to("cpu")."""
-        return self.to("cpu")
-
-    def eval(self: Model) -> Model:
-        """Returns the model: there is nothing but inference."""
-        return self
-
-    def get_backend(self) -> str:
-        """ "minifuse" """
-        return "minifuse"
-
-    # ---- what sentence-transformers' programs ask -------------------------------------------
-
-    @property
-    def modalities(self) -> list[str]:
-        """Kinds of inputs: text."""
-        return ["text"]
-
-    def supports(self, modality: Any) -> bool:
-        """Return whether the model takes this kind of input."""
-        return bool(modality == "text")
-
-    def start_multi_process_pool(self, target_devices: Any = None) -> dict[str, Any]:
-        """Returns an empty pool: threads of this process do the work."""
-        return {"input": None, "output": None, "processes": []}
-
-    @staticmethod
-    def stop_multi_process_pool(pool: dict[str, Any]) -> None:
-        """Empties a pool, which has no processes to end."""
-        pool.clear()
-
-    def evaluate(self, evaluator: Callable[..., Any], output_path: str | None = None) -> Any:
-        """Returns evaluator(model, output_path), the folder being there if one is given."""
-        if output_path is not None:
-            Path(output_path).mkdir(parents=True, exist_ok=True)
-        return evaluator(self, output_path)
 
     # ---- copies -----------------------------------------------------------------------------
 
@@ -492,19 +421,3 @@ def _asked_dtype(
             f"dtype is {name!r}, wanted one of {', '.join(kind.dtypes)}, auto on {device}"
         )
     return name
-
-
-def import_torch() -> Any:
-    """Return the module torch.
-
-    Raises:
-        ImportError: PyTorch is not installed.
-    """
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError(
-            "tensors need PyTorch, which is not installed: pip install 'minifuse[torch]', or leave "
-            "convert_to_tensor=False and convert_to_numpy=True for arrays"
-        ) from error
-    return torch

@@ -17,13 +17,15 @@ from typing import Any, ClassVar, Literal, overload
 import numpy as np
 import numpy.typing as npt
 
-from minifuse.base_model import either, import_torch, progress_bar
+from minifuse.base_model import either, progress_bar
 from minifuse.embedding_model import EmbeddingModel
 from minifuse.models.folder import read_model_folder
 from minifuse.models.inputs import WINDOW_TEXTS, as_list, checked, with_prompt
+from minifuse.models.parts import Pooling, Transformer
 from minifuse.models.pipeline import EncodeInfo, OutputValue, Request
 from minifuse.native.devices import Device
 from minifuse.search import similarity
+from minifuse.tensors import import_torch, preferred
 
 __all__ = ["Device", "EncodeInfo", "SentenceTransformer"]
 
@@ -164,16 +166,19 @@ class SentenceTransformer(EmbeddingModel):
         self._similarity_fn_name = state["similarity_fn_name"]
         self.pipeline.include_prompt = state["include_prompt"]
 
+    def _parts(self) -> list[Any]:
+        folder = self.pipeline.folder
+        return [Transformer(self), *([] if folder.is_static else [Pooling(self)]), *folder.modules]
+
     # ---- tokens -----------------------------------------------------------------------------
 
-    def preprocess(
-        self, inputs: Sequence[str], prompt: str | None = None
-    ) -> dict[str, npt.NDArray[np.int64]]:
+    def preprocess(self, inputs: Sequence[str], prompt: str | None = None) -> dict[str, Any]:
         """Token ids as the model sees them, padded to the longest.
 
         Returns:
-            "input_ids", "token_type_ids" and "attention_mask", int64 [batch, seqlen]. Empty for no
-            input. Padding exists in this view only: encode computes none.
+            "input_ids", "token_type_ids" and "attention_mask", int64 [batch, seqlen]; tensors after
+            prefer_tensors(). Empty for no input. Padding exists in this view only: encode computes
+            none.
         """
         texts = as_list(inputs)
         if not texts:
@@ -187,12 +192,12 @@ class SentenceTransformer(EmbeddingModel):
         token_types = np.zeros_like(input_ids)
         token_types[mask] = tokens.types()
         return {
-            "input_ids": input_ids,
-            "token_type_ids": token_types,
-            "attention_mask": mask.astype(np.int64),
+            "input_ids": preferred(input_ids),
+            "token_type_ids": preferred(token_types),
+            "attention_mask": preferred(mask.astype(np.int64)),
         }
 
-    def tokenize(self, texts: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Any]:
         """The same as preprocess, by its old name."""
         return self.preprocess(texts)
 
@@ -308,7 +313,7 @@ class SentenceTransformer(EmbeddingModel):
             result, info = self.pipeline.encode(texts, request, advance)
 
         if output_value != "sentence_embedding":
-            result = [_to_tensors(torch, one) if convert_to_tensor else one for one in result]
+            result = [_rows_of_tokens(one, torch) for one in result]
         else:
             if not is_whole:
                 result = _quantized(result, str(precision), ranges)
@@ -406,7 +411,8 @@ def _quantized(vectors: Any, precision: str, ranges: Any) -> Any:
     return similarity.quantize_embeddings(vectors, precision, ranges)
 
 
-def _to_tensors(torch: Any, value: Any) -> Any:
+def _rows_of_tokens(value: Any, torch: Any) -> Any:
+    """Rows of a text's tokens and more, as tensors where torch is given or tensors preferred."""
     if isinstance(value, dict):
-        return {key: torch.from_numpy(one) for key, one in value.items()}
-    return torch.from_numpy(value)
+        return {key: _rows_of_tokens(one, torch) for key, one in value.items()}
+    return preferred(value) if torch is None else torch.from_numpy(value)

@@ -8,6 +8,7 @@ import pickle
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from minifuse import SentenceTransformer, util
 
@@ -36,7 +37,7 @@ def test_a_replaced_tokenizer_travels(tiny_folder):
     state = model.tokenizer.to_str()
     lowered = state.replace('"lowercase":true', '"lowercase":false')
     assert lowered != state
-    model.tokenizer = type(model.tokenizer).from_str(lowered)
+    model.tokenizer = Tokenizer.from_str(lowered)
     other = pickle.loads(pickle.dumps(model))
     np.testing.assert_array_equal(other.encode("The SKY"), model.encode("The SKY"))
     assert not np.array_equal(

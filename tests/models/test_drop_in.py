@@ -196,3 +196,97 @@ def test_distance_to_itself_is_nothing(rng):
 def test_copies_keep_the_card(model):
     model.model_card_data.set_evaluation_metrics(None, {"a": 1.0}, epoch=2)
     assert copy.deepcopy(model).model_card_data.metrics == [(None, {"a": 1.0}, 2, 0)]
+
+
+def test_the_parts_of_a_model(model, theirs):
+    assert len(model) == len(theirs)
+    names = [type(part).__name__.removesuffix("Module") for part in model]
+    assert names == [type(part).__name__ for part in theirs]
+    assert [name for name, _ in model.named_children()] == [n for n, _ in theirs.named_children()]
+    assert len(list(model.children())) == len(model)
+    ours, other = model[0], theirs[0]
+    assert ours.get_embedding_dimension() == other.get_embedding_dimension()
+    assert ours.max_seq_length == model.max_seq_length
+    assert ours.config.hidden_size == other.config.hidden_size == model.config.hidden_size
+    assert model[-1] is not None
+    ours, other = model[1], theirs[1]
+    assert ours.get_embedding_dimension() == other.get_embedding_dimension()
+    assert ours.pooling_mode == other.pooling_mode == ours.get_pooling_mode_str()
+    assert ours.include_prompt == other.include_prompt
+    assert ours.pooling_mode_mean_tokens
+    assert not ours.pooling_mode_cls_token
+
+
+def test_a_setting_of_a_part_is_the_models(model):
+    whole = model.encode(TEXTS[2])
+    model[0].max_seq_length = 4
+    assert model.max_seq_length == model.tokenizer.model_max_length == 4
+    assert not np.array_equal(model.encode(TEXTS[2]), whole)
+    model[1].include_prompt = False
+    assert not model.pipeline.include_prompt
+    for part in (model[0], model[1]):
+        with pytest.raises(AttributeError):
+            part.anything = 1
+    with pytest.raises(AttributeError, match="no PyTorch module"):
+        _ = model[0].auto_model
+
+
+def test_a_program_can_prefer_tensors(model, theirs):
+    a = model.encode(TEXTS)
+    assert isinstance(model.similarity(a, a), np.ndarray)
+    minifuse.prefer_tensors()
+    try:
+        for result in (
+            model.similarity(a, a),
+            model.similarity_pairwise(a, a),
+            util.cos_sim(a, a),
+            util.pairwise_dot_score(a, a),
+            *model.tokenize(TEXTS).values(),
+            *model.encode(TEXTS, output_value="token_embeddings"),
+            *model.encode(TEXTS, output_value=None)[0].values(),
+        ):
+            assert isinstance(result, torch.Tensor)
+        assert isinstance(model.encode(TEXTS), np.ndarray)
+        expected = theirs.encode(TEXTS, output_value=None)
+        for ours, other in zip(model.encode(TEXTS, output_value=None), expected, strict=True):
+            torch.testing.assert_close(
+                ours["sentence_embedding"], other["sentence_embedding"], atol=2e-6, rtol=0
+            )
+    finally:
+        minifuse.prefer_tensors(False)
+    assert isinstance(model.similarity(a, a), np.ndarray)
+
+
+def test_a_model_is_uploaded(model, monkeypatch):
+    from types import SimpleNamespace
+
+    import huggingface_hub
+
+    calls = []
+
+    class Hub:
+        def __init__(self, token=None):
+            calls.append(("hub", token))
+
+        def create_repo(self, **arguments):
+            calls.append(("repo", arguments["repo_id"], arguments["exist_ok"]))
+            return SimpleNamespace(repo_id="me/tiny")
+
+        def create_branch(self, **arguments):
+            calls.append(("branch", arguments["branch"]))
+
+        def upload_folder(self, **arguments):
+            again = SentenceTransformer(arguments["folder_path"])
+            np.testing.assert_array_equal(again.encode(TEXTS), model.encode(TEXTS))
+            assert "me/tiny" in (again.pipeline.folder.path / "README.md").read_text()
+            calls.append(("upload", arguments["revision"], arguments["create_pr"]))
+            return SimpleNamespace(commit_url="of the commit", pr_url="of the request")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    assert model.push_to_hub("tiny", token="secret") == "of the commit"
+    assert calls == [("hub", "secret"), ("repo", "tiny", False), ("upload", None, False)]
+    calls.clear()
+    assert model.push_to_hub("tiny", revision="new", create_pr=True) == "of the request"
+    assert calls == [
+        ("hub", None), ("repo", "tiny", True), ("branch", "new"), ("upload", "new", True)
+    ]  # fmt: skip

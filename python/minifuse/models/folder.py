@@ -28,6 +28,7 @@ from minifuse.models.modules import (
 from minifuse.models.static import read_table
 
 __all__ = [
+    "OLD_POOLING_KEYS",
     "QUANTIZED_WEIGHTS",
     "ModelFolder",
     "is_cross_encoder",
@@ -41,7 +42,7 @@ QUANTIZED_WEIGHTS = "model.int8.safetensors"
 
 _POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 # The order in which sentence-transformers concatenates the old style's flags.
-_OLD_POOLING_KEYS = {
+OLD_POOLING_KEYS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
     "pooling_mode_mean_tokens": "mean",
@@ -127,11 +128,11 @@ def _read_pooling(path: Path) -> tuple[list[str], bool]:
         unknown = [
             key
             for key, value in config.items()
-            if key.startswith("pooling_mode_") and value and key not in _OLD_POOLING_KEYS
+            if key.startswith("pooling_mode_") and value and key not in OLD_POOLING_KEYS
         ]
         if unknown:
             raise ValueError(f"{path}: pooling {unknown[0]!r} is not supported")
-        modes = [name for key, name in _OLD_POOLING_KEYS.items() if config.get(key)]
+        modes = [name for key, name in OLD_POOLING_KEYS.items() if config.get(key)]
     else:
         modes = [mode] if isinstance(mode, str) else mode
         if not isinstance(modes, list) or not all(isinstance(one, str) for one in modes):

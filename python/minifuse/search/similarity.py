@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minifuse import native
+from minifuse.tensors import result_like
 
 __all__ = [
     "PRECISIONS",
@@ -89,13 +90,13 @@ def unit_rows(x: Array) -> Array:
 def cos_sim(a: Any, b: Any) -> Any:
     """Cosine of every row of a with every row of b: [n_a, n_b]."""
     x, y, example = _pair(a, b)
-    return native.like(unit_rows(x) @ unit_rows(y).T, example)
+    return result_like(unit_rows(x) @ unit_rows(y).T, example)
 
 
 def dot_score(a: Any, b: Any) -> Any:
     """Dot product of every row of a with every row of b: [n_a, n_b]."""
     x, y, example = _pair(a, b)
-    return native.like(x @ y.T, example)
+    return result_like(x @ y.T, example)
 
 
 def euclidean_sim(a: Any, b: Any) -> Any:
@@ -105,7 +106,7 @@ def euclidean_sim(a: Any, b: Any) -> Any:
     # In float64: what is left of |x|^2 + |y|^2 - 2 x y where x is near y are float32's roundings.
     x, y = x.astype(np.float64), y.astype(np.float64)
     squares = (x * x).sum(1)[:, None] + (y * y).sum(1)[None, :] - 2 * (x @ y.T)
-    return native.like(-np.sqrt(np.maximum(squares, 0)).astype(result), example)
+    return result_like(-np.sqrt(np.maximum(squares, 0)).astype(result), example)
 
 
 def manhattan_sim(a: Any, b: Any) -> Any:
@@ -114,31 +115,31 @@ def manhattan_sim(a: Any, b: Any) -> Any:
     out = np.empty((len(x), len(y)), np.result_type(x, y))
     for i, row in enumerate(x):
         out[i] = -np.abs(row - y).sum(1)
-    return native.like(out, example)
+    return result_like(out, example)
 
 
 def pairwise_cos_sim(a: Any, b: Any) -> Any:
     """Cosine of a[i] with b[i]: [n]."""
     x, y, example = _rows_pair(a, b)
-    return native.like((unit_rows(x) * unit_rows(y)).sum(1), example)
+    return result_like((unit_rows(x) * unit_rows(y)).sum(1), example)
 
 
 def pairwise_dot_score(a: Any, b: Any) -> Any:
     """Dot product of a[i] with b[i]: [n]."""
     x, y, example = _rows_pair(a, b)
-    return native.like((x * y).sum(1), example)
+    return result_like((x * y).sum(1), example)
 
 
 def pairwise_euclidean_sim(a: Any, b: Any) -> Any:
     """Minus the Euclidean distance of a[i] and b[i]: [n]."""
     x, y, example = _rows_pair(a, b)
-    return native.like(-np.linalg.norm(x - y, axis=1), example)
+    return result_like(-np.linalg.norm(x - y, axis=1), example)
 
 
 def pairwise_manhattan_sim(a: Any, b: Any) -> Any:
     """Minus the sum of absolute differences of a[i] and b[i]: [n]."""
     x, y, example = _rows_pair(a, b)
-    return native.like(-np.abs(x - y).sum(1), example)
+    return result_like(-np.abs(x - y).sum(1), example)
 
 
 def pairwise_angle_sim(x: Any, y: Any) -> Any:
@@ -152,7 +153,7 @@ def pairwise_angle_sim(x: Any, y: Any) -> Any:
     a, b = (unit_rows(np.pad(one, odd)) for one in (first, second))
     half = a.shape[1] // 2
     sines = (a[:, half:] * b[:, :half] - a[:, :half] * b[:, half:]).sum(1)
-    return native.like(np.abs((a * b).sum(1) + sines), example)
+    return result_like(np.abs((a * b).sum(1) + sines), example)
 
 
 def normalize_embeddings(embeddings: Any) -> Any:

@@ -25,7 +25,7 @@ from tokenizers.processors import TemplateProcessing
 from minifuse.tokens.pairs import Pair, PairLayout
 from minifuse.tokens.shortening import TextShortener
 
-__all__ = ["TextTokenizer", "TokenBatch"]
+__all__ = ["TextTokenizer", "TokenBatch", "read_state"]
 
 # tokenizers' thread pool does not survive a fork. It would notice, work serially and print a
 # warning in every child; told beforehand, it is silent.
@@ -118,7 +118,7 @@ class TextTokenizer:
         self.backend.no_truncation()
         self.backend.no_padding()
         self._do_lower_case = do_lower_case
-        self._has_token_types = has_token_types
+        self.has_token_types = has_token_types
         self._adds_special = adds_special
         mask = self._guarded(["a"], lambda: self._encoding("a").special_tokens_mask)
         self.suffix_length = int(next(iter(np.flatnonzero(np.array(mask[::-1]) == 0)), len(mask)))
@@ -147,7 +147,7 @@ class TextTokenizer:
         path = folder / "tokenizer.json"
         if path.is_file():
             # Ids first: the package makes room for every number up to the largest.
-            _largest_id(str(path), _read_state(path))
+            _largest_id(str(path), read_state(path))
             tokenizer = _guarded(path, lambda: Tokenizer.from_file(str(path)))
         elif (path := folder / "vocab.txt").is_file():
             tokenizer = _guarded(path, lambda: _from_vocab(path, folder / "tokenizer_config.json"))
@@ -221,7 +221,7 @@ class TextTokenizer:
             seqlens,
             np.array([was_cut for _, _, was_cut in rows], np.bool_),
             np.fromiter(chain.from_iterable(types for _, types, _ in rows), np.int32, total)
-            if self._has_token_types
+            if self.has_token_types
             else None,
         )
 
@@ -341,7 +341,12 @@ def _guarded(path: Path, call: Callable[[], T]) -> T:
         raise ValueError(f"{path}: not a tokenizer ({error})") from error
 
 
-def _read_state(path: Path) -> dict[str, Any]:
+def read_state(path: Path) -> dict[str, Any]:
+    """Return the object of one of a tokenizer's files.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
     except RecursionError as error:
@@ -383,7 +388,7 @@ def _largest_id(source: str, state: dict[str, Any]) -> int:
 def _from_vocab(path: Path, config_path: Path) -> Tokenizer:
     config: dict[str, Any] = {}
     if config_path.is_file():
-        config = _read_state(config_path)
+        config = read_state(config_path)
     words = path.read_text(encoding="utf-8").split("\n")
     while words and not words[-1]:
         words.pop()
