@@ -30,7 +30,7 @@ from minifuse.training.losses import (  # noqa: E402
     ranking_loss,
     same_text_groups,
 )
-from minifuse.training.trainer import accumulate_gradients  # noqa: E402
+from minifuse.training.packing import Packed, accumulate_gradients, pack  # noqa: E402
 
 COLORS = ("red", "blue", "sky", "car", "dog", "cat", "tree", "sun")
 
@@ -54,7 +54,7 @@ def encoder(tiny_folder):
 def test_forward_is_the_encoders(tiny, encoder, rng):
     texts = ["a red car", "the sky is blue", "", "dog " * 20]
     tokens = tiny.pipeline.tokenize(texts)
-    vectors = encoder(tokens.ids, tokens.cu_seqlens(), np.arange(4)).detach().numpy()
+    vectors = encoder(pack(tokens), np.arange(4)).detach().numpy()
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     np.testing.assert_allclose(unit, tiny.encode(texts, normalize_embeddings=True), atol=2e-6)
 
@@ -67,7 +67,7 @@ def test_gradients_are_those_of_transformers(tiny_folder, encoder, rng):
     target = torch.from_numpy(
         rng.standard_normal((4, encoder.folder.description.hidden_size))
     ).float()
-    (encoder(ids, cu_seqlens, np.arange(4)) * target).sum().backward()
+    (encoder(Packed(ids, cu_seqlens), np.arange(4)) * target).sum().backward()
 
     padded, mask = np.zeros((4, 9), np.int64), np.zeros((4, 9), np.int64)
     for i in range(4):
@@ -97,7 +97,7 @@ def test_cached_gradients_are_the_plain_ones(encoder, rng, dropout, chunk_tokens
     for limit in (10**9, chunk_tokens):
         encoder.zero_grad()
         loss = accumulate_gradients(
-            encoder, ids, cu_seqlens, lambda v: ranking_loss(v[:16], v[16:], 0.05, True),
+            encoder, Packed(ids, cu_seqlens), lambda v: ranking_loss(v[:16], v[16:], 0.05, True),
             Draws(1, 2), limit,
         )  # fmt: skip
         gradients.append((loss, [p.grad.clone() for p in encoder.parameters()]))
@@ -112,9 +112,9 @@ def test_dropout_does_something(encoder, rng):
     ids, cu_seqlens = packed(rng, [8, 8], encoder.folder.description.vocab_size)
     numbers = np.arange(2)
     with torch.no_grad():
-        plain = encoder(ids, cu_seqlens, numbers)
+        plain = encoder(Packed(ids, cu_seqlens), numbers)
         one, again, other = (
-            encoder(ids, cu_seqlens, numbers, Draws(seed, 0)) for seed in (1, 1, 2)
+            encoder(Packed(ids, cu_seqlens), numbers, Draws(seed, 0)) for seed in (1, 1, 2)
         )
     assert torch.equal(one, again)
     assert not torch.allclose(one, other)

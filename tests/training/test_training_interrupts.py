@@ -14,7 +14,7 @@ from minifuse import SentenceTransformer
 
 def test_ctrl_c_waits_for_the_end_of_an_update():
     pytest.importorskip("torch")
-    from minifuse.training.trainer import _deferred_interrupt
+    from minifuse.training.loop import _deferred_interrupt
 
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     done = []
@@ -42,7 +42,7 @@ def test_the_trainer_lowers_text_as_the_model_does(tmp_path, tiny_folder):
     import shutil
 
     from minifuse.training import TrainingConfig, read_training_pairs
-    from minifuse.training.trainer import _Trainer
+    from minifuse.training.trainer import _Contrastive
 
     folder = tmp_path / "model"
     shutil.copytree(tiny_folder, folder)
@@ -53,7 +53,9 @@ def test_the_trainer_lowers_text_as_the_model_does(tmp_path, tiny_folder):
     (folder / "sentence_bert_config.json").write_text(json.dumps(settings))
     pairs = tmp_path / "pairs.tsv"
     pairs.write_text("question\tanswer\nThe SKY\tis BLUE\nA dog\truns\n")
-    trainer = _Trainer(folder, read_training_pairs(pairs), tmp_path / "out", TrainingConfig(), None)
+    trainer = _Contrastive(
+        folder, read_training_pairs(pairs), tmp_path / "out", TrainingConfig(), None
+    )
     ours = SentenceTransformer(folder).encode(["The SKY"], normalize_embeddings=True)
     np.testing.assert_allclose(trainer.encode(["The SKY"]), ours, atol=1e-5)
 

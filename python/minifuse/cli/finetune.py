@@ -29,6 +29,11 @@ def add(commands: Any) -> None:
     sub.add_argument("--max-seq-length", type=int)
     sub.add_argument("--evaluate-every", type=int, default=0, metavar="STEPS")
     sub.add_argument("--patience", type=int, default=0, metavar="EVALUATIONS")
+    sub.add_argument("--cross-encoder", action="store_true",
+                     help="train a model that scores pairs: a reranker")  # fmt: skip
+    sub.add_argument("--negatives", type=int, default=4, metavar="N",
+                     help="of a cross-encoder: wrong texts for each right one, mined with the "
+                     "model if it embeds texts")  # fmt: skip
     sub.add_argument("--seed", type=int, default=42)
     sub.add_argument("--plot", metavar="FILE", help="loss and quality: .png, .svg, .pdf")
     sub.add_argument("--no-progress", action="store_true")
@@ -52,16 +57,19 @@ def _run(arguments: argparse.Namespace) -> int:
         if not comma:
             raise ValueError(f"--columns is {arguments.columns!r}, wanted two names and a comma")
         columns = first, second
-    pairs = training.read_training_pairs(arguments.pairs, columns, arguments.seed)
-    judge = None
-    if arguments.eval:
-        judge = judge_of(training.read_training_pairs(arguments.eval, columns, arguments.seed))
+    scores_pairs = arguments.cross_encoder
+    pairs, *held_out = (
+        training.read_training_pairs(path, columns, arguments.seed, labels_are_scores=scores_pairs)
+        for path in (arguments.pairs, arguments.eval)
+        if path
+    )
     config = training.TrainingConfig(
         epochs=arguments.epochs,
         batch_size=arguments.batch_size,
         learning_rate=arguments.learning_rate,
         temperature=arguments.temperature,
         symmetric=arguments.symmetric,
+        num_negatives=arguments.negatives,
         max_seq_length=arguments.max_seq_length,
         evaluate_every=arguments.evaluate_every,
         patience=arguments.patience,
@@ -76,7 +84,13 @@ def _run(arguments: argparse.Namespace) -> int:
             bar.set_postfix_str(f"loss {loss:.4f}{quality}", refresh=False)
             bar.update(step - bar.n)
 
-        result = training.finetune(arguments.model, pairs, arguments.out, config, judge, on_step)
+        if scores_pairs:
+            result = _finetune_cross_encoder(arguments, pairs, held_out, config, on_step)
+        else:
+            judge = judge_of(held_out[0]) if held_out else None
+            result = training.finetune(
+                arguments.model, pairs, arguments.out, config, judge, on_step
+            )
     for step, score in result.evaluations:
         print(f"step {step:6d}  quality {score:.4f}{'  kept' if step == result.best_step else ''}")
     print(f"{len(pairs)} pairs, {len(result.losses)} steps, {result.seconds:.1f} s: {result.path}")
@@ -84,3 +98,28 @@ def _run(arguments: argparse.Namespace) -> int:
         check_distinct(arguments.plot, filter(None, (arguments.pairs, arguments.eval)))
         plot_training(result, arguments.plot)
     return 0
+
+
+def _finetune_cross_encoder(
+    arguments: argparse.Namespace, pairs: Any, held_out: list[Any], config: Any, on_step: Any
+) -> Any:
+    from minifuse import SentenceTransformer, training
+    from minifuse.models.folder import is_cross_encoder
+    from minifuse.models.resolve import resolve_model
+    from minifuse.training.judging import scoring_judge_of
+
+    folder = resolve_model(arguments.model)
+    negatives = None
+    candidates: list[list[str]] = []
+    if not pairs.scores and not is_cross_encoder(folder):
+        embed = SentenceTransformer(folder, num_threads=arguments.threads).encode
+        if not pairs.negatives:
+            negatives = training.hard_negatives(embed, pairs, 4 * arguments.negatives)
+        if held_out:
+            candidates = training.hard_negatives(embed, held_out[0], 20, most=1.0)
+    elif held_out and not held_out[0].scores:
+        raise ValueError("--eval: pairs without scores are judged where --model embeds texts")
+    judge = scoring_judge_of(held_out[0], candidates) if held_out else None
+    return training.finetune_cross_encoder(
+        folder, pairs, arguments.out, config, negatives, judge, on_step
+    )

@@ -24,8 +24,9 @@ from minifuse.models.layer import embed, post_norm_layer
 from minifuse.models.modules import NormalizeModule
 from minifuse.models.weights import new_encoder, stored_tensors
 from minifuse.native import core
+from minifuse.training.packing import Packed
 
-__all__ = ["Draws", "TrainableEncoder"]
+__all__ = ["ACTIVATIONS", "Draws", "TrainableEncoder", "dropped", "key_of"]
 
 _MASK = (1 << 64) - 1
 
@@ -86,11 +87,17 @@ class _Attention(torch.autograd.Function):  # type: ignore[misc]
         return torch.from_numpy(dqkv), None, None, None, None, None
 
 
-_ACTIVATIONS: dict[str | None, Any] = {
+def dropped(x: Any, numbers: npt.NDArray[np.int64], p: float, seed: int) -> Any:
+    """Rows of x [rows, width] after dropout, each with the draws of its number."""
+    return x if p == 0 else _Dropout.apply(x, numbers, p, seed)
+
+
+ACTIVATIONS: dict[str | None, Any] = {
     None: lambda x: x,
     "gelu": F.gelu,
     "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
     "relu": F.relu,
+    "tanh": torch.tanh,
 }
 _ATTENTION = 1  # the site of its dropout
 
@@ -124,7 +131,7 @@ class _Steps:
         return F.embedding(torch.from_numpy(ids.astype(np.int64)), table)
 
     def linear(self, x: Any, weight: Any, bias: Any, activation: str | None = None) -> Any:
-        return _ACTIVATIONS[activation](F.linear(x, weight, bias))
+        return ACTIVATIONS[activation](F.linear(x, weight, bias))
 
     def layer_norm(self, x: Any, gamma: Any, beta: Any, eps: float, residual: Any = None) -> Any:
         x = x if residual is None else x + residual
@@ -151,9 +158,9 @@ class _Steps:
         return _Attention.apply(projections, self._cu_seqlens, places, num_heads, p, seed)
 
     def dropped(self, x: Any, layer: int, place: int) -> Any:
-        if self._draws is None or self._hidden_dropout == 0:
+        if self._draws is None:
             return x
-        return _Dropout.apply(x, self._rows, self._hidden_dropout, self._draws.seed(layer, place))
+        return dropped(x, self._rows, self._hidden_dropout, self._draws.seed(layer, place))
 
 
 class _Slots(Mapping[str, Any]):
@@ -177,7 +184,7 @@ class _Slots(Mapping[str, Any]):
         source = self._sources[slot]
         if source is None:
             return torch.zeros(*self._shapes[slot])
-        tensor = self._parameters[_key(source.name)]
+        tensor = self._parameters[key_of(source.name)]
         return tensor if source.rows is None else tensor[source.rows]
 
     def __iter__(self) -> Iterator[str]:
@@ -234,10 +241,10 @@ class TrainableEncoder(torch.nn.Module):  # type: ignore[misc]
         if missing:
             raise ValueError(f"{folder.weights_path}: tensor {missing[0]!r} is missing")
         for name, array in tensors.items():
-            self._weights[_key(name)] = torch.nn.Parameter(torch.from_numpy(array).clone())
+            self._weights[key_of(name)] = torch.nn.Parameter(torch.from_numpy(array).clone())
         self._slots = _Slots(sources, self._weights, slots)
         self._undecayed = {
-            _key(source.name)
+            key_of(source.name)
             for slot, source in sources.items()
             if source and (slot.endswith(".bias") or "norm." in slot)
         }
@@ -251,20 +258,16 @@ class TrainableEncoder(torch.nn.Module):  # type: ignore[misc]
         return decaying, others
 
     def forward(
-        self,
-        ids: npt.NDArray[np.int32],
-        cu_seqlens: npt.NDArray[np.int32],
-        numbers: npt.NDArray[np.int64],
-        draws: Draws | None = None,
+        self, sentences: Packed, numbers: npt.NDArray[np.int64], draws: Draws | None = None
     ) -> Any:
         """Vectors [batch, H] of packed sentences.
 
         Args:
-            ids: [total_tokens].
-            cu_seqlens: [batch + 1].
+            sentences: [batch] of them.
             numbers: [batch], the place of each sentence in the whole batch: of its draws.
             draws: None: no dropout.
         """
+        ids, cu_seqlens, types = sentences
         description = self.folder.description
         most = description.max_position_embeddings
         lengths: npt.NDArray[np.int64] = cu_seqlens[1:].astype(np.int64) - cu_seqlens[:-1]
@@ -272,7 +275,7 @@ class TrainableEncoder(torch.nn.Module):  # type: ignore[misc]
         rows = np.repeat(numbers, lengths) * most + positions
         dropouts = self.hidden_dropout, self.attention_dropout
         run = _Steps(cu_seqlens, numbers, rows, most, dropouts, draws)
-        x = embed(self._slots, ids, positions, description.layer_norm_eps, run)
+        x = embed(self._slots, ids, positions, description.layer_norm_eps, run, types)
         for layer in range(description.num_hidden_layers):
             x = post_norm_layer(self._slots, layer, x, description, run)
 
@@ -288,7 +291,7 @@ class TrainableEncoder(torch.nn.Module):  # type: ignore[misc]
         tensors = {}
         with open_checkpoint(self.folder.weights_path) as file:
             for name in file.names():
-                key = _key(self.folder.architecture.own_name(name))
+                key = key_of(self.folder.architecture.own_name(name))
                 if key in self._weights:
                     tensors[name] = self._weights[key].detach().numpy()
                 elif "position_ids" not in name:
@@ -296,5 +299,6 @@ class TrainableEncoder(torch.nn.Module):  # type: ignore[misc]
         return tensors
 
 
-def _key(name: str) -> str:
-    return name.replace(".", "/")  # a ParameterDict's keys hold no dots
+def key_of(name: str) -> str:
+    """Return a tensor's name as a key of a ParameterDict, which holds no dots."""
+    return name.replace(".", "/")

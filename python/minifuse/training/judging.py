@@ -13,7 +13,7 @@ from minifuse.evaluation import stats
 from minifuse.search import mining
 from minifuse.training.pairs import TrainingPairs
 
-__all__ = ["judge_of", "plot_training", "rank_of_answers"]
+__all__ = ["judge_of", "plot_training", "rank_of_answers", "scoring_judge_of"]
 
 FloatArray = npt.NDArray[np.float32]
 Encode = Callable[[Sequence[str]], FloatArray]
@@ -53,6 +53,37 @@ def judge_of(pairs: TrainingPairs) -> Callable[[Encode], float]:
         first, second = encode(pairs.anchors), encode(pairs.positives)
         cosines = (first * second).sum(axis=1)
         return float(stats.scipy_stats().spearmanr(cosines, pairs.scores).statistic)
+
+    return spearman if pairs.scores else mean_reciprocal_rank
+
+
+Score = Callable[[Sequence[tuple[str, str]]], FloatArray]
+
+
+def scoring_judge_of(
+    pairs: TrainingPairs, negatives: Sequence[Sequence[str]] = ()
+) -> Callable[[Score], float]:
+    """scores of pairs -> Spearman's rho with people's, or the mean reciprocal rank of right texts.
+
+    Args:
+        pairs: with scores, or without.
+        negatives: of each pair without a score, the wrong texts that its right one is ranked with.
+    """
+
+    def mean_reciprocal_rank(score: Score) -> float:
+        rows = [(anchor, text) for anchor, right, wrong in
+                zip(pairs.anchors, pairs.positives, negatives, strict=True)
+                for text in (right, *wrong)]  # fmt: skip
+        scores, ranks, begin = score(rows), [], 0
+        for wrong in negatives:
+            own = scores[begin : begin + 1 + len(wrong)]
+            ranks.append(1 + int((own[1:] >= own[0]).sum()))  # of equal scores, the last
+            begin += len(own)
+        return float(np.mean(1 / np.array(ranks)))
+
+    def spearman(score: Score) -> float:
+        found = score(list(zip(pairs.anchors, pairs.positives, strict=True)))
+        return float(stats.scipy_stats().spearmanr(found, pairs.scores).statistic)
 
     return spearman if pairs.scores else mean_reciprocal_rank
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from minifuse.files.texts import read_header, read_objects, read_rows
+from minifuse.search import mining, similarity
 
-__all__ = ["TrainingPairs", "batches", "read_training_pairs"]
+__all__ = ["TrainingPairs", "batches", "hard_negatives", "read_training_pairs"]
 
 # Columns that are understood: the two sides, then a score, a label or hard negatives.
 _SIDES = (
@@ -69,7 +70,10 @@ class TrainingPairs:
 
 
 def read_training_pairs(
-    path: str | Path, columns: tuple[str, str] | None = None, seed: int = 0
+    path: str | Path,
+    columns: tuple[str, str] | None = None,
+    seed: int = 0,
+    labels_are_scores: bool = False,
 ) -> TrainingPairs:
     """Pairs of a .jsonl, .tsv or .csv.
 
@@ -82,6 +86,7 @@ def read_training_pairs(
         path: the file.
         columns: the names of the two sides.
         seed: of the partners that texts with labels get.
+        labels_are_scores: keep all pairs of a file with ``label``, which becomes their score.
 
     Raises:
         FileNotFoundError: no such file.
@@ -118,17 +123,18 @@ def read_training_pairs(
             )
         columns = sides
     extra = next((name for name in ("score", "negative", "label") if name in names), None)
+    scored = "label" if extra == "label" and labels_are_scores else "score"
     wanted = [*columns, *([extra] if extra else [])]
     values = list(rows(wanted))
     anchors, positives = [row[0] for _, row in values], [row[1] for _, row in values]
-    if extra == "score":
+    if extra == scored:
         scores = []
         for number, row in values:
             try:
                 scores.append(float(row[2]))
             except ValueError:
                 raise ValueError(
-                    f"{path}, line {number}: score is {row[2]!r}, wanted a number"
+                    f"{path}, line {number}: {scored} is {row[2]!r}, wanted a number"
                 ) from None
         return TrainingPairs(anchors, positives, scores=scores)
     if extra == "negative":
@@ -139,6 +145,44 @@ def read_training_pairs(
             raise ValueError(f"{path}: no pair has the label 1")
         return TrainingPairs([row[0] for row in kept], [row[1] for row in kept])
     return TrainingPairs(anchors, positives)
+
+
+def hard_negatives(
+    encode: Callable[[Sequence[str]], npt.NDArray[np.float32]],
+    pairs: TrainingPairs,
+    count: int,
+    most: float = 0.95,
+) -> list[list[str]]:
+    """Wrong texts for each pair that are near its anchor, the nearest first.
+
+    A text that is nearer than the right one is often right itself, so only texts whose cosine with
+    the anchor is at most a part of the right one's count (Moreira et al. 2024, NV-Retriever).
+
+    Args:
+        encode: texts -> vectors.
+        pairs: anchors and right texts; equal anchors have each other's right texts.
+        count: texts for each pair, at most.
+        most: the part, above 0.
+
+    Returns:
+        A list a pair.
+    """
+    texts = list(dict.fromkeys(pairs.positives))
+    place = {text: i for i, text in enumerate(texts)}
+    vectors = encode([*pairs.anchors, *texts])
+    anchors, answers = vectors[: len(pairs)], vectors[len(pairs) :]
+    right: dict[str, set[int]] = defaultdict(set)
+    for anchor, positive in zip(pairs.anchors, pairs.positives, strict=True):
+        right[anchor].add(place[positive])
+    wide = min(len(texts), 4 * count + max(map(len, right.values())))
+    found = mining.semantic_search(anchors, answers, top_k=wide)
+    own = similarity.pairwise_cos_sim(anchors, answers[[place[text] for text in pairs.positives]])
+    negatives = []
+    for anchor, hits, cosine in zip(pairs.anchors, found, own, strict=True):
+        near = [int(hit["corpus_id"]) for hit in hits if hit["score"] <= most * cosine]
+        wrong = [texts[number] for number in near if number not in right[anchor]]
+        negatives.append(wrong[:count])
+    return negatives
 
 
 def _partners(rows: list[list[str]], path: Path, seed: int) -> TrainingPairs:

@@ -1,22 +1,9 @@
-"""The loop: batches, gradients, steps, checkpoints; and the folder that comes out.
-
-A step's randomness is a hash of the seed and the step's number, the order of the pairs is that of
-the seed and the epoch, and a checkpoint holds the weights and the optimiser's state: a training
-that is killed and begun again ends with the same bits.
-"""
+"""Contrastive fine-tuning of a sentence-embedding model on pairs of texts."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
 import shutil
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,202 +12,22 @@ import numpy.typing as npt
 import torch
 
 from minifuse.files.safetensors_file import write_safetensors
-from minifuse.files.whole import ignore_other_engines, new_folder, replacing
+from minifuse.files.whole import ignore_other_engines
 from minifuse.models.checkpoint import is_weight_file
 from minifuse.models.folder import read_model_folder
 from minifuse.models.resolve import resolve_model
-from minifuse.native import core
 from minifuse.tokens.tokenization import TextTokenizer
-from minifuse.training.encoder import Draws, TrainableEncoder
+from minifuse.training.encoder import TrainableEncoder
+from minifuse.training.loop import Loop, OnStep, TrainingConfig, TrainingResult
 from minifuse.training.losses import cosent_loss, ranking_loss, same_text_groups
-from minifuse.training.pairs import TrainingPairs, batches
+from minifuse.training.packing import Packed, forward, pack, pieces
+from minifuse.training.pairs import TrainingPairs
 
-__all__ = ["TrainingConfig", "TrainingResult", "finetune"]
+__all__ = ["finetune"]
 
 FloatArray = npt.NDArray[np.float32]
-_CHECKPOINT = "checkpoint.pt"
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """Settings of a training; the defaults are sentence-transformers' where it has them.
-
-    Attributes:
-        epochs: passes over the pairs.
-        batch_size: pairs a step; each is a negative of every other.
-        learning_rate: at the end of the warm-up, from where it falls linearly to zero.
-        warmup_ratio: the share of all steps in which it rises linearly.
-        weight_decay: of AdamW, not on biases and LayerNorms.
-        max_grad_norm: gradients above it are scaled down to it.
-        temperature: of the loss; 0.05 is a scale of 20.
-        symmetric: also learn to find the anchor of each answer.
-        masks_same_texts: equal answers, and the answers of equal anchors, are not negatives.
-        max_seq_length: texts are cut at this many tokens; the model's own if None.
-        chunk_tokens: sentences with more tokens in all are computed in pieces of this size, twice
-            (gradient caching, Gao et al. 2021): memory stays the same at any batch_size.
-        dropout: of the model's config if None.
-        seed: of the order of pairs and of dropout.
-        evaluate_every, checkpoint_every: steps; 0: only at the end.
-        patience: stop after so many evaluations without a better one; 0: never.
-        num_threads: of PyTorch and the native kernels; the default of the machine if None.
-    """
-
-    epochs: int = 1
-    batch_size: int = 64
-    learning_rate: float = 5e-5
-    warmup_ratio: float = 0.1
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    temperature: float = 0.05
-    symmetric: bool = False
-    masks_same_texts: bool = True
-    max_seq_length: int | None = None
-    chunk_tokens: int = 12_288
-    dropout: float | None = None
-    seed: int = 42
-    evaluate_every: int = 0
-    checkpoint_every: int = 50
-    patience: int = 0
-    num_threads: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("epochs", 1, 10**6),
-            ("batch_size", 1, 10**7),
-            ("learning_rate", 1e-12, 1e3),
-            ("warmup_ratio", 0, 1),
-            ("weight_decay", 0, 1e3),
-            ("max_grad_norm", 1e-12, 1e12),
-            ("temperature", 1e-4, 1e4),
-            ("chunk_tokens", 1, 10**9),
-            ("evaluate_every", 0, 10**9),
-            ("checkpoint_every", 0, 10**9),
-            ("patience", 0, 10**9),
-        ):
-            value = getattr(self, name)
-            if not (isinstance(value, (int, float)) and low <= value <= high):
-                raise ValueError(f"{name} is {value!r}, wanted {low}..{high}")
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout!r}, wanted 0 <= dropout < 1")
-
-
-@dataclass
-class TrainingResult:
-    """Result of a training.
-
-    Attributes:
-        path: the folder.
-        losses: of every step.
-        evaluations: (step, score) of every evaluation, the first before the first step.
-        best_step: whose weights the folder holds.
-        seconds: of the steps that this call made.
-        num_pairs: pairs that these steps saw.
-    """
-
-    path: Path
-    losses: list[float] = field(default_factory=list)
-    evaluations: list[tuple[int, float]] = field(default_factory=list)
-    best_step: int = 0
-    seconds: float = 0.0
-    num_pairs: int = 0
-
-
-class _Texts:
-    """Token ids of all texts, cut and packed; batches of them by their numbers."""
-
-    def __init__(self, tokenizer: TextTokenizer, texts: Sequence[str], most: int) -> None:
-        tokens = tokenizer.encode(list(texts), most)
-        self._ids, self._starts = tokens.ids, tokens.cu_seqlens()
-
-    def packed(self, numbers: Any) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        parts = [self._ids[self._starts[i] : self._starts[i + 1]] for i in numbers]
-        lengths = np.cumsum([0, *map(len, parts)]).astype(np.int32)
-        return np.concatenate(parts) if parts else self._ids[:0], lengths
-
-
-def _pieces(cu_seqlens: npt.NDArray[np.int32], most_tokens: int) -> list[tuple[int, int]]:
-    """Ranges of sentences with at most so many tokens, or one sentence."""
-    pieces, first = [], 0
-    for i in range(1, len(cu_seqlens)):
-        if cu_seqlens[i] - cu_seqlens[first] > most_tokens and i - first > 1:
-            pieces.append((first, i - 1))
-            first = i - 1
-    pieces.append((first, len(cu_seqlens) - 1))
-    return pieces
-
-
-def _encode(
-    model: TrainableEncoder,
-    ids: Any,
-    cu_seqlens: Any,
-    piece: tuple[int, int],
-    draws: Draws | None,
-) -> Any:
-    first, last = piece
-    begin, end = cu_seqlens[first], cu_seqlens[last]
-    return model(
-        ids[begin:end], cu_seqlens[first : last + 1] - begin, np.arange(first, last), draws
-    )
-
-
-def accumulate_gradients(
-    model: TrainableEncoder,
-    ids: npt.NDArray[np.int32],
-    cu_seqlens: npt.NDArray[np.int32],
-    loss_of: Callable[[Any], Any],
-    draws: Draws | None,
-    chunk_tokens: int,
-) -> float:
-    """Backpropagate loss_of(vectors of all sentences); returns the loss.
-
-    Where the sentences have more than chunk_tokens tokens: their vectors first, in pieces and
-    without keeping anything; then the gradient of the loss by the vectors; then each piece again,
-    with the same draws, and the gradient through it. The sum is that of one pass.
-    """
-    pieces = _pieces(cu_seqlens, chunk_tokens)
-    if len(pieces) == 1:
-        loss = loss_of(_encode(model, ids, cu_seqlens, pieces[0], draws))
-        loss.backward()
-        return float(loss.detach())
-    with torch.no_grad():
-        parts = [_encode(model, ids, cu_seqlens, piece, draws) for piece in pieces]
-    vectors = torch.cat(parts).requires_grad_()
-    loss = loss_of(vectors)
-    loss.backward()
-    for first, last in pieces:
-        part = _encode(model, ids, cu_seqlens, (first, last), draws)
-        part.backward(vectors.grad[first:last])
-    return float(loss.detach())
-
-
-@contextmanager
-def _deferred_interrupt() -> Iterator[None]:
-    """Hold Ctrl-C back until the block has ended.
-
-    Python runs signal handlers on the main thread only; on any other there is nothing to hold back.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held: list[Any] = []
-    handler = signal.getsignal(signal.SIGINT)
-    if not callable(handler):  # ignored, the system's default, or not Python's: no exception comes
-        yield
-        return
-    signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    if held:
-        handler(*held[-1])
-
-
-def _learning_rate(config: TrainingConfig, step: int, total: int) -> float:
-    warmup = math.ceil(config.warmup_ratio * total)
-    if step < warmup:
-        return config.learning_rate * step / max(1, warmup)
-    return config.learning_rate * max(0.0, (total - step) / max(1, total - warmup))
+# Given a function of texts -> vectors, a score, higher is better.
+Judge = Callable[[Callable[[Sequence[str]], FloatArray]], float]
 
 
 def finetune(
@@ -228,8 +35,8 @@ def finetune(
     pairs: TrainingPairs,
     output: str | Path,
     config: TrainingConfig | None = None,
-    evaluate: Callable[[Callable[[Sequence[str]], FloatArray]], float] | None = None,
-    on_step: Callable[[int, int, float, float | None], None] | None = None,
+    evaluate: Judge | None = None,
+    on_step: OnStep | None = None,
 ) -> TrainingResult:
     """Train a model on pairs and write it as a new folder.
 
@@ -254,98 +61,35 @@ def finetune(
         OSError: the disk is full; the checkpoint before is kept.
     """
     config = config or TrainingConfig()
-    output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise FileExistsError(f"{output} exists and is not empty; give a new folder")
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"{output.parent}: the folder does not exist")
-    torch.set_num_threads(config.num_threads or core.default_num_threads())
+    output = Loop.prepare(output, config)
     source = resolve_model(str(model))
-    trainer = _Trainer(source, pairs, output, config, evaluate)
-    return trainer.run(on_step)
+    return _Contrastive(source, pairs, output, config, evaluate).run(on_step)
 
 
-class _Trainer:
+class _Contrastive(Loop):
     def __init__(
         self, source: Path, pairs: TrainingPairs, output: Path, config: TrainingConfig,
-        evaluate: Callable[[Callable[[Sequence[str]], FloatArray]], float] | None,
+        evaluate: Judge | None,
     ) -> None:  # fmt: skip
-        self.pairs, self.output, self.config, self._evaluate = pairs, output, config, evaluate
         self.folder = read_model_folder(source)
-        self.model = TrainableEncoder(self.folder)
-        if config.dropout is not None:
-            self.model.hidden_dropout = self.model.attention_dropout = config.dropout
+        super().__init__(TrainableEncoder(self.folder), len(pairs), output, config, pairs.digest())
+        self.pairs, self._evaluate = pairs, evaluate
         self._tokenizer = TextTokenizer.from_folder(
             self.folder.transformer_path, **self.folder.tokenizer_settings()
         )
         self._most = min(config.max_seq_length or 1 << 30, self.folder.max_seq_length)
         texts = [*pairs.anchors, *pairs.positives, *pairs.negatives]
-        self._texts = _Texts(self._tokenizer, texts, self._most)
-        decaying, others = self.model.no_decay()
-        self.optimizer = torch.optim.AdamW(
-            [{"params": decaying}, {"params": others, "weight_decay": 0.0}],
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
-        self.step = 0
-        self.result = TrainingResult(output)
-        self._best: dict[str, Any] | None = None
-        self._best_score = -math.inf
-        self._work = output.with_name(f"{output.name}.training")
-        settings = dataclasses.asdict(config) | {"num_threads": None}
-        self._identity = {
-            "config": settings, "pairs": pairs.digest(), "model": self._weights_digest()
-        }  # fmt: skip
+        self._texts = self._packed(texts)
 
-    def _weights_digest(self) -> str:
-        import hashlib
+    def _packed(self, texts: Sequence[str]) -> Packed:
+        return pack(self._tokenizer.encode(list(texts), self._most))
 
-        digest = hashlib.sha256()
-        for name, parameter in self.model.named_parameters():
-            digest.update(name.encode() + parameter.detach().numpy().tobytes())
-        return digest.hexdigest()
-
-    def run(
-        self, on_step: Callable[[int, int, float, float | None], None] | None
-    ) -> TrainingResult:
-        """Every step that is left, then the folder."""
-        config = self.config
-        self._resume()
-        per_epoch = batches(len(self.pairs), config.batch_size, config.seed, 0)
-        total = config.epochs * len(per_epoch)
-        if self.step == 0 and not self.result.evaluations:
-            self._score()
-        start, first_step = time.perf_counter(), self.step
-        try:
-            self._score_if_due()
-            while self.step < total and not self._is_patience_over():
-                epoch, place = divmod(self.step, len(per_epoch))
-                chosen = batches(len(self.pairs), config.batch_size, config.seed, epoch)[place]
-                loss = self._train_step(chosen, total)
-                self.result.num_pairs += len(chosen)
-                self._score_if_due()
-                if config.checkpoint_every and self.step % config.checkpoint_every == 0:
-                    self._save_checkpoint()
-                if on_step:
-                    scores = self.result.evaluations
-                    on_step(self.step, total, loss, scores[-1][1] if scores else None)
-        except KeyboardInterrupt:
-            if self.step > first_step:
-                self._save_checkpoint()
-            raise
-        self.result.seconds = time.perf_counter() - start
-        if not self.result.evaluations or self.result.evaluations[-1][0] != self.step:
-            self._score()
-        self._write()
-        shutil.rmtree(self._work, ignore_errors=True)
-        return self.result
-
-    def _train_step(self, chosen: npt.NDArray[np.int64], total: int) -> float:
-        config, pairs, n = self.config, self.pairs, len(self.pairs)
+    def _sentences_and_loss(
+        self, chosen: npt.NDArray[np.int64]
+    ) -> tuple[Packed, Callable[[Any], Any]]:
+        config, pairs, n, count = self.config, self.pairs, len(self.pairs), len(chosen)
         blocks = [chosen, chosen + n] + ([chosen + 2 * n] if pairs.negatives else [])
-        ids, cu_seqlens = self._texts.packed(np.concatenate(blocks))
-        count = len(chosen)
+        sentences = self._texts.chosen(np.concatenate(blocks))
         if pairs.scores:
             scores = torch.tensor([pairs.scores[i] for i in chosen])
 
@@ -364,116 +108,27 @@ class _Trainer:
                     vectors[:count], vectors[count:], config.temperature, config.symmetric, groups
                 )
 
-        for group in self.optimizer.param_groups:
-            group["lr"] = _learning_rate(config, self.step, total)
-        self.optimizer.zero_grad(set_to_none=True)
-        draws = Draws(config.seed, self.step)
-        loss = accumulate_gradients(
-            self.model, ids, cu_seqlens, loss_of, draws, config.chunk_tokens
-        )
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
-        if not (math.isfinite(loss) and math.isfinite(float(norm))):
-            raise FloatingPointError(
-                f"the loss is {loss} at step {self.step + 1}: the training diverges; try a smaller "
-                f"learning rate than {config.learning_rate}"
-                + (f" (the last checkpoint is in {self._work})" if self._work.exists() else "")
-            )
-        # The weights, the optimiser's state and the step's number change together or not at all: a
-        # checkpoint of half an update would not go on to the same bits.
-        with _deferred_interrupt():
-            self.optimizer.step()
-            self.step += 1
-            self.result.losses.append(loss)
-        return loss
+        return sentences, loss_of
 
     def encode(self, texts: Sequence[str]) -> FloatArray:
         """Vectors of length 1, as the model is now."""
-        numbered = _Texts(self._tokenizer, texts, self._most)
         order = np.argsort([len(text) for text in texts], kind="stable")
-        ids, cu_seqlens = numbered.packed(order)
+        sentences = self._packed(texts).chosen(order)
         vectors = np.empty((len(texts), self.folder.description.hidden_size), np.float32)
         with torch.no_grad():
-            for first, last in _pieces(cu_seqlens, 8192):
-                part = _encode(self.model, ids, cu_seqlens, (first, last), None)
+            for first, last in pieces(sentences.cu_seqlens, 8192):
+                part = forward(self.model, sentences, (first, last))
                 vectors[order[first:last]] = torch.nn.functional.normalize(part).numpy()
         return vectors
 
-    def _score(self) -> None:
-        if self._evaluate is None:
-            return
-        score = float(self._evaluate(self.encode))
-        # The score and the weights that it is of are remembered together or not at all.
-        with _deferred_interrupt():
-            if score > self._best_score:
-                self._best = {k: v.clone() for k, v in self.model.state_dict().items()}
-                self._best_score, self.result.best_step = score, self.step
-            self.result.evaluations.append((self.step, score))
+    def _evaluation(self) -> float | None:
+        return None if self._evaluate is None else float(self._evaluate(self.encode))
 
-    def _score_if_due(self) -> None:
-        """Evaluate where this step asks for it and an interrupted run has not done so."""
-        every, done = self.config.evaluate_every, self.result.evaluations
-        if every and self.step % every == 0 and (not done or done[-1][0] != self.step):
-            self._score()
-
-    def _is_patience_over(self) -> bool:
-        worse = [step for step, _ in self.result.evaluations if step > self.result.best_step]
-        return 0 < self.config.patience <= len(worse)
-
-    def _save_checkpoint(self) -> None:
-        self._work.mkdir(exist_ok=True)
-        state = {
-            "identity": self._identity, "step": self.step, "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(), "losses": self.result.losses,
-            "evaluations": self.result.evaluations, "best": self._best,
-            "best_score": self._best_score, "best_step": self.result.best_step,
-        }  # fmt: skip
-        with replacing(self._work / _CHECKPOINT) as file:
-            torch.save(state, file)
-
-    def _resume(self) -> None:
-        path = self._work / _CHECKPOINT
-        if not path.exists():
-            return
-        try:
-            state = torch.load(path, weights_only=True)
-        except Exception as error:  # whatever PyTorch's reader runs into
-            raise ValueError(
-                f"{path}: the checkpoint is damaged ({error}): remove {self._work} to begin again"
-            ) from error
-        for name, wanted in self._identity.items():
-            if state["identity"][name] != wanted:
-                raise ValueError(
-                    f"{path} is of a training with another {name}: remove {self._work}, or give "
-                    "another output"
-                )
-        self.step = state["step"]
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.result.losses = state["losses"]
-        self.result.evaluations = [tuple(one) for one in state["evaluations"]]
-        self.result.best_step = state["best_step"]
-        self._best, self._best_score = state["best"], state["best_score"]
-
-    def _write(self) -> None:
-        if self._best is not None:
-            self.model.load_state_dict(self._best)
-        else:
-            self.result.best_step = self.step
-        with new_folder(self.output) as copy:
-            source = self.folder.path
-            shutil.copytree(source, copy, ignore=ignore_other_engines, dirs_exist_ok=True)
-            transformer = copy / self.folder.transformer_path.relative_to(source)
-            for path in transformer.iterdir():
-                if is_weight_file(path.name):
-                    path.unlink()
-            write_safetensors(
-                transformer / "model.safetensors", self.model.tensors(), {"format": "pt"}
-            )
-            summary = {
-                "config": dataclasses.asdict(self.config),
-                "steps": self.step,
-                "best_step": self.result.best_step,
-                "losses": self.result.losses,
-                "evaluations": self.result.evaluations,
-            }
-            (copy / "minifuse_training.json").write_text(json.dumps(summary, indent=1), "utf-8")
+    def _write_folder(self, folder: Path) -> None:
+        source = self.folder.path
+        shutil.copytree(source, folder, ignore=ignore_other_engines, dirs_exist_ok=True)
+        transformer = folder / self.folder.transformer_path.relative_to(source)
+        for path in transformer.iterdir():
+            if is_weight_file(path.name):
+                path.unlink()
+        write_safetensors(transformer / "model.safetensors", self.model.tensors(), {"format": "pt"})

@@ -1,0 +1,96 @@
+"""Cross-encoders of random weights of each family, small enough for every test."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+
+TEXTS = [
+    "how many people live in berlin",
+    "Berlin had a population of 3,520,031 registered inhabitants in an area of 891.82 square km.",
+    "",
+    "dogs run over lazy dogs and jump, jump, jump " * 4,
+    "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich.",
+]
+SIZES = {"num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+def pair_tokenizer(single: str, second: str, special: list[str]) -> Tokenizer:
+    """A byte-level BPE whose pairs are the template of one text and what follows it."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=single,
+        pair=f"{single} {second}",
+        special_tokens=[(one, tokenizer.token_to_id(one)) for one in special],
+    )
+    return tokenizer
+
+
+BERT = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+ROBERTA = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+ONE_TYPE = {"type_vocab_size": 1, "max_position_embeddings": 514}
+FAMILIES = {
+    "bert": ("Bert", "[CLS] $A [SEP]", "$B:1 [SEP]:1", BERT, {}),
+    "roberta": ("Roberta", "<s> $A </s>", "</s> $B </s>", ROBERTA, ONE_TYPE),
+    "xlm-roberta": ("XLMRoberta", "<s> $A </s>", "</s> $B </s>", ROBERTA, ONE_TYPE),
+    "electra": ("Electra", "[CLS] $A [SEP]", "$B:1 [SEP]:1", BERT, {"embedding_size": 32}),
+    "distilbert": ("DistilBert", "[CLS] $A [SEP]", "$B [SEP]", BERT, {}),
+    "mpnet": ("MPNet", "<s> $A </s>", "</s> $B </s>", ROBERTA, {"max_position_embeddings": 514}),
+    "nomic_bert": ("NomicBert", "[CLS] $A [SEP]", "$B:1 [SEP]:1", BERT, {}),
+    "gte": ("Gte", "<s> $A </s>", "</s> $B </s>", ROBERTA, {}),
+    "modernbert": ("ModernBert", "[CLS] $A [SEP]", "$B [SEP]", BERT, {"local_attention": 12}),
+    "modernbert, mean": (
+        "ModernBert",
+        "[CLS] $A [SEP]",
+        "$B [SEP]",
+        BERT,
+        {"classifier_pooling": "mean"},
+    ),
+}
+
+
+def write_cross_encoder(folder, family: str, num_labels: int = 1, **changes):
+    """A random cross-encoder of a family, its biases and LayerNorms as random as its matrices."""
+    name, single, second, special, settings = FAMILIES[family]
+    tokenizer = pair_tokenizer(single, second, special)
+    pad = "[PAD]" if special is BERT else "<pad>"
+    shape = {"hidden_size": 32, "intermediate_size": 48, **SIZES}
+    if family == "distilbert":
+        shape = {"dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 4}
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=tokenizer.get_vocab_size(),
+        num_labels=num_labels,
+        pad_token_id=tokenizer.token_to_id(pad),
+        **shape,
+        **settings,
+    )
+    torch.manual_seed(0)  # the same weights each time
+    model = getattr(transformers, f"{name}ForSequenceClassification")(config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+    model.eval().save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    has_types = family in ("bert", "electra", "nomic_bert")
+    names = ["input_ids", "attention_mask"] + ["token_type_ids"] * has_types
+    tokenizer_config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": names,
+        "model_max_length": 48,
+        "pad_token": pad,
+        **changes,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
+    return folder
