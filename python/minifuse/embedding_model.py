@@ -5,7 +5,7 @@ and similarities.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 from minifuse.base_model import BaseModel
 from minifuse.search import similarity
@@ -20,6 +20,7 @@ class EmbeddingModel(BaseModel):
         similarity_fn_name: what similarity() computes.
     """
 
+    SUPPORTED_SIMILARITY_FN_NAMES: ClassVar[list[str]] = list(similarity.SIMILARITIES)
     _similarity_fn_name = "cosine"
 
     @property

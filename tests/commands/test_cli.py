@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -265,3 +266,34 @@ def test_nobody_reads_on():
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 141
+
+
+def test_models_of_the_caches(tiny_folder, tmp_path, monkeypatch, capsys):
+    """Each with its class, or the reason why it does not run; then the families."""
+    monkeypatch.setenv("MINIFUSE_CACHE", str(tmp_path / "own"))
+    monkeypatch.setenv("SENTENCE_TRANSFORMERS_HOME", str(tmp_path / "hub"))
+    assert main(["models"]) == 0
+    shown = capsys.readouterr().out
+    assert "no model in the cache" in shown
+    assert "xlm-roberta" in shown
+
+    shutil.copytree(tiny_folder, tmp_path / "own" / "tiny")
+    for name, changes in (("me--good", {}), ("me--odd", {"model_type": "deberta"})):
+        repo = tmp_path / "hub" / f"models--{name}"
+        (repo / "refs").mkdir(parents=True)
+        (repo / "refs" / "main").write_text("a" * 40)
+        folder = repo / "snapshots" / ("a" * 40)
+        shutil.copytree(tiny_folder, folder)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | changes))
+    assert main(["models", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    cached = {row["name"]: row for row in found["cached"]}
+    assert set(cached) == {"tiny", "me/good", "me/odd"}
+    for name in ("tiny", "me/good"):
+        row = cached[name]
+        assert (row["class"], row["family"], row["width"]) == ("SentenceTransformer", "bert", 48)
+        assert row["MB"] > 0
+    assert "does not run" in cached["me/odd"]["remark"]
+    assert "deberta" in cached["me/odd"]["remark"]
+    assert {row["family"] for row in found["families"]} >= {"bert", "modernbert", "qwen3"}

@@ -14,7 +14,7 @@ __all__ = ["main"]
 
 def _parser() -> argparse.ArgumentParser:
     from minifuse import __version__
-    from minifuse.cli import (
+    from minifuse.cli.commands import (
         bench,
         compare,
         encode,
@@ -23,6 +23,7 @@ def _parser() -> argparse.ArgumentParser:
         finetune,
         index,
         info,
+        models,
         parity,
         quantize,
         similarity,
@@ -34,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"minifuse {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in (encode, similarity, evaluate, compare, explore, finetune, quantize, parity,
-                    bench, index, info):  # fmt: skip
+                    bench, index, info, models):  # fmt: skip
         command.add(commands)
     return parser
 

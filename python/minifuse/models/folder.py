@@ -32,6 +32,7 @@ __all__ = [
     "QUANTIZED_WEIGHTS",
     "ModelFolder",
     "is_cross_encoder",
+    "is_sparse_encoder",
     "read_cross_encoder_folder",
     "read_model_folder",
     "read_sparse_folder",
@@ -214,7 +215,7 @@ def read_model_folder(folder: Path) -> ModelFolder:
     if not kinds or kinds[0][0] not in ("Transformer", "StaticEmbedding"):
         raise ValueError(
             f"{folder}: modules.json must begin with Transformer or StaticEmbedding, got "
-            f"{kinds[:1]}"
+            f"{[kind for kind, _ in kinds[:1]]}"
         )
     is_static = kinds[0][0] == "StaticEmbedding"
     read = _read_static if is_static else _read_transformer
@@ -281,6 +282,16 @@ def read_cross_encoder_folder(folder: Path) -> ModelFolder:
     model.poolings = [_head_pooling(model, head)]
     model.modules = list(read_head(model.weights_path, model.architecture, head, model.description))
     return model
+
+
+def is_sparse_encoder(folder: Path) -> bool:
+    """Return whether a folder holds a sparse encoder by sentence-transformers' modules.
+
+    Raises:
+        ValueError: its modules.json is damaged.
+    """
+    has_modules = (folder / "modules.json").is_file()
+    return has_modules and "SpladePooling" in [kind for kind, _ in _module_paths(folder)]
 
 
 def read_sparse_folder(folder: Path) -> ModelFolder:

@@ -27,6 +27,7 @@ __all__ = [
     "MaskedLanguage",
     "Rows",
     "architecture_of",
+    "families",
     "section",
     "without_biases",
 ]
@@ -186,12 +187,10 @@ STATIC = Architecture(model_types=(), describe=_describe_nothing, tensors={})
 
 
 @functools.cache
-def _architectures() -> dict[str, Architecture]:
-    found: dict[str, Architecture] = {}
-    for module in pkgutil.iter_modules(__path__):
-        one: Architecture = importlib.import_module(f"{__name__}.{module.name}").ARCHITECTURE
-        found |= dict.fromkeys(one.model_types, one)
-    return found
+def families() -> dict[str, Architecture]:
+    """Return every family by the name of its file."""
+    names = [module.name for module in pkgutil.iter_modules(__path__)]
+    return {name: importlib.import_module(f"{__name__}.{name}").ARCHITECTURE for name in names}
 
 
 def architecture_of(config: Config) -> Architecture:
@@ -203,7 +202,7 @@ def architecture_of(config: Config) -> Architecture:
     model_type = config.values.get("model_type")
     if config.values.get("position_embedding_type") == "alibi":
         model_type = f"{model_type} with alibi"  # JinaBERT's configurations say bert
-    known = _architectures()
+    known = {name: one for one in families().values() for name in one.model_types}
     if not isinstance(model_type, str) or model_type not in known:
         raise ValueError(
             f"{config.path}: model_type is {model_type!r}; minifuse runs {', '.join(known)} "

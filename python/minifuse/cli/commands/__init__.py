@@ -1,0 +1,1 @@
+"""The commands: each a file, with add() for the command line."""
