@@ -139,7 +139,8 @@ class SparseEncoder(EmbeddingModel):
             save_to_cpu, device: accepted: a sparse encoder runs on the CPU.
             max_active_dims: for this call; None takes the model's.
             pool, chunk_size: accepted and ignored, because threads serve.
-            task: "query", "document" or None; accepted.
+            task: "query" or "document", which some models treat differently; None: as the model's
+                default has it.
             num_threads: for this call; None takes the model's.
 
         Returns:
@@ -167,8 +168,13 @@ class SparseEncoder(EmbeddingModel):
             prompt=self._resolve_prompt(prompt, prompt_name) or "",
             batch_size=int(batch_size),
         )
-        with progress_bar(len(texts), show_progress_bar) as advance:
-            rows, _ = self.pipeline.encode(texts, request, advance)
+        pipeline = self.pipeline
+        assert isinstance(pipeline, SparsePipeline)
+        if pipeline.queries is not None and (task or pipeline.folder.default_route) == "query":
+            rows = pipeline.encode_queries(texts, request)
+        else:
+            with progress_bar(len(texts), show_progress_bar) as advance:
+                rows, _ = pipeline.encode(texts, request, advance)
         most = self._max_active_dims if max_active_dims is None else max_active_dims
         if most is not None:
             rows = [row.largest(most) for row in rows]

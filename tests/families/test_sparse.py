@@ -12,7 +12,12 @@ import torch
 import transformers
 from family import BERT_SIZES, TEXTS, byte_tokenizer, write_folder
 from safetensors.torch import load_file, save_file
-from sentence_transformers.sparse_encoder.modules import MLMTransformer, SpladePooling
+from sentence_transformers.base.modules import Router
+from sentence_transformers.sparse_encoder.modules import (
+    MLMTransformer,
+    SparseStaticEmbedding,
+    SpladePooling,
+)
 
 from minifuse import SparseEncoder, sparse_encoder
 from minifuse.native import core
@@ -223,3 +228,71 @@ def test_weights_of_words(isa, rng, dtype):
         offsets = np.array(bad, np.int32)
         with pytest.raises(ValueError, match=message):
             core.splade_weights(x, offsets, packed, bias.astype(np.float32), False)
+
+
+@pytest.fixture(params=["tensor", "json"])
+def routed(request, folder, tmp_path):
+    """A model whose queries are weighed by a table, as sentence-transformers saves it."""
+    fast = transformers.AutoTokenizer.from_pretrained(folder)
+    table = SparseStaticEmbedding(tokenizer=fast)
+    with torch.no_grad():
+        table.weight.copy_(
+            torch.rand(len(table.weight), generator=torch.Generator().manual_seed(0))
+        )
+        table.weight[::5] = 0
+    router = Router.for_query_document(
+        query_modules=[table],
+        document_modules=[MLMTransformer(str(folder)), SpladePooling()],
+    )
+    theirs = sentence_transformers.SparseEncoder(modules=[router], device="cpu")
+    path = tmp_path / "routed"
+    theirs.save(str(path))
+    if request.param == "json":
+        place = path / "query_0_SparseStaticEmbedding"
+        words = {fast.convert_ids_to_tokens(i): w for i, w in enumerate(table.weight.tolist()) if w}
+        (place / "idf.json").write_text(json.dumps(words))
+        (place / "config.json").write_text('{"frozen": false, "path": "idf.json"}')
+        (place / "model.safetensors").unlink()
+    return path, theirs
+
+
+def test_queries_are_weighed_without_the_encoder(routed, tmp_path):
+    path, theirs = routed
+    ours = SparseEncoder(path)
+    queries = [text for text in TEXTS if text] + ["a b a b"]
+    for prompt in (None, "find: "):
+        found = ours.encode_query(queries, prompt=prompt).to_dense()
+        expected = theirs.encode_query(queries, prompt=prompt).to_dense()
+        assert torch.equal(found, expected)
+        assert bool((found > 0).any())
+    expected = theirs.encode_document(TEXTS).to_dense()
+    assert torch.abs(ours.encode_document(TEXTS).to_dense() - expected).max() <= 1e-5
+    assert torch.equal(ours.encode(TEXTS).to_dense(), ours.encode_document(TEXTS).to_dense())
+    assert ours.encode_query("").to_dense().sum() == 0
+    for again in (copy.deepcopy(ours), SparseEncoder(saved(ours, tmp_path / "again"))):
+        assert torch.equal(again.encode_query(queries).to_dense(),
+                           ours.encode_query(queries).to_dense())  # fmt: skip
+    with pytest.raises(TypeError, match=r"inputs\[1\]"):
+        ours.encode_query(["a", 3])
+
+
+def saved(model, path):
+    model.save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("router_config.json", {"structure": {"query": []}}, "query and document"),
+        ("router_config.json", {"types": 3}, "wanted types"),
+        ("router_config.json", {"parameters": {"default_route": "x"}}, "default_route"),
+        ("query_0_SparseStaticEmbedding/config.json", {"path": "no.json"}, "no.json"),
+    ],
+)
+def test_a_damaged_router_is_named(routed, file, changes, message):
+    path, _ = routed
+    config = json.loads((path / file).read_text())
+    (path / file).write_text(json.dumps(config | changes))
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        SparseEncoder(path)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -439,3 +441,30 @@ def test_affinity_limits_the_threads():
         check=True,
     )
     assert run.stdout.strip() == "1"
+
+
+@pytest.mark.parametrize("module", ["", "0_Transformer"])
+def test_a_cached_name_opens_no_socket(tiny_folder, tmp_path, monkeypatch, module):
+    """Wherever in the folder the first module lies."""
+    repo = tmp_path / "models--me--tiny"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text("a" * 40)
+    folder = repo / "snapshots" / ("a" * 40)
+    shutil.copytree(tiny_folder, folder)
+    if module:
+        (folder / module).mkdir()
+        for path in list(folder.iterdir()):
+            if path.is_file() and "modules" not in path.name:
+                path.rename(folder / module / path.name)
+        kinds = [("sentence_transformers.models.Transformer", module),
+                 ("sentence_transformers.models.Normalize", "2_Normalize")]  # fmt: skip
+        pooling = {"pooling_mode_mean_tokens": True}
+        (folder / "1_Pooling").mkdir(exist_ok=True)
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+        kinds.insert(1, ("sentence_transformers.models.Pooling", "1_Pooling"))
+        (folder / "modules.json").write_text(
+            json.dumps([{"type": kind, "path": path} for kind, path in kinds])
+        )
+    monkeypatch.setattr("socket.socket", None)
+    model = SentenceTransformer("me/tiny", cache_folder=tmp_path, local_files_only=True)
+    assert model.encode(TEXTS).shape == (len(TEXTS), 48)

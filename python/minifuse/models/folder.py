@@ -82,6 +82,8 @@ class ModelFolder:
     similarity_fn_name: str | None = None
     truncate_dim: int | None = None
     activation_fn: str | None = None
+    queries_path: Path | None = None  # of the weights that words have in queries
+    default_route: str = "document"  # of a model with such weights
 
     @property
     def is_static(self) -> bool:
@@ -288,10 +290,13 @@ def is_sparse_encoder(folder: Path) -> bool:
     """Return whether a folder holds a sparse encoder by sentence-transformers' modules.
 
     Raises:
-        ValueError: its modules.json is damaged.
+        ValueError: its modules.json or router_config.json is damaged.
     """
     has_modules = (folder / "modules.json").is_file()
-    return has_modules and "SpladePooling" in [kind for kind, _ in _module_paths(folder)]
+    kinds = _module_paths(folder) if has_modules else []
+    if [kind for kind, _ in kinds] == ["Router"]:
+        kinds = _read_router(folder, kinds[0][1])[0]["document"]
+    return "SpladePooling" in [kind for kind, _ in kinds]
 
 
 def read_sparse_folder(folder: Path) -> ModelFolder:
@@ -303,15 +308,23 @@ def read_sparse_folder(folder: Path) -> ModelFolder:
     """
     folder = folder.absolute()
     kinds = _module_paths(folder) if (folder / "modules.json").is_file() else []
+    queries_path, default_route = None, "document"
+    if [kind for kind, _ in kinds] == ["Router"]:
+        routes, default_route = _read_router(folder, kinds[0][1])
+        if [kind for kind, _ in routes["query"]] != ["SparseStaticEmbedding"]:
+            to = ", ".join(kind for kind, _ in routes["query"])
+            raise ValueError(f"{folder}: queries go to {to}, wanted SparseStaticEmbedding")
+        queries_path, kinds = routes["query"][0][1], routes["document"]
     names = [kind for kind, _ in kinds]
     if kinds and (
         names[0] not in ("MLMTransformer", "Transformer") or names[1:] != ["SpladePooling"]
     ):
         raise ValueError(
             f"{folder}: modules.json lists {', '.join(names)}; minifuse runs sparse encoders of "
-            "one MLMTransformer and SpladePooling"
+            "one MLMTransformer and SpladePooling, with or without a Router before them"
         )
     model = _read_transformer(folder, kinds[0][1] if kinds else folder)
+    model.queries_path, model.default_route = queries_path, default_route
     if kinds:
         path = kinds[1][1] / "config.json"
         config = Config(path, read_object(path))
@@ -323,6 +336,31 @@ def read_sparse_folder(folder: Path) -> ModelFolder:
             )
         model.takes_log_twice = activation == "log1p_relu"
     return model
+
+
+def _read_router(folder: Path, router: Path) -> tuple[dict[str, list[tuple[str, Path]]], str]:
+    """The modules of queries and those of documents, and where a text goes that is neither."""
+    path = router / "router_config.json"
+    config = read_object(path)
+    types, structure = config.get("types"), config.get("structure")
+    parameters = config.get("parameters") or {}
+    if not (
+        isinstance(types, dict)
+        and isinstance(structure, dict)
+        and isinstance(parameters, dict)
+        and set(structure) == {"query", "document"}
+        and all(isinstance(names, list) for names in structure.values())
+        and all(isinstance(types.get(str(n)), str) for names in structure.values() for n in names)
+    ):
+        raise ValueError(f"{path}: wanted types, and a structure of query and document")
+    routes = {
+        route: [(types[n].rsplit(".", 1)[-1], _within(folder, n, path)) for n in names]
+        for route, names in structure.items()
+    }
+    default = parameters.get("default_route") or "document"
+    if default not in routes:
+        raise ValueError(f"{path}: default_route is {default!r:.60}, wanted query or document")
+    return routes, default
 
 
 def _head_pooling(model: ModelFolder, head: Head) -> str:

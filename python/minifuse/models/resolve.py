@@ -159,8 +159,14 @@ def _snapshot(
         if local:
             return None
         raise
-    complete = (folder / "config.json").is_file() and find_weights(folder) is not None
-    return folder if complete or not local else None
+    return folder if _is_complete(folder) or not local else None
+
+
+def _is_complete(folder: Path) -> bool:
+    """Return whether a folder has settings and weights, these in it or in a module's folder."""
+    has_settings = any((folder / name).is_file() for name in ("config.json", "modules.json"))
+    folders = [folder, *(path for path in folder.iterdir() if path.is_dir())]
+    return has_settings and any(find_weights(path) is not None for path in folders)
 
 
 def _package_folder() -> Path:

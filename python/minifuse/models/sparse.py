@@ -1,22 +1,34 @@
 """Texts to sparse vectors: the head of a masked language model gives every word of the vocabulary a
-weight in a text (SPLADE, Formal et al. 2021).
+weight in a text (SPLADE, Formal et al. 2021). Some models weigh the words of a query by a table
+alone, without an encoder (Geng et al. 2024, arXiv:2411.04403).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from minifuse.models.checkpoint import open_checkpoint
+from minifuse.models.description import read_object
 from minifuse.models.folder import ModelFolder
+from minifuse.models.modules import weights_of
 from minifuse.models.pipeline import Pipeline, Request
 from minifuse.native import FloatArray, core
 from minifuse.native.devices import Device
-from minifuse.tokens.tokenization import TokenBatch
+from minifuse.tokens.tokenization import TextTokenizer, TokenBatch
 
-__all__ = ["MaskedLanguageHead", "SparsePipeline", "SparseRow", "read_masked_language_head"]
+__all__ = [
+    "MaskedLanguageHead",
+    "SparsePipeline",
+    "SparseRow",
+    "WordWeights",
+    "read_masked_language_head",
+    "read_word_weights",
+]
 
 # Weights of all words that exist at a time, in floats: 64 texts of BERT's vocabulary.
 _MOST_WEIGHTS = 1 << 21
@@ -129,11 +141,73 @@ class SparseRow(NamedTuple):
         return SparseRow(self.words[kept], self.weights[kept])
 
 
+class WordWeights(NamedTuple):
+    """A weight for each word, which it has in every query that it stands in.
+
+    Attributes:
+        tokenizer: of queries; it adds no special tokens.
+        weights: float32 [vocab_size].
+        max_seq_length: words of a query that count, at most.
+    """
+
+    tokenizer: TextTokenizer
+    weights: FloatArray
+    max_seq_length: int
+
+    def rows(self, texts: Sequence[str], num_threads: int) -> list[SparseRow]:
+        """The words of each text with their weights."""
+        tokens = self.tokenizer.encode(texts, self.max_seq_length, num_threads)
+        found = []
+        for ids in np.split(tokens.ids, tokens.cu_seqlens()[1:-1]):
+            words = np.unique(ids)
+            words = words[self.weights[words] != 0]
+            found.append(SparseRow(words, self.weights[words]))
+        return found
+
+
+def read_word_weights(path: Path) -> WordWeights:
+    """Return the weights of a SparseStaticEmbedding's folder.
+
+    Raises:
+        FileNotFoundError: the weights or the tokenizer are missing.
+        ValueError: a file is damaged, or the tokenizer has words without a weight.
+    """
+    tokenizer = TextTokenizer.from_folder(path, adds_special=False)
+    name = str(read_object(path / "config.json").get("path") or "model.safetensors")
+    if name.endswith(".json"):
+        weights = np.zeros(tokenizer.vocab_size, np.float32)
+        for word, weight in read_object(path / Path(name).name).items():
+            number = tokenizer.backend.token_to_id(word)
+            if number is None or type(weight) not in (int, float):
+                raise ValueError(f"{path}: {word!r:.40} with {weight!r:.40} is no word's weight")
+            weights[number] = weight
+    else:
+        with open_checkpoint(weights_of(path)) as file:
+            if "weight" not in file.names():
+                raise ValueError(f"{path}: lacks the tensor 'weight'")
+            weights = file.read("weight")
+    if weights.ndim != 1 or len(weights) < tokenizer.vocab_size or not np.isfinite(weights).all():
+        raise ValueError(
+            f"{path}: 'weight' has shape {list(weights.shape)}, wanted a finite number for each of "
+            f"the {tokenizer.vocab_size} words"
+        )
+    length = _max_length(path)
+    return WordWeights(tokenizer, weights, length)
+
+
+def _max_length(path: Path) -> int:
+    settings = path / "tokenizer_config.json"
+    value = read_object(settings).get("model_max_length") if settings.is_file() else None
+    # Numbers beyond any text stand for no limit.
+    return int(value) if isinstance(value, (int, float)) and 1 <= value < 1 << 24 else 1 << 24
+
+
 class SparsePipeline(Pipeline):
     """A model's tokenizer, encoder and head for masked words, on the CPU.
 
     Attributes:
         head: the head; its matrices are in bfloat16 where the encoder's are in fewer bits.
+        queries: weights of words in queries; None: queries are encoded as documents are.
     """
 
     def __init__(
@@ -143,6 +217,27 @@ class SparsePipeline(Pipeline):
         kind = "float32" if self.dtype == "float32" else "bfloat16"
         self.head = read_masked_language_head(folder, kind)
         self.width = folder.description.vocab_size
+        self.queries = (
+            None if folder.queries_path is None else read_word_weights(folder.queries_path)
+        )
+        if self.queries is not None and len(self.queries.weights) > self.width:
+            raise ValueError(
+                f"{folder.path}: queries have {len(self.queries.weights)} words and documents "
+                f"{self.width}: they belong to different models"
+            )
+
+    def encode_queries(self, texts: list[Any], request: Request) -> list[SparseRow]:
+        """Weights of words in queries, by the table.
+
+        Raises:
+            TypeError: an input is not a string.
+            ValueError: it is not valid Unicode.
+        """
+        assert self.queries is not None
+        for place, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"inputs[{place}] is a {type(text).__name__}, wanted a string")
+        return self.queries.rows([request.prompt + text for text in texts], request.num_threads)
 
     def _room(self, num_texts: int, request: Request) -> Any:
         return [None] * num_texts
