@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import torch
 from sentence_transformers.sentence_transformer import evaluation
 
 import minifuse
-from minifuse import SentenceTransformer, util
+from minifuse import SentenceTransformer, embedders, util
 
 TEXTS = ["the sky is blue.", "a dog runs", "lazy dogs jump over the sky", "the dog"]
 
@@ -290,3 +292,33 @@ def test_a_model_is_uploaded(model, monkeypatch):
     assert calls == [
         ("hub", None), ("repo", "tiny", True), ("branch", "new"), ("upload", "new", True)
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("library", ["bertopic", "keybert"])
+def test_libraries_that_ask_for_their_own_embedder(model, library, monkeypatch):
+    make = getattr(embedders, f"{library}_embedder")
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.setitem(sys.modules, f"{library}.backend", None)
+    with pytest.raises(ImportError, match=f"pip install {library}"):
+        make(model)
+
+    class BaseEmbedder:  # as both libraries have it
+        def __init__(self, embedding_model=None, word_embedding_model=None):
+            self.embedding_model = embedding_model
+
+        def embed(self, documents, verbose=False):
+            raise NotImplementedError
+
+        def embed_words(self, words, verbose=False):
+            return self.embed(words, verbose)
+
+    backend = types.ModuleType(f"{library}.backend")
+    backend.BaseEmbedder = BaseEmbedder
+    monkeypatch.setitem(sys.modules, library, types.ModuleType(library))
+    monkeypatch.setitem(sys.modules, f"{library}.backend", backend)
+    embedder = make(model, normalize_embeddings=True)
+    assert isinstance(embedder, BaseEmbedder)
+    assert embedder.embedding_model is model
+    expected = model.encode(TEXTS, normalize_embeddings=True)
+    np.testing.assert_array_equal(embedder.embed(np.array(TEXTS)), expected)
+    np.testing.assert_array_equal(embedder.embed_words(TEXTS), expected)
