@@ -20,6 +20,7 @@ from sentence_transformers.sparse_encoder.modules import (
 )
 
 from minifuse import SparseEncoder, sparse_encoder
+from minifuse.models.quantization import quantize
 from minifuse.native import core
 
 SIZES = BERT_SIZES | {"max_position_embeddings": 130}
@@ -274,6 +275,26 @@ def test_queries_are_weighed_without_the_encoder(routed, tmp_path):
                            ours.encode_query(queries).to_dense())  # fmt: skip
     with pytest.raises(TypeError, match=r"inputs\[1\]"):
         ours.encode_query(["a", 3])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_folder_in_int8_gives_the_bits_of_int8(tmp_path, name):
+    folder = write(tmp_path, name)
+    ours = SparseEncoder(quantize(folder, tmp_path / "int8"))
+    assert (ours.dtype, ours.is_quantized) == ("int8", True)
+    expected = SparseEncoder(folder, dtype="int8").encode(TEXTS)
+    assert torch.equal(ours.encode(TEXTS).to_dense(), expected.to_dense())
+
+
+def test_a_routed_folder_in_int8(routed, tmp_path):
+    path, _ = routed
+    ours, whole = (
+        SparseEncoder(quantize(path, tmp_path / "int8")),
+        SparseEncoder(path, dtype="int8"),
+    )
+    for encode in ("encode_query", "encode_document"):
+        found, expected = (getattr(one, encode)(TEXTS).to_dense() for one in (ours, whole))
+        assert torch.equal(found, expected)
 
 
 def saved(model, path):

@@ -22,13 +22,16 @@ from minifuse import ops
 from minifuse.files.safetensors_file import SafetensorsFile, write_safetensors
 from minifuse.files.whole import ignore_other_engines, new_folder
 from minifuse.models import calibration_text
+from minifuse.models.architectures import Head, MaskedLanguage
 from minifuse.models.checkpoint import is_weight_file
 from minifuse.models.folder import (
     QUANTIZED_WEIGHTS,
     ModelFolder,
     is_cross_encoder,
+    is_sparse_encoder,
     read_cross_encoder_folder,
     read_model_folder,
+    read_sparse_folder,
 )
 from minifuse.models.resolve import resolve_model
 from minifuse.models.weights import (
@@ -223,10 +226,10 @@ def quantize(
 ) -> Path:
     """Write a model as a folder whose matrices are in int8, so that it loads at once.
 
-    SentenceTransformer(output), or CrossEncoder(output) of a model that scores pairs, gives bit for
-    bit the results of the model loaded with dtype="int8" by the same version of minifuse, whatever
-    the instruction set. The folder appears whole or not at all; sentence-transformers cannot read
-    it.
+    SentenceTransformer(output), CrossEncoder(output) or SparseEncoder(output), as the model is one,
+    gives bit for bit the results of the model loaded with dtype="int8" by the same version of
+    minifuse, whatever the instruction set. The folder appears whole or not at all;
+    sentence-transformers cannot read it.
 
     Args:
         model_name_or_path: a folder or name, as SentenceTransformer takes it.
@@ -242,8 +245,7 @@ def quantize(
         ValueError: the model is quantised already, or is not one that minifuse computes.
     """
     path = resolve_model(str(model_name_or_path))
-    scores_pairs = is_cross_encoder(path)
-    folder = read_cross_encoder_folder(path) if scores_pairs else read_model_folder(path)
+    folder, head = _read(path)
     if folder.is_quantized:
         raise ValueError(f"{folder.path}: is quantised already; give the model it was made from")
     threads = core.default_num_threads() if num_threads is None else num_threads
@@ -260,11 +262,21 @@ def quantize(
                 tensors[f"{slot}.{part}"] = array
         # All others keep the checkpoint's names and rows: they are read as a checkpoint's.
         slots = new_encoder(folder.description, "int8").weight_slots().keys() - done
-        head = folder.architecture.head if scores_pairs else None
         tensors |= stored_tensors(folder, slots, head.tensors() if head else ())
         transformer = copy / folder.transformer_path.relative_to(folder.path)
         write_safetensors(transformer / QUANTIZED_WEIGHTS, tensors, _FORMAT)
     return Path(output)
+
+
+def _read(path: Path) -> tuple[ModelFolder, Head | MaskedLanguage | None]:
+    """Read a folder as the class of its model does, and return the head that this one has."""
+    if is_cross_encoder(path):
+        folder = read_cross_encoder_folder(path)
+        return folder, folder.architecture.head
+    if is_sparse_encoder(path):
+        folder = read_sparse_folder(path)
+        return folder, folder.architecture.masked_language
+    return read_model_folder(path), None
 
 
 def _ignored(weights_path: Path) -> Any:

@@ -133,6 +133,12 @@ class MaskedLanguage:
     biases: tuple[str, ...] = ()
     activation: str | None = None
 
+    def tensors(self) -> list[str]:
+        """Names of all tensors that the head can have."""
+        layers = (self.dense, self.norm, self.decoder)
+        own = [f"{one}.{part}" for one in layers for part in ("weight", "bias")]
+        return own + list(self.biases)
+
 
 @dataclass(frozen=True)
 class Architecture:
