@@ -131,7 +131,8 @@ class BaseModel(DropIn):
             either(processor_kwargs, tokenizer_kwargs, "processor_kwargs", "tokenizer_kwargs") or {}
         )
         model_max_length = options.pop("model_max_length", None)
-        options.pop("use_fast", None)
+        for name in ("use_fast", "padding_side"):  # nothing is padded
+            options.pop(name, None)
         for name in sorted(options):
             raise ValueError(f"processor_kwargs[{name!r}] is not supported; set model.tokenizer")
 
@@ -398,6 +399,10 @@ def _shown_bar(total: int) -> Iterator[Callable[[int], Any]]:
         yield bar.update
 
 
+# Arguments of transformers that change no result here: there is one attention, and it is exact.
+_HARMLESS = ("attn_implementation", "low_cpu_mem_usage", "use_safetensors")
+
+
 def _asked_dtype(
     dtype: str | None, model_kwargs: dict[str, Any] | None, kind: type[Pipeline], device: Device
 ) -> str | None:
@@ -405,7 +410,8 @@ def _asked_dtype(
     options = dict(model_kwargs or {})
     asked = [dtype, options.pop("torch_dtype", None), options.pop("dtype", None)]
     asked[1:] = [one for one in asked[1:] if one != "auto"]  # transformers': as the file has it
-    options.pop("attn_implementation", None)  # there is one attention, and it is exact
+    for name in _HARMLESS:
+        options.pop(name, None)
     for name in sorted(options):
         raise ValueError(f"model_kwargs[{name!r}] is not supported")
     names = {str(one).removeprefix("torch.") for one in asked if one is not None}

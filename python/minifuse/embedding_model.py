@@ -4,10 +4,11 @@ and similarities.
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from typing import Any, ClassVar
 
-from minifuse.base_model import BaseModel
+from minifuse.base_model import BaseModel, either
 from minifuse.search import similarity
 
 __all__ = ["EmbeddingModel"]
@@ -42,12 +43,15 @@ class EmbeddingModel(BaseModel):
         prompt_name: str | None = None,
         prompt: str | None = None,
         *args: Any,
+        sentences: Any = None,
         **kwargs: Any,
     ) -> Any:
         """As encode; the prompt named "query" applies unless prompt or prompt_name is given."""
         if prompt is None and prompt_name is None and "query" in self.prompts:
             prompt_name = "query"
-        return self.encode(inputs, prompt_name, prompt, *args, **kwargs, task="query")
+        inputs = either(inputs, sentences, "inputs", "sentences")
+        named = self._by_name(args) | kwargs | {"task": "query"}
+        return self.encode(inputs=inputs, prompt_name=prompt_name, prompt=prompt, **named)
 
     def encode_document(
         self,
@@ -55,13 +59,23 @@ class EmbeddingModel(BaseModel):
         prompt_name: str | None = None,
         prompt: str | None = None,
         *args: Any,
+        sentences: Any = None,
         **kwargs: Any,
     ) -> Any:
         """As encode; the first prompt of "document", "passage", "corpus" applies."""
         if prompt is None and prompt_name is None:
             names = [n for n in ("document", "passage", "corpus") if n in self.prompts]
             prompt_name = names[0] if names else None
-        return self.encode(inputs, prompt_name, prompt, *args, **kwargs, task="document")
+        inputs = either(inputs, sentences, "inputs", "sentences")
+        named = self._by_name(args) | kwargs | {"task": "document"}
+        return self.encode(inputs=inputs, prompt_name=prompt_name, prompt=prompt, **named)
+
+    def _by_name(self, arguments: tuple[Any, ...]) -> dict[str, Any]:
+        """Arguments that encode takes by position behind the prompt, by their names."""
+        if not arguments:
+            return {}
+        names = list(inspect.signature(type(self).encode).parameters)[4:]  # behind self
+        return dict(zip(names, arguments, strict=False))
 
     def encode_multi_process(
         self, inputs: Any = None, pool: Any = None, *args: Any, **kwargs: Any

@@ -415,4 +415,6 @@ def _rows_of_tokens(value: Any, torch: Any) -> Any:
     """Rows of a text's tokens and more, as tensors where torch is given or tensors preferred."""
     if isinstance(value, dict):
         return {key: _rows_of_tokens(one, torch) for key, one in value.items()}
+    if not isinstance(value, np.ndarray):
+        return value
     return preferred(value) if torch is None else torch.from_numpy(value)

@@ -45,6 +45,33 @@ def test_arguments_of_queries_and_documents_go_by_position(model, theirs):
     assert not np.allclose(model.encode_query(TEXTS), model.encode_document(TEXTS))
 
 
+@pytest.mark.parametrize("kind", ["query", "document"])
+def test_a_task_passes_everything_on_by_name(model, monkeypatch, kind):
+    """As programs that replace encode expect it."""
+    calls = []
+    monkeypatch.setattr(model, "encode", lambda *args, **kwargs: calls.append((args, kwargs)))
+    ask = getattr(model, f"encode_{kind}")
+    ask(sentences=TEXTS, batch_size=4, own=1)
+    ask(TEXTS, None, "x ", 8, False)
+    assert calls == [
+        ((), {"inputs": TEXTS, "prompt_name": kind, "prompt": None, "batch_size": 4,
+              "own": 1, "task": kind}),
+        ((), {"inputs": TEXTS, "prompt_name": None, "prompt": "x ", "batch_size": 8,
+              "show_progress_bar": False, "task": kind}),
+    ]  # fmt: skip
+
+
+def test_the_length_of_a_prompt(model, theirs):
+    for prompt in ("the ", ""):
+        ours, other = (
+            one.encode(TEXTS[:2], prompt=prompt, output_value=None)[0] for one in (model, theirs)
+        )
+        assert set(ours) == set(other)
+        assert ours["modality"] == other["modality"]
+        if prompt:
+            assert int(ours["prompt_length"]) == int(other["prompt_length"])
+
+
 def test_devices_and_dtypes_are_those_of_tensors(model):
     tensor = model.encode(TEXTS, convert_to_tensor=True)
     assert tensor.device == model.device
@@ -245,7 +272,15 @@ def test_a_program_can_prefer_tensors(model, theirs):
             util.pairwise_dot_score(a, a),
             *model.tokenize(TEXTS).values(),
             *model.encode(TEXTS, output_value="token_embeddings"),
-            *model.encode(TEXTS, output_value=None)[0].values(),
+            *(
+                model.encode(TEXTS, output_value=None)[0][name]
+                for name in (
+                    "input_ids",
+                    "attention_mask",
+                    "token_embeddings",
+                    "sentence_embedding",
+                )
+            ),
         ):
             assert isinstance(result, torch.Tensor)
         assert isinstance(model.encode(TEXTS), np.ndarray)

@@ -225,7 +225,7 @@ def test_wrong_inputs(tiny, inputs, error, text):
         ({"modules": []}, "modules"),
         ({"similarity_fn_name": "maxsim"}, "similarity_fn_name is 'maxsim'"),
         ({"num_threads": -1}, "num_threads is -1"),
-        ({"processor_kwargs": {"padding_side": "left"}}, "padding_side"),
+        ({"processor_kwargs": {"truncation_side": "left"}}, "truncation_side"),
         ({"config_kwargs": {"hidden_size": 3}}, "hidden_size"),
     ],
 )
@@ -239,7 +239,12 @@ def test_harmless_constructor_arguments(tiny_folder):
         tiny_folder,
         device="cpu",
         trust_remote_code=True,
-        model_kwargs={"attn_implementation": "sdpa", "dtype": torch.float32},
+        model_kwargs={
+            "attn_implementation": "sdpa",
+            "dtype": torch.float32,
+            "low_cpu_mem_usage": True,
+        },
+        processor_kwargs={"padding_side": "left", "use_fast": True},
         backend="torch",
         local_files_only=True,
     )

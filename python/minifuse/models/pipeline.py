@@ -268,8 +268,12 @@ class Pipeline:
         pooled, rows = self.encoder.encode_with_tokens(ids, cu_seqlens, **pooling, **limits)
         # As sentence-transformers gives them: with all outputs, vectors keep their length.
         vectors = self._behind_modules(pooled, request._replace(normalizes=False))
+        beside: dict[str, Any] = {"modality": "text"}
+        if request.prompt:
+            beside["prompt_length"] = self._prompt_length(request.prompt)
         return [
-            {
+            beside
+            | {
                 "input_ids": ids[begin:end].astype(np.int64),
                 "token_type_ids": tokens.types()[begin:end].astype(np.int64),
                 "attention_mask": np.ones(end - begin, np.int64),
