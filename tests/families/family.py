@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from minifuse import SentenceTransformer
 from minifuse.models.quantization import quantize
 from minifuse.training.encoder import TrainableEncoder
+from minifuse.training.packing import pack
 
 TEXTS = [
     "The sky is blue.",
@@ -137,7 +138,7 @@ def assert_agrees(folder: Path, reference: Any, *, can_be_trained: bool = True) 
         return
     trainable = TrainableEncoder(model.pipeline.folder)
     assert (trainable.hidden_dropout, trainable.attention_dropout) == (0.25, 0.125)
-    trained = trainable(tokens.ids, tokens.cu_seqlens(), np.arange(len(TEXTS)))
+    trained = trainable(pack(tokens), np.arange(len(TEXTS)))
     assert np.max(np.abs(trained.detach().numpy() - expected) / scale) < 1e-5
     trained.sum().backward()
     gradients = [parameter.grad for parameter in trainable.parameters()]
