@@ -122,6 +122,8 @@ def test_wishes_take_effect_or_are_refused(minilm_folder):
         model.tokenizer.padding_side = "left"
     with pytest.raises(AttributeError, match="no 'chat_template'"):
         model.tokenizer.chat_template = "x"
+    with pytest.raises(AttributeError, match="no 'pad'"):
+        model.tokenizer.pad({})
     before = model.encode("The Sky")
     model.tokenizer.normalizer = normalizers.NFC()
     assert not np.array_equal(model.encode("The Sky"), before)

@@ -14,12 +14,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from minifuse.tensors import import_torch
 from minifuse.tokens.pairs import shared_lengths
 from minifuse.tokens.tokenization import TextTokenizer, read_state
 
 __all__ = ["Encodings", "ModelTokenizer"]
 
-_ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+_SPECIAL = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 _NEVER = (False, "do_not_truncate")
 _TRUNCATIONS = (True, "longest_first", "only_first", "only_second", *_NEVER)
 _PADDINGS = (True, "longest", "max_length", False, "do_not_pad")
@@ -70,10 +71,10 @@ class ModelTokenizer:
     # ---- what is asked of the tokenizer behind it -------------------------------------------
 
     def __getattr__(self, name: str) -> Any:
-        role = name.removesuffix("_id").removesuffix("_token")
-        if role in _ROLES:
-            token = self.special_tokens_map.get(f"{role}_token")
-            return self.convert_tokens_to_ids(token) if name.endswith("_id") and token else token
+        of_token = name.removesuffix("_id")
+        if of_token in _SPECIAL:
+            token = self.special_tokens_map.get(of_token)
+            return token if name == of_token or not token else self.convert_tokens_to_ids(token)
         if name.startswith("__") or name not in dir(self.__dict__["backend_tokenizer"]):
             raise AttributeError(f"the tokenizer of a minifuse model has no {name!r}")
         return getattr(self.backend_tokenizer, name)
@@ -199,6 +200,7 @@ class ModelTokenizer:
 
         Raises:
             TypeError: what is no text.
+            ImportError: tensors are asked and PyTorch is not installed.
             ValueError: an argument that is none of these, texts of different lengths as one array,
                 or max_length has no room for the special tokens.
         """
@@ -267,7 +269,7 @@ def _special_tokens(folder: Path, backend: Any) -> dict[str, str]:
     paths = [folder / "special_tokens_map.json", folder / "tokenizer_config.json"]
     states = [read_state(path) for path in paths if path.is_file()]
     tokens: dict[str, str] = {}
-    for name in (f"{role}_token" for role in _ROLES):
+    for name in _SPECIAL:
         for state in states:
             token = state.get(name)
             token = token.get("content") if isinstance(token, dict) else token
@@ -338,6 +340,4 @@ def _as_tensor(key: str, rows: list[Any], kind: str) -> Any:
     array = np.asarray(rows, np.int64)
     if kind == "np":
         return array
-    import torch
-
-    return torch.from_numpy(array)
+    return import_torch().from_numpy(array)

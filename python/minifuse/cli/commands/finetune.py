@@ -109,16 +109,20 @@ def _finetune_cross_encoder(
     from minifuse.training.judging import scoring_judge_of
 
     folder = resolve_model(arguments.model)
-    negatives = None
-    candidates: list[list[str]] = []
-    if not pairs.scores and not is_cross_encoder(folder):
+    mines = not (pairs.scores or pairs.negatives)
+    ranks = any(not one.scores for one in held_out)
+    negatives, candidates = None, []
+    if (mines or ranks) and not is_cross_encoder(folder):
         embed = SentenceTransformer(folder, num_threads=arguments.threads).encode
-        if not pairs.negatives:
+        if mines:
             negatives = training.hard_negatives(embed, pairs, 4 * arguments.negatives)
-        if held_out:
+        if ranks:
             candidates = training.hard_negatives(embed, held_out[0], 20, most=1.0)
-    elif held_out and not held_out[0].scores:
-        raise ValueError("--eval: pairs without scores are judged where --model embeds texts")
+    elif ranks:
+        raise ValueError(
+            f"{arguments.eval}: right texts are ranked among wrong ones that an embedding model "
+            "finds, and --model is a cross-encoder: give pairs with a score or a label"
+        )
     judge = scoring_judge_of(held_out[0], candidates) if held_out else None
     return training.finetune_cross_encoder(
         folder, pairs, arguments.out, config, negatives, judge, on_step
