@@ -13,9 +13,12 @@ from minifuse.evaluation import (
     LabelledPairs,
     RetrievalTask,
     ScoredPairs,
+    rank_documents,
+    ranking_rows,
     read_labelled_pairs,
     read_retrieval_task,
     read_scored_pairs,
+    rerank_documents,
 )
 from minifuse.evaluation.comparison import (
     Comparison,
@@ -23,6 +26,7 @@ from minifuse.evaluation.comparison import (
     compare_groups,
     compare_on_pairs,
     compare_on_retrieval,
+    compare_reranked,
 )
 from minifuse.evaluation.stats import Interval
 from minifuse.files.safetensors_file import SafetensorsFile, write_safetensors
@@ -94,6 +98,30 @@ def test_retrieval(rng):
     assert "good is above bad" in result.verdict()
     alike = compare_on_retrieval(Angles(0.3, 0), Angles(0.3, 1), task)
     assert "no real difference" in alike.verdict()
+
+
+class Distances:
+    """A reranker that scores a pair by how near its two numbers are."""
+
+    def predict(self, pairs):
+        return np.array([-abs(float(query) - float(text)) for query, text in pairs], np.float32)
+
+
+def test_reranking(rng):
+    """Documents that the vectors put far off come first, and the first hundred stay the same."""
+    corpus = {str(i): str(i / 20) for i in range(60)}
+    queries = {f"q{i}": str(i / 20) for i in range(60)}
+    task = RetrievalTask(corpus, queries, {f"q{i}": {str(i): 1} for i in range(60)})
+    model = Angles(0.5, 1)
+    ranking = rank_documents(model, task)
+    reranked = rerank_documents(Distances(), task, ranking)
+    for query, found in reranked.items():
+        assert found[0] == query[1:]
+        assert sorted(found) == sorted(ranking[query])
+    assert set(ranking_rows(task, reranked)["ndcg_at_10"]) == {1.0}
+    result = compare_reranked(Distances(), model, task)
+    assert "reranked is above ranked by vectors" in result.verdict()
+    assert result.differences[0].interval.low > 0
 
 
 def test_groups(rng):

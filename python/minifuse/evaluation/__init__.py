@@ -19,7 +19,10 @@ from minifuse.evaluation.retrieval import (
     RetrievalScores,
     RetrievalTask,
     evaluate_retrieval,
+    rank_documents,
+    ranking_rows,
     read_retrieval_task,
+    rerank_documents,
     retrieval_rows,
 )
 from minifuse.evaluation.tasks import task_of
@@ -39,10 +42,13 @@ __all__ = [
     "evaluate_pair_classification",
     "evaluate_pairs",
     "evaluate_retrieval",
+    "rank_documents",
+    "ranking_rows",
     "read_labelled_pairs",
     "read_labelled_texts",
     "read_retrieval_task",
     "read_scored_pairs",
+    "rerank_documents",
     "retrieval_rows",
     "task_of",
 ]

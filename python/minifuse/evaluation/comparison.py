@@ -20,9 +20,12 @@ from minifuse.evaluation import (
     LabelledPairs,
     RetrievalTask,
     ScoredPairs,
+    rank_documents,
+    ranking_rows,
     read_labelled_pairs,
     read_retrieval_task,
     read_scored_pairs,
+    rerank_documents,
     retrieval_rows,
     stats,
 )
@@ -35,6 +38,7 @@ __all__ = [
     "compare_groups",
     "compare_on_pairs",
     "compare_on_retrieval",
+    "compare_reranked",
     "plot_comparison",
 ]
 
@@ -157,7 +161,35 @@ def compare_on_retrieval(
     Returns:
         Differences of the means over queries of nDCG@10, recall@10 and reciprocal rank.
     """
-    rows_a, rows_b = retrieval_rows(a, task), retrieval_rows(b, task)
+    rows = retrieval_rows(a, task), retrieval_rows(b, task)
+    return _compare_rows(*rows, names, level, num_resamples, seed)
+
+
+def compare_reranked(
+    reranker: Any, model: Any, task: RetrievalTask,
+    names: tuple[str, str] = ("reranked", "ranked by vectors"),
+    level: float = 0.95, num_resamples: int = 9999, seed: int = 0,
+) -> Comparison:  # fmt: skip
+    """The first 100 documents of each query, sorted by a CrossEncoder and by a model's vectors.
+
+    Args:
+        reranker: a CrossEncoder of one label.
+        model: a SentenceTransformer.
+        task: queries, documents, and which is relevant.
+        names, level, num_resamples, seed: as of ``compare_on_pairs``.
+
+    Returns:
+        Differences of the means over queries of nDCG@10, recall@10 and reciprocal rank.
+    """
+    ranking = rank_documents(model, task)
+    reranked = ranking_rows(task, rerank_documents(reranker, task, ranking))
+    return _compare_rows(reranked, ranking_rows(task, ranking), names, level, num_resamples, seed)
+
+
+def _compare_rows(
+    rows_a: dict[str, list[float]], rows_b: dict[str, list[float]], names: tuple[str, str],
+    level: float, num_resamples: int, seed: int,
+) -> Comparison:  # fmt: skip
     differences = []
     for measure in ("ndcg_at_10", "recall_at_10", "mrr_at_10"):
         x, y = np.asarray(rows_a[measure]), np.asarray(rows_b[measure])

@@ -24,7 +24,10 @@ __all__ = [
     "RetrievalScores",
     "RetrievalTask",
     "evaluate_retrieval",
+    "rank_documents",
+    "ranking_rows",
     "read_retrieval_task",
+    "rerank_documents",
     "retrieval_rows",
 ]
 
@@ -135,11 +138,27 @@ def retrieval_rows(
 
     Arguments and errors are the same.
     """
-    relevant = {
-        query: {document: grade for document, grade in grades.items() if grade > 0}
-        for query, grades in task.relevance.items()
-    }
-    judged = [query for query in task.queries if relevant.get(query)]
+    return ranking_rows(task, rank_documents(model, task, **encode_arguments))
+
+
+def _relevant(task: RetrievalTask) -> dict[str, dict[str, int]]:
+    """The relevant documents of each query that has one, in the order of the queries."""
+    found = {}
+    for query in task.queries:
+        grades = task.relevance.get(query, {})
+        if relevant := {document: grade for document, grade in grades.items() if grade > 0}:
+            found[query] = relevant
+    return found
+
+
+def rank_documents(
+    model: Any, task: RetrievalTask, **encode_arguments: Any
+) -> dict[str, list[str]]:
+    """Return the ids of the first 100 documents by cosine for each query with a relevant one.
+
+    Arguments and errors are those of ``evaluate_retrieval``.
+    """
+    judged = list(_relevant(task))
     if not task.corpus or not judged:
         raise ValueError(
             f"{len(task.corpus)} documents and {len(judged)} queries with a relevant one: "
@@ -151,12 +170,41 @@ def retrieval_rows(
         model.encode_document(list(task.corpus.values()), **encode_arguments),
         top_k=_DEEP_CUT,
     )
+    return {
+        query: [documents[int(hit["corpus_id"])] for hit in hits]
+        for query, hits in zip(judged, found, strict=True)
+    }
+
+
+def rerank_documents(
+    reranker: Any, task: RetrievalTask, ranking: dict[str, list[str]]
+) -> dict[str, list[str]]:
+    """Return the same documents of each query, sorted by the scores of a CrossEncoder.
+
+    Args:
+        reranker: anything with sentence-transformers' ``predict``; equal scores keep their order.
+        task: where the texts are.
+        ranking: of ``rank_documents``.
+    """
+    pairs = [(task.queries[q], task.corpus[d]) for q, found in ranking.items() for d in found]
+    scores, begin = np.asarray(reranker.predict(pairs)), 0
+    ranked = {}
+    for query, found in ranking.items():
+        own = scores[begin : begin + len(found)]
+        ranked[query] = [found[place] for place in np.argsort(-own, kind="stable")]
+        begin += len(found)
+    return ranked
+
+
+def ranking_rows(task: RetrievalTask, ranking: dict[str, list[str]]) -> dict[str, list[float]]:
+    """Return every measure of RetrievalScores for each query of a ranking."""
+    relevant = _relevant(task)
     rows: dict[str, list[float]] = {
         "ndcg_at_10": [], "recall_at_10": [], "recall_at_100": [], "mrr_at_10": []
     }  # fmt: skip
-    for query, hits in zip(judged, found, strict=True):
+    for query, found in ranking.items():
         answers = relevant[query]
-        grades = [answers.get(documents[int(hit["corpus_id"])], 0) for hit in hits]
+        grades = [answers.get(document, 0) for document in found]
         first = next((rank for rank, grade in enumerate(grades[:_CUT], 1) if grade), None)
         best = _dcg(sorted(answers.values(), reverse=True)[:_CUT])
         rows["ndcg_at_10"].append(_dcg(grades[:_CUT]) / best)

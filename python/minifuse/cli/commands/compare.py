@@ -25,14 +25,16 @@ def add(commands: Any) -> None:
     sub.add_argument("b", nargs="?", help="the same; none: the groups of labelled pairs")
     sub.add_argument("--pairs", "--data", dest="path", required=True, metavar="PATH",
                      help="scored or labelled pairs, or a retrieval folder")  # fmt: skip
+    sub.add_argument("--reranker", metavar="MODEL",
+                     help="a cross-encoder that sorts what A finds: is it better so?")  # fmt: skip
     sub.add_argument("--plot", metavar="FILE", help="intervals and distributions: .png, .svg, .pdf")
     sub.add_argument("--threads", type=int, help="at most this many threads")
     sub.add_argument("--json", action="store_true")
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from minifuse import SentenceTransformer
-    from minifuse.evaluation import comparison
+    from minifuse import CrossEncoder, SentenceTransformer
+    from minifuse.evaluation import comparison, read_retrieval_task
     from minifuse.files.whole import check_distinct
 
     def load(name: str) -> Any:
@@ -40,8 +42,15 @@ def _run(arguments: argparse.Namespace) -> int:
         return SentenceTransformer(name, dtype=dtype or None, num_threads=arguments.threads)
 
     a = load(arguments.a)
-    b = None if arguments.b is None else load(arguments.b)
-    result = comparison.compare(a, b, arguments.path, (arguments.a, str(arguments.b)))
+    if arguments.reranker is not None:
+        if arguments.b is not None:
+            raise ValueError("--reranker sorts what one model finds, and two are given")
+        name, _, dtype = arguments.reranker.partition("@")
+        reranker = CrossEncoder(name, dtype=dtype or None, num_threads=arguments.threads)
+        result = comparison.compare_reranked(reranker, a, read_retrieval_task(arguments.path))
+    else:
+        b = None if arguments.b is None else load(arguments.b)
+        result = comparison.compare(a, b, arguments.path, (arguments.a, str(arguments.b)))
     if arguments.plot:
         check_distinct(arguments.plot, [arguments.path])
         comparison.plot_comparison(result, arguments.plot)
