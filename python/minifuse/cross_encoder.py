@@ -43,6 +43,12 @@ _MODULES = [
         "type": "sentence_transformers.base.modules.transformer.Transformer",
     }
 ]
+# Names of arguments before version 4 of sentence-transformers.
+_OLD_ARGUMENTS = {
+    "automodel_args": "model_kwargs",
+    "tokenizer_args": "processor_kwargs",
+    "config_args": "config_kwargs",
+}
 # A name of the kernels, or a function of a tensor.
 Activation = str | Callable[[Any], Any]
 
@@ -77,6 +83,11 @@ class CrossEncoder(BaseModel):
         activation_fn: Activation | None = None,
         **kwargs: Any,
     ) -> None:
+        for old, name in _OLD_ARGUMENTS.items():
+            if old in kwargs:
+                message = f"The `{old}` argument was renamed and is now deprecated: use {name}"
+                logger.warning(message)
+                kwargs[name] = either(kwargs.get(name), kwargs.pop(old), name, old)
         if max_length is not None:
             options = dict(kwargs.get("processor_kwargs") or {})
             kwargs["processor_kwargs"] = {**options, "model_max_length": max_length}
@@ -168,15 +179,25 @@ class CrossEncoder(BaseModel):
             (folder / "modules.json").write_text(json.dumps(_MODULES, indent=2) + "\n")
         lengths = {"model_max_length": self.max_seq_length}
         update_json(transformer / "tokenizer_config.json", lengths)
-        if isinstance(self._activation_fn, str):
-            own = {"activation_fn": class_of_activation(self._activation_fn)}
-            update_json(transformer / "config.json", {"sentence_transformers": own})
+        if (path := self._path_of_activation()) is not None:
+            update_json(
+                transformer / "config.json", {"sentence_transformers": {"activation_fn": path}}
+            )
 
     def _settings(self) -> dict[str, Any]:
         settings = super()._settings() | {"model_type": "CrossEncoder"}
-        if isinstance(self._activation_fn, str):
-            settings["activation_fn"] = class_of_activation(self._activation_fn)
+        if (path := self._path_of_activation()) is not None:
+            settings["activation_fn"] = path
         return settings
+
+    def _path_of_activation(self) -> str | None:
+        """The class of PyTorch that stands for the activation in a folder; None: there is none."""
+        if isinstance(self._activation_fn, str):
+            return class_of_activation(self._activation_fn)
+        kind = type(self._activation_fn)
+        path = f"{kind.__module__}.{kind.__qualname__}"
+        is_plain = getattr(self._activation_fn, "approximate", "none") == "none"  # of GELU
+        return path if is_plain and activation_of_class(path) is not None else None
 
     # ---- scores -----------------------------------------------------------------------------
 
@@ -282,6 +303,8 @@ class CrossEncoder(BaseModel):
         chunk_size: int | None = None,
         *,
         num_threads: int | None = None,
+        convert_to_numpy: bool | None = None,
+        convert_to_tensor: bool | None = None,
     ) -> list[dict[str, Any]]:
         """Sort documents by their score with a query, the best first; ties keep their order.
 
@@ -292,6 +315,7 @@ class CrossEncoder(BaseModel):
             return_documents: put each document's text beside its score.
             prompt_name, prompt, batch_size, show_progress_bar, activation_fn, device, pool,
                 chunk_size, num_threads: as predict takes them.
+            convert_to_numpy, convert_to_tensor: accepted with a warning; scores are numbers.
 
         Returns:
             A dict a document: "corpus_id", its place among documents; "score"; and "text".
@@ -304,6 +328,12 @@ class CrossEncoder(BaseModel):
                 "CrossEncoder.rank() only works for models with num_labels=1. "
                 "Consider using CrossEncoder.predict() with input pairs instead."
             )
+        for name, value in (
+            ("convert_to_numpy", convert_to_numpy),
+            ("convert_to_tensor", convert_to_tensor),
+        ):
+            if value is not None:
+                logger.warning("%s changes nothing: rank gives scores as numbers", name)
         texts = as_list(documents)
         scores = self.predict(
             [[query, text] for text in texts],

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal, overload
 
@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from minifuse.base_model import either, progress_bar
-from minifuse.embedding_model import EmbeddingModel
+from minifuse.embedding_model import EmbeddingModel, refuse_others
 from minifuse.models.folder import read_model_folder
-from minifuse.models.inputs import WINDOW_TEXTS, as_list, checked, with_prompt
+from minifuse.models.inputs import WINDOW_TEXTS, as_list
 from minifuse.models.parts import Pooling, Transformer
 from minifuse.models.pipeline import EncodeInfo, OutputValue, Request
 from minifuse.native.devices import Device
@@ -169,37 +169,6 @@ class SentenceTransformer(EmbeddingModel):
     def _parts(self) -> list[Any]:
         folder = self.pipeline.folder
         return [Transformer(self), *([] if folder.is_static else [Pooling(self)]), *folder.modules]
-
-    # ---- tokens -----------------------------------------------------------------------------
-
-    def preprocess(self, inputs: Sequence[str], prompt: str | None = None) -> dict[str, Any]:
-        """Token ids as the model sees them, padded to the longest.
-
-        Returns:
-            "input_ids", "token_type_ids" and "attention_mask", int64 [batch, seqlen]; tensors after
-            prefer_tensors(). Empty for no input. Padding exists in this view only: encode computes
-            none.
-        """
-        texts = as_list(inputs)
-        if not texts:
-            return {}
-        tokens = self.pipeline.tokenize(
-            [with_prompt(prompt or "", text) for text in checked(texts)]
-        )
-        mask = np.arange(int(tokens.seqlens.max())) < tokens.seqlens[:, None]
-        input_ids = np.zeros(mask.shape, np.int64)
-        input_ids[mask] = tokens.ids
-        token_types = np.zeros_like(input_ids)
-        token_types[mask] = tokens.types()
-        return {
-            "input_ids": preferred(input_ids),
-            "token_type_ids": preferred(token_types),
-            "attention_mask": preferred(mask.astype(np.int64)),
-        }
-
-    def tokenize(self, texts: Sequence[str]) -> dict[str, Any]:
-        """The same as preprocess, by its old name."""
-        return self.preprocess(texts)
 
     # ---- encode -----------------------------------------------------------------------------
 
@@ -378,11 +347,7 @@ def _check_choices(
         raise ValueError("task: wanted 'query', 'document' or None")
     if others.pop("processing_kwargs", None):
         raise ValueError("processing_kwargs is not supported; set model.max_seq_length")
-    if others:
-        raise ValueError(
-            "SentenceTransformer.encode() has been called with additional keyword arguments "
-            f"that this model does not use: {list(others)}"
-        )
+    refuse_others("SentenceTransformer", others)
     if batch_size <= 0:
         raise ValueError(f"batch_size must be a positive integer, got {batch_size}.")
     if precision is not None and precision not in similarity.PRECISIONS:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minifuse.base_model import either, progress_bar
-from minifuse.embedding_model import EmbeddingModel
+from minifuse.embedding_model import EmbeddingModel, refuse_others
 from minifuse.models.folder import read_sparse_folder
 from minifuse.models.inputs import as_list
 from minifuse.models.pipeline import Pipeline, Request
@@ -122,6 +122,7 @@ class SparseEncoder(EmbeddingModel):
         sentences: Any = None,
         task: str | None = None,
         num_threads: int | None = None,
+        **kwargs: Any,
     ) -> Any:
         """Sparse vectors of texts, one weight a word of the vocabulary.
 
@@ -156,6 +157,7 @@ class SparseEncoder(EmbeddingModel):
         inputs = either(inputs, sentences, "inputs", "sentences")
         if inputs is None:
             raise TypeError("inputs is None, wanted a text or a sequence of texts")
+        refuse_others(type(self).__name__, kwargs)
         if batch_size <= 0:
             raise ValueError(f"batch_size must be a positive integer, got {batch_size}.")
         if task not in (None, "query", "document"):
@@ -215,6 +217,31 @@ class SparseEncoder(EmbeddingModel):
             names = [self.tokenizer.id_to_token(word) for word in words]
             decoded.append(list(zip(names, weights, strict=True)))
         return decoded[0] if is_single else decoded
+
+    @staticmethod
+    def intersection(embeddings_1: Any, embeddings_2: Any) -> Any:
+        """The words that have a weight in both, with the product of their weights.
+
+        Args:
+            embeddings_1, embeddings_2: what encode gives: one text's with one's or with several, or
+                as many with as many.
+
+        Returns:
+            Sparse vectors of the same kind.
+
+        Raises:
+            ValueError: unequal numbers of texts.
+        """
+        if type(embeddings_1).__module__.startswith("scipy.sparse"):
+            if embeddings_1.shape[0] == 1 != embeddings_2.shape[0]:
+                embeddings_1, embeddings_2 = embeddings_2, embeddings_1
+            return embeddings_1.multiply(embeddings_2).tocsr()
+        first, second = _dense(embeddings_1), _dense(embeddings_2)
+        if first.ndim == second.ndim == 2 and len(first) != len(second):
+            raise ValueError(
+                f"{len(first)} texts and {len(second)}, wanted as many, or one text alone"
+            )
+        return (first * second).to_sparse()
 
     @staticmethod
     def sparsity(embeddings: Any) -> dict[str, float]:

@@ -231,6 +231,30 @@ def test_weights_of_words(isa, rng, dtype):
             core.splade_weights(x, offsets, packed, bias.astype(np.float32), False)
 
 
+def test_intersection_and_preprocess(folder, monkeypatch):
+    ours, theirs = both(folder)
+    queries, documents = ours.encode(TEXTS[2:4]), ours.encode([TEXTS[0], TEXTS[2]])
+    for first, second in ((queries[0], documents), (queries[0], queries[1])):
+        found, expected = (m.intersection(first, second).to_dense() for m in (ours, theirs))
+        assert torch.equal(found, expected)
+        assert bool((found > 0).any())
+    found = ours.intersection(queries, documents).to_dense()  # row by row
+    assert torch.equal(found, queries.to_dense() * documents.to_dense())
+    with pytest.raises(ValueError, match="2 texts and 5"):
+        ours.intersection(queries, ours.encode(TEXTS))
+    with pytest.raises(ValueError, match=r"does not use: \['normalize'\]"):
+        ours.encode(TEXTS, normalize=True)
+    expected = theirs.preprocess(TEXTS)
+    for name, value in ours.preprocess(TEXTS, task="document").items():
+        if name in expected:
+            np.testing.assert_array_equal(value, expected[name].numpy())
+    monkeypatch.setattr(sparse_encoder, "_torch_or_none", lambda: None)
+    one, several = ours.encode(TEXTS[2]), ours.encode(TEXTS[2:4])
+    expected = one.toarray() * several.toarray()
+    np.testing.assert_array_equal(ours.intersection(one, several).toarray(), expected)
+    np.testing.assert_array_equal(ours.intersection(several, one).toarray(), expected)
+
+
 @pytest.fixture(params=["tensor", "json"])
 def routed(request, folder, tmp_path):
     """A model whose queries are weighed by a table, as sentence-transformers saves it."""

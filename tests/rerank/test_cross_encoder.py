@@ -224,6 +224,42 @@ def test_a_tokenizer_that_is_set_keeps_the_token_types(bert):
     np.testing.assert_array_equal(copied.predict(PAIRS), scores)
 
 
+@pytest.mark.parametrize(
+    ("activation", "saved"),
+    [
+        (torch.nn.Sigmoid(), "torch.nn.modules.activation.Sigmoid"),
+        (torch.nn.Identity(), "torch.nn.modules.linear.Identity"),
+        (torch.nn.GELU(), "torch.nn.modules.activation.GELU"),
+        (torch.nn.GELU(approximate="tanh"), None),
+        (torch.sin, None),
+        ("tanh", "torch.nn.modules.activation.Tanh"),
+    ],
+)
+def test_an_activation_is_saved_by_the_name_of_its_class(bert, tmp_path, activation, saved):
+    model = CrossEncoder(bert, activation_fn=activation)
+    model.save_pretrained(tmp_path / "out")
+    settings = json.loads((tmp_path / "out" / "config_sentence_transformers.json").read_text())
+    assert settings.get("activation_fn") == saved
+    if saved is not None:
+        again = CrossEncoder(tmp_path / "out")
+        np.testing.assert_allclose(again.predict(PAIRS), model.predict(PAIRS), atol=1e-6)
+
+
+def test_arguments_of_earlier_versions(bert, caplog):
+    with caplog.at_level(logging.WARNING):
+        model = CrossEncoder(
+            bert, automodel_args={"torch_dtype": torch.bfloat16}, tokenizer_args={}
+        )
+    assert model.dtype == "bfloat16"
+    for name in ("automodel_args", "tokenizer_args"):
+        assert f"`{name}` argument was renamed" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        ranks = model.rank("a", ["b", "c"], convert_to_tensor=True)
+    assert "convert_to_tensor" in caplog.text
+    assert {type(one["score"]) for one in ranks} == {float}
+
+
 def test_saved_folder_loads_everywhere(bert, tmp_path):
     model = CrossEncoder(bert, max_length=20, activation_fn="tanh", prompts={"query": "q: "})
     model.save_pretrained(tmp_path / "saved")
