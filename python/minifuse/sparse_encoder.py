@@ -241,7 +241,13 @@ class SparseEncoder(EmbeddingModel):
             raise ValueError(
                 f"{len(first)} texts and {len(second)}, wanted as many, or one text alone"
             )
-        return (first * second).to_sparse()
+        product = (first * second).detach().cpu().numpy()
+        rows = [
+            SparseRow(np.flatnonzero(row).astype(np.int32), row[row != 0])
+            for row in np.atleast_2d(product)
+        ]
+        result = _sparse_tensor(rows, product.shape[-1], import_torch())
+        return result[0] if product.ndim == 1 else result
 
     @staticmethod
     def sparsity(embeddings: Any) -> dict[str, float]:

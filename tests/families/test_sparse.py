@@ -231,6 +231,7 @@ def test_weights_of_words(isa, rng, dtype):
             core.splade_weights(x, offsets, packed, bias.astype(np.float32), False)
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")  # of sentence-transformers
 def test_intersection_and_preprocess(folder, monkeypatch):
     ours, theirs = both(folder)
     queries, documents = ours.encode(TEXTS[2:4]), ours.encode([TEXTS[0], TEXTS[2]])
