@@ -140,8 +140,7 @@ class SparseEncoder(EmbeddingModel):
             save_to_cpu, device: accepted: a sparse encoder runs on the CPU.
             max_active_dims: for this call; None takes the model's.
             pool, chunk_size: accepted and ignored, because threads serve.
-            task: "query" or "document", which some models treat differently; None: as the model's
-                default has it.
+            task: "query" or "document", which some models tell apart; None: the model's default.
             num_threads: for this call; None takes the model's.
 
         Returns:
@@ -172,20 +171,16 @@ class SparseEncoder(EmbeddingModel):
         )
         pipeline = self.pipeline
         assert isinstance(pipeline, SparsePipeline)
-        if pipeline.queries is not None and (task or pipeline.folder.default_route) == "query":
-            rows = pipeline.encode_queries(texts, request)
-        else:
-            with progress_bar(len(texts), show_progress_bar) as advance:
-                rows, _ = pipeline.encode(texts, request, advance)
+        with progress_bar(len(texts), show_progress_bar) as advance:
+            rows = pipeline.rows_of(texts, request, advance, task)
         most = self._max_active_dims if max_active_dims is None else max_active_dims
         if most is not None:
             rows = [row.largest(most) for row in rows]
         torch = _torch_or_none()
         if torch is None:
-            return _csr_matrix(rows, self.pipeline.width)
-        result = _sparse_tensor(rows, self.pipeline.width, torch)
-        if not convert_to_sparse_tensor:
-            result = result.to_dense()
+            return _csr_matrix(rows, pipeline.width)
+        result = _sparse_tensor(rows, pipeline.width, torch)
+        result = result if convert_to_sparse_tensor else result.to_dense()
         if is_single:
             return result[0]
         return result if convert_to_tensor else list(result)

@@ -5,7 +5,7 @@ alone, without an encoder (Geng et al. 2024, arXiv:2411.04403).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -225,6 +225,18 @@ class SparsePipeline(Pipeline):
                 f"{folder.path}: queries have {len(self.queries.weights)} words and documents "
                 f"{self.width}: they belong to different models"
             )
+
+    def rows_of(
+        self, texts: list[Any], request: Request, advance: Callable[[int], Any], task: str | None
+    ) -> list[SparseRow]:
+        """Weights of words in texts: of queries by the table, where the model has one.
+
+        Raises as encode and encode_queries do.
+        """
+        if self.queries is not None and (task or self.folder.default_route) == "query":
+            return self.encode_queries(texts, request)
+        rows: list[SparseRow] = self.encode(texts, request, advance)[0]
+        return rows
 
     def encode_queries(self, texts: list[Any], request: Request) -> list[SparseRow]:
         """Weights of words in queries, by the table.
