@@ -12,7 +12,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -24,8 +24,10 @@ from minifuse.models.pipeline import Pipeline, pipeline_of
 from minifuse.models.resolve import resolve_model
 from minifuse.native import core
 from minifuse.native.devices import Device, Dtype, resolve_device
-from minifuse.tokens.model_tokenizer import ModelTokenizer
 from minifuse.tokens.tokenization import TextTokenizer
+
+if TYPE_CHECKING:
+    from minifuse.tokens.model_tokenizer import ModelTokenizer
 
 __all__ = ["BaseModel", "either", "progress_bar", "update_json"]
 
@@ -227,6 +229,8 @@ class BaseModel(DropIn):
     @property
     def tokenizer(self) -> ModelTokenizer:
         """The tokenizer in use. Any of transformers' fast ones or of tokenizers' can be set."""
+        from minifuse.tokens.model_tokenizer import ModelTokenizer
+
         folder = self.pipeline.folder.transformer_path
         return ModelTokenizer(self, self.pipeline.tokenizer, folder)
 

@@ -4,7 +4,6 @@ devices, pools of processes, evaluators, the hub.
 
 from __future__ import annotations
 
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -192,6 +191,8 @@ class DropIn(ABC):
         Raises:
             OSError: the hub refuses or cannot be reached.
         """
+        import tempfile
+
         from huggingface_hub import HfApi
 
         hub = HfApi(token=token)

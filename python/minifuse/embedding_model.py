@@ -4,7 +4,6 @@ and similarities.
 
 from __future__ import annotations
 
-import inspect
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -119,6 +118,8 @@ class EmbeddingModel(BaseModel):
         """Arguments that encode takes by position behind the prompt, by their names."""
         if not arguments:
             return {}
+        import inspect  # few programs need it
+
         names = list(inspect.signature(type(self).encode).parameters)[4:]  # behind self
         return dict(zip(names, arguments, strict=False))
 
