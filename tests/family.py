@@ -37,17 +37,23 @@ BERT_SIZES = {
 }
 
 
-def byte_tokenizer(begin: str, end: str, special: list[str]) -> Tokenizer:
-    """A byte-level BPE of few merges, whose texts stand between two special tokens."""
+def byte_level_bpe(texts: list[str], vocab_size: int, special: list[str]) -> Tokenizer:
+    """A byte-level BPE of few merges, without a template."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
-        vocab_size=300,
+        vocab_size=vocab_size,
         special_tokens=special,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def byte_tokenizer(begin: str, end: str, special: list[str]) -> Tokenizer:
+    """A byte-level BPE of few merges, whose texts stand between two special tokens."""
+    tokenizer = byte_level_bpe(TEXTS, 300, special)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{begin} $A {end}",
         special_tokens=[(one, tokenizer.token_to_id(one)) for one in (begin, end)],

@@ -6,7 +6,9 @@ import json
 
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, processors
+
+from family import byte_level_bpe
 
 TEXTS = [
     "how many people live in berlin",
@@ -20,15 +22,7 @@ SIZES = {"num_hidden_layers": 2, "num_attention_heads": 4}
 
 def pair_tokenizer(single: str, second: str, special: list[str]) -> Tokenizer:
     """A byte-level BPE whose pairs are the template of one text and what follows it."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=320,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer = byte_level_bpe(TEXTS, 320, special)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=single,
         pair=f"{single} {second}",

@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 import warnings
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -61,7 +61,7 @@ def either(new: Any, old: Any, new_name: str, old_name: str) -> Any:
     return old if new is None else new
 
 
-class BaseModel(DropIn):
+class BaseModel(DropIn, ABC):
     """A model that is loaded from a folder.
 
     Args:

@@ -4,7 +4,6 @@ devices, pools of processes, evaluators, the hub.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,21 +35,11 @@ class ModelCard:
         self.metrics.append((evaluator, metrics, epoch, step))
 
 
-class DropIn(ABC):
+class DropIn:
     """Names of sentence-transformers' models that have a meaning here, or do no harm."""
 
     pipeline: Pipeline
-
-    @abstractmethod
-    def save_pretrained(
-        self,
-        path: str | Path,
-        model_name: str | None = None,
-        create_model_card: bool = True,
-        train_datasets: list[str] | None = None,
-        safe_serialization: bool = True,
-    ) -> None:
-        """Write the model as a folder."""
+    save_pretrained: Any  # of the model: push_to_hub calls it
 
     # ---- parts ------------------------------------------------------------------------------
 
