@@ -1,8 +1,9 @@
 """BERT against transformers."""
 
 import pytest
-from family import BERT_SIZES, assert_agrees, byte_tokenizer, unigram_tokenizer, write_folder
 from transformers import BertConfig, BertModel
+
+from family import BERT_SIZES, assert_agrees, byte_tokenizer, unigram_tokenizer, write_folder
 
 TOKENIZERS = {
     "bytes": lambda: byte_tokenizer("[CLS]", "[SEP]", ["[PAD]", "[CLS]", "[SEP]"]),

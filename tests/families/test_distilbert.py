@@ -1,7 +1,8 @@
 """DistilBERT against transformers: no token types, other names."""
 
-from family import assert_agrees, byte_tokenizer, write_folder
 from transformers import DistilBertConfig, DistilBertModel
+
+from family import assert_agrees, byte_tokenizer, write_folder
 
 
 def test_distilbert(tmp_path):

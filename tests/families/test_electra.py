@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from family import BERT_SIZES, assert_agrees, byte_tokenizer, write_folder
 from transformers import ElectraConfig, ElectraModel
 
+from family import BERT_SIZES, assert_agrees, byte_tokenizer, write_folder
 from minifuse import SentenceTransformer
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from family import TEXTS, assert_agrees, byte_tokenizer, change_config, write_folder
 
+from family import TEXTS, assert_agrees, byte_tokenizer, change_config, write_folder
 from minifuse import SentenceTransformer
 
 

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from family import assert_agrees, byte_tokenizer
 from safetensors.torch import load_file, save_file
 
+from family import assert_agrees, byte_tokenizer
 from minifuse import SentenceTransformer
 from minifuse.models.architectures.jina_bert import slopes
 

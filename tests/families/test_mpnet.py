@@ -7,8 +7,8 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from family import BERT_SIZES, assert_agrees, byte_tokenizer, write_folder
 
+from family import BERT_SIZES, assert_agrees, byte_tokenizer, write_folder
 from minifuse import SentenceTransformer
 from minifuse.models.architectures.mpnet import _bucket
 from minifuse.native import core

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import transformers
-from family import TEXTS, assert_agrees, byte_tokenizer, change_config, write_folder
 
+from family import TEXTS, assert_agrees, byte_tokenizer, change_config, write_folder
 from minifuse import SentenceTransformer
 
 SIZES = {

@@ -2,6 +2,7 @@
 
 import pytest
 import transformers
+
 from family import BERT_SIZES, assert_agrees, byte_tokenizer, write_folder
 
 

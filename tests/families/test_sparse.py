@@ -10,7 +10,6 @@ import scipy.sparse
 import sentence_transformers
 import torch
 import transformers
-from family import BERT_SIZES, TEXTS, byte_tokenizer, write_folder
 from safetensors.torch import load_file, save_file
 from sentence_transformers.base.modules import Router
 from sentence_transformers.sparse_encoder.modules import (
@@ -19,6 +18,7 @@ from sentence_transformers.sparse_encoder.modules import (
     SpladePooling,
 )
 
+from family import BERT_SIZES, TEXTS, byte_tokenizer, write_folder
 from minifuse import SparseEncoder, sparse_encoder
 from minifuse.models.quantization import quantize
 from minifuse.native import core

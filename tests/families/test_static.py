@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 import sentence_transformers
-from family import byte_tokenizer
 from safetensors.numpy import save_file
 from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 
+from family import byte_tokenizer
 from minifuse import SentenceTransformer
 from minifuse.models.quantization import quantize
 
