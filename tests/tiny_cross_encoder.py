@@ -38,6 +38,7 @@ FAMILIES = {
     "bert": ("Bert", "[CLS] $A [SEP]", "$B:1 [SEP]:1", BERT, {}),
     "roberta": ("Roberta", "<s> $A </s>", "</s> $B </s>", ROBERTA, ONE_TYPE),
     "xlm-roberta": ("XLMRoberta", "<s> $A </s>", "</s> $B </s>", ROBERTA, ONE_TYPE),
+    "camembert": ("Camembert", "<s> $A </s>", "</s> $B </s>", ROBERTA, ONE_TYPE),
     "electra": ("Electra", "[CLS] $A [SEP]", "$B:1 [SEP]:1", BERT, {"embedding_size": 32}),
     "distilbert": ("DistilBert", "[CLS] $A [SEP]", "$B [SEP]", BERT, {}),
     "mpnet": ("MPNet", "<s> $A </s>", "</s> $B </s>", ROBERTA, {"max_position_embeddings": 514}),

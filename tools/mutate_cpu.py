@@ -217,7 +217,7 @@ FAULTS = (
     Fault("another dtype after a copy", "python/minifuse/base_model.py",
           "kind(path, device=device, dtype=dtype)", "kind(path, device=device)",
           f"{COPIES} -k copied"),
-    Fault("a path out of the folder", "python/minifuse/models/folder.py", 'or ".." in parts', "",
+    Fault("a path out of the folder", "python/minifuse/models/folder/common.py", 'or ".." in parts', "",
           f"{STRANGERS} -k within"),
     Fault("an id that fills the memory", "python/minifuse/tokens/tokenization.py", "0 <= value < _MOST_TOKENS",
           "True", f"{STRANGERS} -k impossible"),

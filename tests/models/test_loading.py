@@ -188,7 +188,7 @@ def test_neither_tokenizer_file(tmp_path):
 
 def test_unknown_module_and_dense_activation(tmp_path):
     folder = write_tiny_model(tmp_path / "m", extra_modules=("LSTM",))
-    with pytest.raises(ValueError, match="module 'LSTM' at place 2 is not supported"):
+    with pytest.raises(ValueError, match="module 'LSTM' is not supported behind the pooling"):
         SentenceTransformer(folder)
     folder = write_tiny_model(tmp_path / "n", extra_modules=("Dense",))
     edit(folder / "2_Dense" / "config.json", activation_function="torch.nn.Mish")

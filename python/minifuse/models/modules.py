@@ -26,6 +26,7 @@ __all__ = [
     "read_dense",
     "read_head",
     "read_layer_norm",
+    "read_logit_score",
     "weights_of",
 ]
 
@@ -114,8 +115,12 @@ def weights_of(folder: Path) -> Path:
     return path
 
 
-def read_dense(path: Path) -> DenseModule:
+def read_dense(path: Path, output: str = "sentence_embedding") -> DenseModule:
     """Return a Dense module from its folder.
+
+    Args:
+        path: of its folder.
+        output: what it has to give, by sentence-transformers' name.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -127,6 +132,13 @@ def read_dense(path: Path) -> DenseModule:
     if activation is None:
         known = ", ".join(_ACTIVATION_CLASSES)
         raise ValueError(f"{path}: Dense activation {name!r}, wanted one of {known}")
+    taken = config.get("module_input_name") or "sentence_embedding"
+    given = config.get("module_output_name") or taken
+    if (taken, given) != ("sentence_embedding", output):
+        raise ValueError(
+            f"{path}: Dense makes {given!r:.60} of {taken!r:.60}, wanted {output!r} of "
+            "'sentence_embedding'"
+        )
     if config.get("use_residual"):
         raise ValueError(f"{path}: Dense with use_residual is not supported")
     with open_checkpoint(weights_of(path)) as file:
@@ -179,7 +191,10 @@ def read_head(
             return tensor
 
         width = description.hidden_size
-        for layer, activation in ((head.dense, head.activation), (head.output, "none")):
+        layers = [(head.output, "none")]
+        if head.dense is not None:
+            layers.insert(0, (head.dense, head.activation))
+        for layer, activation in layers:
             weight = read(f"{layer}.weight", (None, width))
             if weight is None:
                 raise ValueError(
@@ -195,3 +210,44 @@ def read_head(
             if gamma is None:
                 raise ValueError(f"{path}: lacks the tensor '{head.norm}.weight'")
             yield LayerNormModule(gamma, np.zeros_like(gamma), description.layer_norm_eps)
+
+
+def read_logit_score(
+    path: Path,
+    architecture: Architecture,
+    description: ModelDescription,
+    true_id: int,
+    false_id: int | None,
+) -> DenseModule:
+    """Return the score of a language model: the logit of a token, less that of another one.
+
+    A logit is a row of the last matrix times the last token's row, so the difference is a layer of
+    one output. A model without such a matrix uses its table of words.
+
+    Args:
+        path: of the file of weights.
+        architecture, description: of the model.
+        true_id, false_id: the tokens; None: the score is the first one's logit.
+
+    Raises:
+        ValueError: the matrix is missing or misshapen, or has no row for a token.
+    """
+    words = architecture.source("embeddings.word")
+    with open_checkpoint(path) as file:
+        names = {architecture.own_name(name): name for name in file.names()}
+        found = [
+            n for n in (architecture.language_matrix, getattr(words, "name", None)) if n in names
+        ]
+        if not found:
+            raise ValueError(f"{path}: lacks the tensor {architecture.language_matrix!r}")
+        matrix = file.read(names[found[0]])
+    if matrix.ndim != 2 or matrix.shape[1] != description.hidden_size:
+        raise ValueError(
+            f"{path}: {found[0]!r} has shape {list(matrix.shape)}, wanted [words, "
+            f"{description.hidden_size}]"
+        )
+    for token in (true_id, false_id):
+        if token is not None and not token < len(matrix):
+            raise ValueError(f"{path}: {found[0]!r} has no row {token}, which LogitScore asks for")
+    weight = matrix[[true_id]] if false_id is None else matrix[[true_id]] - matrix[[false_id]]
+    return DenseModule(core.pack_linear(np.ascontiguousarray(weight), "float32"), None, "none")

@@ -22,17 +22,8 @@ from minifuse import ops
 from minifuse.files.safetensors_file import SafetensorsFile, write_safetensors
 from minifuse.files.whole import ignore_other_engines, new_folder
 from minifuse.models import calibration_text
-from minifuse.models.architectures import Head, MaskedLanguage
 from minifuse.models.checkpoint import is_weight_file
-from minifuse.models.folder import (
-    QUANTIZED_WEIGHTS,
-    ModelFolder,
-    is_cross_encoder,
-    is_sparse_encoder,
-    read_cross_encoder_folder,
-    read_model_folder,
-    read_sparse_folder,
-)
+from minifuse.models.folder import QUANTIZED_WEIGHTS, ModelFolder, read_folder
 from minifuse.models.resolve import resolve_model
 from minifuse.models.weights import (
     load_encoder,
@@ -245,7 +236,7 @@ def quantize(
         ValueError: the model is quantised already, or is not one that minifuse computes.
     """
     path = resolve_model(str(model_name_or_path))
-    folder, head = _read(path)
+    _, folder = read_folder(path)
     if folder.is_quantized:
         raise ValueError(f"{folder.path}: is quantised already; give the model it was made from")
     threads = core.default_num_threads() if num_threads is None else num_threads
@@ -262,21 +253,10 @@ def quantize(
                 tensors[f"{slot}.{part}"] = array
         # All others keep the checkpoint's names and rows: they are read as a checkpoint's.
         slots = new_encoder(folder.description, "int8").weight_slots().keys() - done
-        tensors |= stored_tensors(folder, slots, head.tensors() if head else ())
+        tensors |= stored_tensors(folder, slots, folder.head_tensors)
         transformer = copy / folder.transformer_path.relative_to(folder.path)
         write_safetensors(transformer / QUANTIZED_WEIGHTS, tensors, _FORMAT)
     return Path(output)
-
-
-def _read(path: Path) -> tuple[ModelFolder, Head | MaskedLanguage | None]:
-    """Read a folder as the class of its model does, and return the head that this one has."""
-    if is_cross_encoder(path):
-        folder = read_cross_encoder_folder(path)
-        return folder, folder.architecture.head
-    if is_sparse_encoder(path):
-        folder = read_sparse_folder(path)
-        return folder, folder.architecture.masked_language
-    return read_model_folder(path), None
 
 
 def _ignored(weights_path: Path) -> Any:

@@ -61,8 +61,8 @@ class TrainableCrossEncoder(TrainableEncoder):
 
     def __init__(self, folder: ModelFolder, seed: int) -> None:
         head = folder.architecture.head
-        if head is None:
-            raise ValueError(f"{folder.path}: minifuse has no cross-encoders of this family")
+        if head is None or head.dense is None:
+            raise ValueError(f"{folder.path}: minifuse trains no cross-encoders of this family")
         super().__init__(dataclasses.replace(folder, modules=[], poolings=[head.pooling]))
         width = folder.description.hidden_size
         shapes = {
@@ -86,7 +86,7 @@ class TrainableCrossEncoder(TrainableEncoder):
             else:
                 self._weights[key_of(name)] = torch.nn.Parameter(torch.from_numpy(stored[name]))
         self._undecayed |= {key_of(name) for name in shapes if name.endswith(".bias")}
-        self._head = head
+        self._head, self._dense = head, head.dense
 
     def forward(
         self, sentences: Packed, numbers: npt.NDArray[np.int64], draws: Draws | None = None
@@ -94,7 +94,7 @@ class TrainableCrossEncoder(TrainableEncoder):
         """Scores [batch, 1] of packed pairs; arguments as TrainableEncoder takes them."""
         head, layers = self._head, self.folder.description.num_hidden_layers
         x = super().forward(sentences, numbers, draws)
-        x = ACTIVATIONS[head.activation](self._linear(head.dense, x))
+        x = ACTIVATIONS[head.activation](self._linear(self._dense, x))
         if draws is not None:
             x = dropped(x, numbers, self.hidden_dropout, draws.seed(layers, 0))
         return self._linear(head.output, x)

@@ -78,23 +78,12 @@ def _cached() -> Iterator[tuple[str, Path]]:
 def _about(name: str, folder: Path) -> dict[str, Any]:
     """A row of the table: what a folder holds, or the reason why it does not run."""
     from minifuse.models.architectures import families
-    from minifuse.models.folder import (
-        is_cross_encoder,
-        is_sparse_encoder,
-        read_cross_encoder_folder,
-        read_model_folder,
-        read_sparse_folder,
-    )
+    from minifuse.models.folder import read_folder
 
-    kind, read = "SentenceTransformer", read_model_folder
     row: dict[str, Any] = {"name": name, "class": "", "family": "", "layers": "", "width": "",
                            "tokens": "", "MB": "", "remark": "", "folder": str(folder)}  # fmt: skip
     try:
-        if is_cross_encoder(folder):
-            kind, read = "CrossEncoder", read_cross_encoder_folder
-        elif is_sparse_encoder(folder):
-            kind, read = "SparseEncoder", read_sparse_folder
-        model = read(folder)
+        kind, model = read_folder(folder)
         size = sum(path.stat().st_size for path in model.weights_path.parent.iterdir()
                    if path.suffix in (".safetensors", ".bin"))  # fmt: skip
     except (ValueError, OSError) as error:

@@ -96,14 +96,15 @@ class Head:
     """A family's head for classification: output(norm(activation(dense(pooled token)))).
 
     Attributes:
-        dense, output: names of its layers, without ".weight" and ".bias".
+        dense, output: names of its layers, without ".weight" and ".bias"; dense is None where the
+            output is all.
         activation: between them, by the kernels' name.
         norm: the name of its LayerNorm, or None.
         pooling: makes one row of those of a text.
         pooling_key: of config.json, where it says the pooling.
     """
 
-    dense: str
+    dense: str | None
     output: str = "classifier"
     activation: str = "tanh"
     norm: str | None = None
@@ -154,6 +155,8 @@ class Architecture:
         dropouts: keys of config.json that hold the dropout of rows and that of attention.
         head: of the family's cross-encoders; None: there are none.
         masked_language: the head of its masked language models; None: there are none.
+        language_matrix: the tensor that makes logits of words in its causal language models, which
+            may share the table of words; None: there are none.
     """
 
     model_types: tuple[str, ...]
@@ -163,6 +166,7 @@ class Architecture:
     dropouts: tuple[str, str] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
     head: Head | None = None
     masked_language: MaskedLanguage | None = None
+    language_matrix: str | None = None
 
     def own_name(self, name: str) -> str:
         """Return a tensor's name without prefix, in the spelling of today."""

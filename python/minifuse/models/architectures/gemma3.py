@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from minifuse.models.architectures import Architecture, Derived, without_biases
+from minifuse.models.architectures import Architecture, Derived, Head, without_biases
 from minifuse.models.description import Config, ModelDescription
 
 _KINDS = {"full_attention": False, "sliding_attention": True}
@@ -85,6 +85,8 @@ ARCHITECTURE = Architecture(
     model_types=("gemma3_text",),
     describe=_describe,
     prefixes=("model.",),
+    head=Head(None, "score", pooling="lasttoken"),
+    language_matrix="lm_head.weight",
     tensors={
         **without_biases(
             "query", "key", "value", "attention_output", "ffn_gate", "ffn_input", "ffn_output"

@@ -4,7 +4,7 @@ matrix, whose queries share keys and whose last token stands for a text.
 
 from __future__ import annotations
 
-from minifuse.models.architectures import Architecture, without_biases
+from minifuse.models.architectures import Architecture, Head, without_biases
 from minifuse.models.description import Config, ModelDescription
 
 
@@ -41,6 +41,8 @@ ARCHITECTURE = Architecture(
     model_types=("qwen3",),
     describe=_describe,
     prefixes=("model.",),
+    head=Head(None, "score", pooling="lasttoken"),
+    language_matrix="lm_head.weight",
     tensors={
         **without_biases(
             "query", "key", "value", "attention_output", "ffn_gate", "ffn_input", "ffn_output"

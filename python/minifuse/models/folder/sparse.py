@@ -1,0 +1,89 @@
+"""A sparse encoder's folder as data: a masked language model, maybe with a Router before it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from minifuse.models.description import Config, read_object
+from minifuse.models.folder.common import ModelFolder, module_paths, read_transformer, within
+
+__all__ = ["is_sparse_encoder", "read_sparse_folder"]
+
+
+def is_sparse_encoder(folder: Path) -> bool:
+    """Return whether a folder holds a sparse encoder by sentence-transformers' modules.
+
+    Raises:
+        ValueError: its modules.json or router_config.json is damaged.
+    """
+    has_modules = (folder / "modules.json").is_file()
+    kinds = module_paths(folder) if has_modules else []
+    if [kind for kind, _ in kinds] == ["Router"]:
+        kinds = _read_router(folder, kinds[0][1])[0]["document"]
+    return "SpladePooling" in [kind for kind, _ in kinds]
+
+
+def read_sparse_folder(folder: Path) -> ModelFolder:
+    """The same of a sparse encoder: a masked language model, whose words are pooled (SPLADE).
+
+    Raises:
+        FileNotFoundError: a file that must be there is missing.
+        ValueError: a file is damaged, or asks for what this package does not compute.
+    """
+    folder = folder.absolute()
+    kinds = module_paths(folder) if (folder / "modules.json").is_file() else []
+    queries_path, default_route = None, "document"
+    if [kind for kind, _ in kinds] == ["Router"]:
+        routes, default_route = _read_router(folder, kinds[0][1])
+        if [kind for kind, _ in routes["query"]] != ["SparseStaticEmbedding"]:
+            to = ", ".join(kind for kind, _ in routes["query"])
+            raise ValueError(f"{folder}: queries go to {to}, wanted SparseStaticEmbedding")
+        queries_path, kinds = routes["query"][0][1], routes["document"]
+    names = [kind for kind, _ in kinds]
+    if kinds and (
+        names[0] not in ("MLMTransformer", "Transformer") or names[1:] != ["SpladePooling"]
+    ):
+        raise ValueError(
+            f"{folder}: modules.json lists {', '.join(names)}; minifuse runs sparse encoders of "
+            "one MLMTransformer and SpladePooling, with or without a Router before them"
+        )
+    model = read_transformer(folder, kinds[0][1] if kinds else folder)
+    model.queries_path, model.default_route = queries_path, default_route
+    if model.architecture.masked_language is not None:
+        model.head_tensors = model.architecture.masked_language.tensors()
+    if kinds:
+        path = kinds[1][1] / "config.json"
+        config = Config(path, read_object(path))
+        config.want("pooling_strategy", "max")
+        activation = config.values.get("activation_function", "relu")
+        if activation not in ("relu", "log1p_relu"):
+            raise ValueError(
+                f"{path}: activation_function is {activation!r:.60}, wanted relu or log1p_relu"
+            )
+        model.takes_log_twice = activation == "log1p_relu"
+    return model
+
+
+def _read_router(folder: Path, router: Path) -> tuple[dict[str, list[tuple[str, Path]]], str]:
+    """The modules of queries and those of documents, and where a text goes that is neither."""
+    path = router / "router_config.json"
+    config = read_object(path)
+    types, structure = config.get("types"), config.get("structure")
+    parameters = config.get("parameters") or {}
+    if not (
+        isinstance(types, dict)
+        and isinstance(structure, dict)
+        and isinstance(parameters, dict)
+        and set(structure) == {"query", "document"}
+        and all(isinstance(names, list) for names in structure.values())
+        and all(isinstance(types.get(str(n)), str) for names in structure.values() for n in names)
+    ):
+        raise ValueError(f"{path}: wanted types, and a structure of query and document")
+    routes = {
+        route: [(types[n].rsplit(".", 1)[-1], within(folder, n, path)) for n in names]
+        for route, names in structure.items()
+    }
+    default = parameters.get("default_route") or "document"
+    if default not in routes:
+        raise ValueError(f"{path}: default_route is {default!r:.60}, wanted query or document")
+    return routes, default
