@@ -9,7 +9,7 @@ MODEL ?= sentence-transformers/all-MiniLM-L6-v2
 WORKLOADS ?=
 SOURCES := $(shell find csrc python -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml README.md
 
-.PHONY: demo test test-slow test-isas bench lint format sanitize sanitize-threads sanitize-python \
+.PHONY: demo test test-slow test-clients test-isas bench lint format sanitize sanitize-threads sanitize-python \
   sanitize-python-short sanitize-python-encodes mutants mutants-cpu fuzz soak check wheel clean
 
 $(BIN)/python:
@@ -35,6 +35,10 @@ $(VENV)/.bench-tools: pyproject.toml | $(VENV)/.test-tools
 	$(BIN)/python tools/extras.py bench | $(BIN)/python -m pip install --quiet -r /dev/stdin
 	touch $@
 
+$(VENV)/.client-tools: pyproject.toml | $(VENV)/.test-tools
+	$(BIN)/python tools/extras.py clients | $(BIN)/python -m pip install --quiet -r /dev/stdin
+	touch $@
+
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
 
@@ -43,6 +47,11 @@ test: $(VENV)/.installed $(VENV)/.test-tools
 
 test-slow: $(VENV)/.installed $(VENV)/.test-tools
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+# Libraries that were written for sentence-transformers, in an environment of their own.
+test-clients:
+	$(MAKE) VENV=.venv-clients .venv-clients/.installed .venv-clients/.client-tools
+	.venv-clients/bin/python -m pytest tests/clients
 
 # The whole suite under each instruction set that this machine has: no test may hold on one set alone.
 # The scalar build would need hours for the evaluation sets, whose vectors have the other sets' bits.

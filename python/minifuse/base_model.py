@@ -20,16 +20,18 @@ from tokenizers import Tokenizer
 from minifuse.drop_in import DropIn, ModelCard
 from minifuse.files.whole import ignore_other_engines, new_folder
 from minifuse.models.folder import ModelFolder
+from minifuse.models.inputs import as_list, checked, with_prompt
 from minifuse.models.pipeline import Pipeline, pipeline_of
 from minifuse.models.resolve import resolve_model
 from minifuse.native import core
 from minifuse.native.devices import Device, Dtype, resolve_device
+from minifuse.tensors import preferred
 from minifuse.tokens.tokenization import TextTokenizer
 
 if TYPE_CHECKING:
     from minifuse.tokens.model_tokenizer import ModelTokenizer
 
-__all__ = ["BaseModel", "either", "progress_bar", "update_json"]
+__all__ = ["BaseModel", "either", "length_of_call", "progress_bar", "update_json"]
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +90,7 @@ class BaseModel(DropIn, ABC):
         """The kind of pipeline that computes on a device."""
         return pipeline_of(device)
 
+    model_type: ClassVar[str]  # of sentence-transformers' classes, as a folder's settings name it
     _known_prompts: ClassVar[dict[str, str]] = {}
 
     def __init__(
@@ -139,6 +142,7 @@ class BaseModel(DropIn, ABC):
             raise ValueError(f"processor_kwargs[{name!r}] is not supported; set model.tokenizer")
 
         self._name = str(model_name_or_path)
+        logger.info("Loading %s model from %s.", self.model_type, self._name)
         path = resolve_model(
             str(model_name_or_path),
             cache_dir=cache_folder,
@@ -281,7 +285,10 @@ class BaseModel(DropIn, ABC):
     def _resolve_prompt(self, prompt: str | None, prompt_name: str | None) -> str | None:
         if prompt is not None:
             if prompt_name is not None:
-                logger.warning("Both prompt and prompt_name are given: prompt_name is ignored.")
+                logger.warning(
+                    "Provide either a `prompt`, a `prompt_name`, or neither, but not both. "
+                    "Ignoring the `prompt_name` in favor of `prompt`."
+                )
             return prompt
         if prompt_name is not None:
             if prompt_name not in self.prompts:
@@ -293,6 +300,53 @@ class BaseModel(DropIn, ABC):
         if self.default_prompt_name is not None:
             return self.prompts.get(self.default_prompt_name)
         return None
+
+    # ---- tokens -----------------------------------------------------------------------------
+
+    def preprocess(
+        self,
+        inputs: Any,
+        prompt: str | None = None,
+        task: str | None = None,
+        processing_kwargs: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Token ids as the model sees them, padded to the longest.
+
+        Args:
+            inputs: texts, or pairs of them.
+            prompt: put before each.
+            task: accepted; the ids are those that the encoder takes.
+            processing_kwargs: {"text": {"max_length": n}} cuts at n tokens.
+
+        Returns:
+            "input_ids", "token_type_ids" and "attention_mask", int64 [batch, seqlen]; tensors after
+            prefer_tensors(). Empty for no input. "prompt_length" as well, where there is a prompt:
+            its tokens. Padding exists in this view only: encode computes none.
+        """
+        texts = as_list(inputs)
+        if not texts:
+            return {}
+        most = _length_of(processing_kwargs)
+        tokens = self.pipeline.tokenize(
+            [with_prompt(prompt or "", text) for text in checked(texts)], max_length=most
+        )
+        mask = np.arange(int(tokens.seqlens.max())) < tokens.seqlens[:, None]
+        input_ids = np.full(mask.shape, self.tokenizer.pad_token_id or 0, np.int64)
+        input_ids[mask] = tokens.ids
+        token_types = np.zeros_like(input_ids)
+        token_types[mask] = tokens.types()
+        features: dict[str, Any] = {
+            "input_ids": preferred(input_ids),
+            "token_type_ids": preferred(token_types),
+            "attention_mask": preferred(mask.astype(np.int64)),
+        }
+        if prompt:
+            features["prompt_length"] = self.pipeline.prompt_length(prompt)
+        return features
+
+    def tokenize(self, texts: Any) -> dict[str, Any]:
+        """The same as preprocess, by its old name."""
+        return self.preprocess(texts)
 
     # ---- saving -----------------------------------------------------------------------------
 
@@ -314,7 +368,7 @@ class BaseModel(DropIn, ABC):
         Args:
             path: the folder.
             model_name: the name in README.md; None takes the folder's.
-            create_model_card: write README.md where the model has none.
+            create_model_card: write README.md where the model has none; False leaves it out.
             train_datasets: accepted; nothing is trained here.
             safe_serialization: False is accepted, too: the weights' files stay what they are.
 
@@ -333,7 +387,9 @@ class BaseModel(DropIn, ABC):
             transformer = copy / folder.transformer_path.relative_to(source)
             self._write_settings(copy, transformer)
             card = copy / "README.md"
-            if create_model_card and not card.exists():
+            if not create_model_card:
+                card.unlink(missing_ok=True)
+            elif not card.exists():
                 name, kind = model_name or Path(path).name, type(self).__name__
                 card.write_text(_CARD.format(name=name, kind=kind), encoding="utf-8")
 
@@ -353,7 +409,50 @@ class BaseModel(DropIn, ABC):
 
     def _settings(self) -> dict[str, Any]:
         """The settings of config_sentence_transformers.json as they are now."""
-        return {"prompts": self.prompts, "default_prompt_name": self.default_prompt_name}
+        return {
+            "model_type": self.model_type,
+            "prompts": self.prompts,
+            "default_prompt_name": self.default_prompt_name,
+        }
+
+
+def length_of_call(kind: str, others: dict[str, Any]) -> int | None:
+    """Return at how many tokens a call's processing_kwargs cut texts; None: at the model's own.
+
+    Args:
+        kind: of the model, for the message.
+        others: arguments of a call that the model has no names for.
+
+    Raises:
+        ValueError: there are others (they are named), or no such length.
+    """
+    options = others.pop("processing_kwargs", None)
+    if others:
+        raise ValueError(
+            f"{kind} has been called with additional keyword arguments that this model does not "
+            f"use: {list(others)}. As per {kind.split('.')[0]}.get_model_kwargs(), this model does "
+            "not accept any additional keyword arguments."
+        )
+    return _length_of(options)
+
+
+def _length_of(processing_kwargs: dict[str, Any] | None) -> int | None:
+    """Return the max_length of processing_kwargs; what else could change a result is refused."""
+    if not processing_kwargs:
+        return None
+    groups = {key: dict(value or {}) for key, value in processing_kwargs.items()}
+    options = groups.pop("common", {}) | groups.pop("text", {})
+    options.pop("padding", None)  # nothing is padded
+    options.pop("return_tensors", None)
+    length = options.pop("max_length", None)
+    if options.pop("truncation", True) not in (True, "longest_first") or groups or options:
+        raise ValueError(
+            f"processing_kwargs is {processing_kwargs!r:.200}, wanted a length: "
+            "{'text': {'max_length': n}}"
+        )
+    if length is not None and (type(length) is not int or length < 1):
+        raise ValueError(f"processing_kwargs: max_length is {length!r:.60}, wanted >= 1")
+    return length
 
 
 def update_json(path: Path, values: dict[str, Any]) -> None:

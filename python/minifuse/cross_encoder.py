@@ -16,13 +16,13 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from minifuse.base_model import BaseModel, either, progress_bar, update_json
+from minifuse.base_model import BaseModel, either, length_of_call, progress_bar, update_json
 from minifuse.models.folder import read_cross_encoder_folder
 from minifuse.models.inputs import as_list
 from minifuse.models.modules import DenseModule, activation_of_class, class_of_activation
 from minifuse.models.pipeline import Request
 from minifuse.native import core
-from minifuse.tensors import import_torch
+from minifuse.tensors import import_torch, prefers_tensors
 
 __all__ = ["CrossEncoder"]
 
@@ -72,6 +72,7 @@ class CrossEncoder(BaseModel):
         ValueError: the model or an argument asks for what minifuse does not compute.
     """
 
+    model_type = "CrossEncoder"
     _read_folder = staticmethod(read_cross_encoder_folder)
 
     def __init__(
@@ -106,8 +107,8 @@ class CrossEncoder(BaseModel):
             return default
         if not path.startswith("torch."):
             logger.warning(
-                "Activation function path '%s' is not trusted, using the default (%s) instead; "
-                "pass activation_fn=",
+                "Activation function path '%s' is not trusted, using default activation function "
+                "instead. It is %s; pass activation_fn= for another one.",
                 path,
                 default,
             )
@@ -128,7 +129,13 @@ class CrossEncoder(BaseModel):
 
     @property
     def activation_fn(self) -> Activation:
-        """The function of the scores: a name of the kernels, or a function of a tensor."""
+        """The function of the scores: a name of the kernels, or a function of a tensor.
+
+        PyTorch's class in place of a name after prefer_tensors().
+        """
+        if isinstance(self._activation_fn, str) and prefers_tensors():
+            path = str(class_of_activation(self._activation_fn))
+            return getattr(import_torch().nn, path.rsplit(".", 1)[-1])()  # type: ignore[no-any-return]
         return self._activation_fn
 
     @activation_fn.setter
@@ -185,7 +192,7 @@ class CrossEncoder(BaseModel):
             )
 
     def _settings(self) -> dict[str, Any]:
-        settings = super()._settings() | {"model_type": "CrossEncoder"}
+        settings = super()._settings()
         if (path := self._path_of_activation()) is not None:
             settings["activation_fn"] = path
         return settings
@@ -228,6 +235,7 @@ class CrossEncoder(BaseModel):
         sentences: Any = None,
         num_threads: int | None = None,
         truncation: Literal["cut", "error"] = "cut",
+        **kwargs: Any,
     ) -> Any:
         """Score pairs of texts.
 
@@ -245,6 +253,7 @@ class CrossEncoder(BaseModel):
             pool, chunk_size: accepted and ignored, because threads serve.
             num_threads: for this call; None takes the model's.
             truncation: "error" raises where a pair would be cut, instead of cutting it.
+            processing_kwargs: {"text": {"max_length": n}} cuts pairs at n tokens in this call.
 
         Returns:
             float32 [n] for one label, [n, num_labels] for several; without the first dimension for
@@ -272,6 +281,7 @@ class CrossEncoder(BaseModel):
             prompt=self._resolve_prompt(prompt, prompt_name) or "",
             batch_size=int(batch_size),
             refuses_long=truncation == "error",
+            max_length=length_of_call(f"{type(self).__name__}.predict()", kwargs),
         )
         with progress_bar(len(pairs), show_progress_bar) as advance:
             scores, _ = self.pipeline.encode(pairs, request, advance)

@@ -5,17 +5,12 @@ and similarities.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
-
 from minifuse.base_model import BaseModel, either
-from minifuse.models.inputs import as_list, checked, with_prompt
 from minifuse.search import similarity
-from minifuse.tensors import preferred
 
-__all__ = ["EmbeddingModel", "refuse_others"]
+__all__ = ["EmbeddingModel"]
 
 
 class EmbeddingModel(BaseModel):
@@ -36,44 +31,6 @@ class EmbeddingModel(BaseModel):
     @similarity_fn_name.setter
     def similarity_fn_name(self, value: Any) -> None:
         self._similarity_fn_name = similarity.name_of(value)
-
-    # ---- tokens -----------------------------------------------------------------------------
-
-    def preprocess(
-        self, inputs: Sequence[str], prompt: str | None = None, task: str | None = None
-    ) -> dict[str, Any]:
-        """Token ids as the model sees them, padded to the longest.
-
-        Args:
-            inputs: texts.
-            prompt: put before each.
-            task: accepted; the ids are those that the encoder takes.
-
-        Returns:
-            "input_ids", "token_type_ids" and "attention_mask", int64 [batch, seqlen]; tensors after
-            prefer_tensors(). Empty for no input. Padding exists in this view only: encode computes
-            none.
-        """
-        texts = as_list(inputs)
-        if not texts:
-            return {}
-        tokens = self.pipeline.tokenize(
-            [with_prompt(prompt or "", text) for text in checked(texts)]
-        )
-        mask = np.arange(int(tokens.seqlens.max())) < tokens.seqlens[:, None]
-        input_ids = np.zeros(mask.shape, np.int64)
-        input_ids[mask] = tokens.ids
-        token_types = np.zeros_like(input_ids)
-        token_types[mask] = tokens.types()
-        return {
-            "input_ids": preferred(input_ids),
-            "token_type_ids": preferred(token_types),
-            "attention_mask": preferred(mask.astype(np.int64)),
-        }
-
-    def tokenize(self, texts: Sequence[str]) -> dict[str, Any]:
-        """The same as preprocess, by its old name."""
-        return self.preprocess(texts)
 
     # ---- vectors ----------------------------------------------------------------------------
 
@@ -149,16 +106,3 @@ class EmbeddingModel(BaseModel):
 
     def _settings(self) -> dict[str, Any]:
         return super()._settings() | {"similarity_fn_name": self._similarity_fn_name}
-
-
-def refuse_others(kind: str, others: dict[str, Any]) -> None:
-    """Refuse arguments of encode that no model here uses.
-
-    Raises:
-        ValueError: there are some (they are named).
-    """
-    if others:
-        raise ValueError(
-            f"{kind}.encode() has been called with additional keyword arguments that this model "
-            f"does not use: {list(others)}"
-        )

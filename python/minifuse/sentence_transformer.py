@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Literal, overload
 import numpy as np
 import numpy.typing as npt
 
-from minifuse.base_model import either, progress_bar
-from minifuse.embedding_model import EmbeddingModel, refuse_others
+from minifuse.base_model import either, length_of_call, progress_bar
+from minifuse.embedding_model import EmbeddingModel
 from minifuse.models.folder import read_model_folder
 from minifuse.models.inputs import WINDOW_TEXTS, as_list
 from minifuse.models.parts import Pooling, Transformer
@@ -65,6 +65,7 @@ class SentenceTransformer(EmbeddingModel):
         ValueError: the model or an argument asks for what minifuse does not compute.
     """
 
+    model_type = "SentenceTransformer"
     _read_folder = staticmethod(read_model_folder)
     _known_prompts: ClassVar[dict[str, str]] = {"query": "", "document": ""}
 
@@ -243,7 +244,8 @@ class SentenceTransformer(EmbeddingModel):
             return_info: give (embeddings, EncodeInfo).
             ranges: float [2, dim], minimum and maximum of each dimension, for precision "int8" and
                 "uint8": those of embeddings of typical texts. The same for a whole corpus.
-            task, processing_kwargs: ``task`` is accepted and changes nothing.
+            task: accepted; it changes nothing.
+            processing_kwargs: {"text": {"max_length": n}} cuts texts at n tokens in this call.
 
         Returns:
             float32 [batch, dim]; [dim] for a single string; (0, dim) for no text.
@@ -258,7 +260,9 @@ class SentenceTransformer(EmbeddingModel):
         inputs = either(inputs, sentences, "inputs", "sentences")
         if inputs is None:
             raise TypeError("inputs is None, wanted a string or a list of strings")
-        _check_choices(batch_size, output_value, precision, truncation, ranges, kwargs)
+        _check_choices(batch_size, output_value, precision, truncation, ranges)
+        if kwargs.pop("task", None) not in (None, "query", "document"):
+            raise ValueError("task: wanted 'query', 'document' or None")
         self._check_device(device)
         width = self.truncate_dim if truncate_dim is None else truncate_dim
         if width is not None and width < 1:
@@ -277,6 +281,7 @@ class SentenceTransformer(EmbeddingModel):
             normalizes=normalize_embeddings,
             refuses_long=truncation == "error",
             stays_on_device=convert_to_tensor and is_whole and self.pipeline.vectors_can_stay(),
+            max_length=length_of_call(f"{type(self).__name__}.encode()", kwargs),
         )
         with progress_bar(len(texts), show_progress_bar) as advance:
             result, info = self.pipeline.encode(texts, request, advance)
@@ -340,14 +345,8 @@ def _check_choices(
     precision: Any,
     truncation: Any,
     ranges: Any,
-    others: dict[str, Any],
 ) -> None:
     """Refuse what encode does not know, by name."""
-    if others.pop("task", None) not in (None, "query", "document"):
-        raise ValueError("task: wanted 'query', 'document' or None")
-    if others.pop("processing_kwargs", None):
-        raise ValueError("processing_kwargs is not supported; set model.max_seq_length")
-    refuse_others("SentenceTransformer", others)
     if batch_size <= 0:
         raise ValueError(f"batch_size must be a positive integer, got {batch_size}.")
     if precision is not None and precision not in similarity.PRECISIONS:

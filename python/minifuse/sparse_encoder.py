@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from minifuse.base_model import either, progress_bar
-from minifuse.embedding_model import EmbeddingModel, refuse_others
+from minifuse.base_model import either, length_of_call, progress_bar
+from minifuse.embedding_model import EmbeddingModel
 from minifuse.models.folder import read_sparse_folder
 from minifuse.models.inputs import as_list
 from minifuse.models.pipeline import Pipeline, Request
@@ -39,6 +39,7 @@ class SparseEncoder(EmbeddingModel):
         ValueError: the model or an argument asks for what minifuse does not compute.
     """
 
+    model_type = "SparseEncoder"
     _read_folder = staticmethod(read_sparse_folder)
 
     @staticmethod
@@ -97,7 +98,7 @@ class SparseEncoder(EmbeddingModel):
         self._similarity_fn_name, self._max_active_dims = state["similarity"], state["active"]
 
     def _settings(self) -> dict[str, Any]:
-        settings = super()._settings() | {"model_type": "SparseEncoder"}
+        settings = super()._settings()
         if self._max_active_dims is not None:
             settings["max_active_dims"] = self._max_active_dims
         return settings
@@ -156,7 +157,6 @@ class SparseEncoder(EmbeddingModel):
         inputs = either(inputs, sentences, "inputs", "sentences")
         if inputs is None:
             raise TypeError("inputs is None, wanted a text or a sequence of texts")
-        refuse_others(type(self).__name__, kwargs)
         if batch_size <= 0:
             raise ValueError(f"batch_size must be a positive integer, got {batch_size}.")
         if task not in (None, "query", "document"):
@@ -168,6 +168,7 @@ class SparseEncoder(EmbeddingModel):
             num_threads=self._threads_of_call(num_threads),
             prompt=self._resolve_prompt(prompt, prompt_name) or "",
             batch_size=int(batch_size),
+            max_length=length_of_call(f"{type(self).__name__}.encode()", kwargs),
         )
         pipeline = self.pipeline
         assert isinstance(pipeline, SparsePipeline)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from minifuse import native
 
-__all__ = ["import_torch", "prefer_tensors", "preferred", "result_like"]
+__all__ = ["import_torch", "prefer_tensors", "preferred", "prefers_tensors", "result_like"]
 
 _are_preferred = False
 
@@ -50,6 +50,11 @@ def prefer_tensors(are_preferred: bool = True) -> None:
     if are_preferred:
         import_torch()
     _are_preferred = are_preferred
+
+
+def prefers_tensors() -> bool:
+    """Return whether this process asked for tensors."""
+    return _are_preferred
 
 
 def preferred(result: npt.NDArray[Any]) -> Any:

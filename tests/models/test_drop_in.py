@@ -161,6 +161,11 @@ def test_saving_replaces_and_keeps(model, tmp_path):
     assert SentenceTransformer(folder).max_seq_length == 7
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]
     again.save(tmp_path / "without", create_model_card=False)
+    assert not (tmp_path / "without" / "README.md").exists()
+    assert (
+        '"model_type": "SentenceTransformer"'
+        in (tmp_path / "without" / "config_sentence_transformers.json").read_text()
+    )
     (tmp_path / "file").write_text("x")
     with pytest.raises(FileExistsError):
         again.save(tmp_path / "file")
@@ -225,6 +230,37 @@ def test_distance_to_itself_is_nothing(rng):
 def test_copies_keep_the_card(model):
     model.model_card_data.set_evaluation_metrics(None, {"a": 1.0}, epoch=2)
     assert copy.deepcopy(model).model_card_data.metrics == [(None, {"a": 1.0}, 2, 0)]
+
+
+def test_a_length_for_one_call(model, theirs):
+    long = ["a dog runs over lazy dogs and jumps over the blue sky", "the dog"]
+    wish = {"text": {"max_length": 5, "truncation": True}}
+    expected = theirs.encode(long, processing_kwargs=wish)
+    np.testing.assert_allclose(model.encode(long, processing_kwargs=wish), expected, atol=2e-6)
+    alone = model.encode(long[0], processing_kwargs={"common": {"max_length": 5}})
+    np.testing.assert_array_equal(alone, model.encode(long, processing_kwargs=wish)[0])
+    assert model.preprocess(long, processing_kwargs=wish)["input_ids"].shape == (2, 5)
+    most = {"text": {"max_length": 10**6}}  # no more positions than the model has
+    assert model.preprocess(["a " * 300], processing_kwargs=most)["input_ids"].shape[1] == (
+        model.pipeline.folder.description.max_position_embeddings
+    )
+
+
+def test_a_prompts_tokens_are_counted(model, theirs):
+    for prompt in ("a dog ", "the "):
+        features = theirs.preprocess(TEXTS, prompt=prompt)
+        assert model.preprocess(TEXTS, prompt=prompt)["prompt_length"] == features["prompt_length"]
+
+
+def test_a_similarity_of_another_class_is_named(model):
+    with pytest.raises(ValueError, match="MultiVectorEncoder"):
+        model.similarity_fn_name = "maxsim"
+
+
+def test_a_file_is_no_model(tmp_path):
+    (tmp_path / "model").write_text("no folder")
+    with pytest.raises(NotADirectoryError, match="is a file, not a directory"):
+        SentenceTransformer(tmp_path / "model")
 
 
 def test_the_parts_of_a_model(model, theirs):

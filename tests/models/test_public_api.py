@@ -185,7 +185,10 @@ def test_prompts(tiny_folder):
         ({"num_threads": 0}, ValueError, "num_threads is 0"),
         ({"num_threads": 1.5}, TypeError, "num_threads is 1.5"),
         ({"truncation": "x"}, ValueError, "truncation is 'x'"),
-        ({"processing_kwargs": {"text": {}}}, ValueError, "processing_kwargs is not supported"),
+        ({"processing_kwargs": {"image": {"a": 1}}}, ValueError, "processing_kwargs is {'image'"),
+        ({"processing_kwargs": {"text": {"stride": 1}}}, ValueError, "wanted a length"),
+        ({"processing_kwargs": {"text": {"max_length": 0}}}, ValueError, "max_length is 0"),
+        ({"processing_kwargs": {"text": {"truncation": False}}}, ValueError, "wanted a length"),
     ],
 )
 def test_wrong_arguments(tiny, arguments, error, text):

@@ -15,6 +15,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer
 
+import minifuse
 from minifuse import CrossEncoder, SentenceTransformer
 from minifuse.models.quantization import quantize
 from tiny_cross_encoder import FAMILIES, TEXTS, write_cross_encoder
@@ -39,6 +40,8 @@ def test_scores_are_those_of_sentence_transformers(tmp_path, family, num_labels)
     ours, theirs = CrossEncoder(folder), sentence_transformers.CrossEncoder(str(folder))
     assert ours.num_labels == theirs.num_labels == num_labels
     assert ours.max_seq_length == theirs.max_seq_length == 48
+    features = theirs.preprocess(PAIRS)
+    np.testing.assert_array_equal(ours.preprocess(PAIRS)["input_ids"], features["input_ids"])
     tokens = ours.pipeline.tokenize(PAIRS)
     features = theirs.tokenizer(
         *map(list, zip(*PAIRS, strict=True)), truncation=True, max_length=48
@@ -204,6 +207,29 @@ def test_a_function_of_ones_own(bert):
     model = CrossEncoder(bert, activation_fn=lambda x: 2 * x)
     scores = model.predict(PAIRS)
     np.testing.assert_array_equal(scores, 2 * model.predict(PAIRS, activation_fn="identity"))
+
+
+def test_a_length_for_one_call(bert):
+    model, theirs = CrossEncoder(bert), sentence_transformers.CrossEncoder(str(bert))
+    wish = {"text": {"max_length": 9, "truncation": True}}
+    scores = model.predict(PAIRS, processing_kwargs=wish)
+    np.testing.assert_allclose(scores, theirs.predict(PAIRS, processing_kwargs=wish), atol=1e-5)
+    ids, expected = (
+        one.preprocess(PAIRS[:3], processing_kwargs=wish)["input_ids"] for one in (model, theirs)
+    )
+    np.testing.assert_array_equal(ids, expected)
+    with pytest.raises(ValueError, match=r"CrossEncoder\.predict\(\) has been called with"):
+        model.predict(PAIRS, nonsense=1)
+
+
+def test_activations_are_pytorchs_where_tensors_are_preferred(bert):
+    model = CrossEncoder(bert, activation_fn="tanh")
+    minifuse.prefer_tensors()
+    try:
+        assert isinstance(model.activation_fn, torch.nn.Tanh)
+    finally:
+        minifuse.prefer_tensors(False)
+    assert model.activation_fn == "tanh"
 
 
 def test_copies(bert):

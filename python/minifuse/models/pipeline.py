@@ -59,6 +59,7 @@ class Request(NamedTuple):
         normalizes: whether vectors are divided by their length.
         refuses_long: whether a text that would be cut is an error.
         stays_on_device: whether vectors become a tensor there.
+        max_length: where texts are cut; None: at the model's max_seq_length.
     """
 
     num_threads: int
@@ -69,6 +70,7 @@ class Request(NamedTuple):
     normalizes: bool = False
     refuses_long: bool = False
     stays_on_device: bool = False
+    max_length: int | None = None
 
 
 class Pipeline:
@@ -162,11 +164,18 @@ class Pipeline:
 
     # ---- texts to tokens --------------------------------------------------------------------
 
-    def tokenize(self, texts: Sequence[str | Pair], num_threads: int | None = None) -> TokenBatch:
-        """The ids of every text or pair, cut at max_seq_length."""
-        return self.tokenizer.encode(texts, self.max_seq_length, num_threads)
+    def tokenize(
+        self,
+        texts: Sequence[str | Pair],
+        num_threads: int | None = None,
+        max_length: int | None = None,
+    ) -> TokenBatch:
+        """The ids of every text or pair, cut at max_length; None: at max_seq_length."""
+        limit = self.folder.description.max_position_embeddings
+        most = self.max_seq_length if max_length is None else min(max_length, limit)
+        return self.tokenizer.encode(texts, most, num_threads)
 
-    def _prompt_length(self, prompt: str) -> int:
+    def prompt_length(self, prompt: str) -> int:
         """Tokens of the prompt that stay out of the pooling: all but the closing one."""
         return len(self.tokenize([prompt]).ids) - self.tokenizer.suffix_length
 
@@ -180,7 +189,7 @@ class Pipeline:
         self, texts: list[str | Pair], places: npt.NDArray[np.intp], request: Request
     ) -> _Window:
         prompted = [with_prompt(request.prompt, texts[place]) for place in places.tolist()]
-        tokens = self.tokenize(prompted, request.num_threads)
+        tokens = self.tokenize(prompted, request.num_threads, request.max_length)
         if request.refuses_long:
             self._refuse_long(tokens, places)
         ordered, order = tokens.sorted_by_length()
@@ -217,9 +226,10 @@ class Pipeline:
         texts = checked(texts)
         pool_from = 0
         if request.prompt and not self.include_prompt:
-            pool_from = self._prompt_length(request.prompt)
+            pool_from = self.prompt_length(request.prompt)
         if len(texts) == 1:  # a query: nothing to sort or to put together
-            tokens = self.tokenize([with_prompt(request.prompt, texts[0])])
+            prompted = [with_prompt(request.prompt, texts[0])]
+            tokens = self.tokenize(prompted, max_length=request.max_length)
             if request.refuses_long:
                 self._refuse_long(tokens, (0,))
             encoded = self._encode_tokens(tokens, pool_from, request)
@@ -270,7 +280,7 @@ class Pipeline:
         vectors = self._behind_modules(pooled, request._replace(normalizes=False))
         beside: dict[str, Any] = {"modality": "text"}
         if request.prompt:
-            beside["prompt_length"] = self._prompt_length(request.prompt)
+            beside["prompt_length"] = self.prompt_length(request.prompt)
         return [
             beside
             | {

@@ -75,10 +75,10 @@ def resolve_model(
     path = Path(name)
     if path.is_dir():
         return path
+    if path.exists():
+        raise NotADirectoryError(f"{text!r} is a file, not a directory that holds a model")
     if path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1:
         raise FileNotFoundError(f"model folder {text!r} does not exist")
-    if path.exists():
-        raise ValueError(f"{text!r} is a file, wanted a model folder")
 
     from huggingface_hub.utils import HFValidationError
 

@@ -182,6 +182,11 @@ def name_of(value: Any) -> str:
         ValueError: there is none of that name.
     """
     name = str(getattr(value, "value", value))
+    if name in ("maxsim", "meanmaxsim"):
+        raise ValueError(
+            f"similarity_fn_name is {name!r}, which compares the rows of all tokens: that takes "
+            "sentence-transformers' MultiVectorEncoder"
+        )
     if name not in SIMILARITIES:
         raise ValueError(f"similarity_fn_name is {name!r}, wanted one of {', '.join(SIMILARITIES)}")
     return name
