@@ -62,6 +62,23 @@ def test_scores_are_those_of_sentence_transformers(tmp_path, family, num_labels)
     )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("num_labels", [1, 3])
+@pytest.mark.parametrize("family", ["bert", "roberta", "modernbert"])
+def test_a_thousand_pairs(tmp_path, family, num_labels):
+    """Pairs of 2 to 300 tokens, so that many are cut on one side or on both."""
+    rng = np.random.default_rng(0)
+    words = " ".join(TEXTS).split()
+    texts = [" ".join(rng.choice(words, int(n))) for n in rng.integers(0, 40, 2000)]
+    pairs = [*zip(texts[:1000], texts[1000:], strict=True)]
+    folder = write_cross_encoder(tmp_path / family, family, num_labels, model_max_length=128)
+    ours, theirs = CrossEncoder(folder), sentence_transformers.CrossEncoder(str(folder))
+    expected = theirs.predict(pairs, activation_fn=torch.nn.Identity())
+    scores = ours.predict(pairs, activation_fn="identity")
+    assert scores.shape == expected.shape
+    assert np.abs(scores - expected).max() <= 1e-5
+
+
 def test_a_pair_has_the_same_bits_alone_and_in_any_batch(bert):
     for dtype in ("float32", "bfloat16", "int8"):
         model = CrossEncoder(bert, dtype=dtype)
