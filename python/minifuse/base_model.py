@@ -313,7 +313,7 @@ class BaseModel(DropIn, ABC):
         """Token ids as the model sees them, padded to the longest.
 
         Args:
-            inputs: texts, or pairs of them.
+            inputs: a text, or texts, or pairs of them.
             prompt: put before each.
             task: accepted; the ids are those that the encoder takes.
             processing_kwargs: {"text": {"max_length": n}} cuts at n tokens.
@@ -323,7 +323,7 @@ class BaseModel(DropIn, ABC):
             prefer_tensors(). Empty for no input. "prompt_length" as well, where there is a prompt:
             its tokens. Padding exists in this view only: encode computes none.
         """
-        texts = as_list(inputs)
+        texts = [inputs] if isinstance(inputs, str) else as_list(inputs)
         if not texts:
             return {}
         most = _length_of(processing_kwargs)

@@ -247,6 +247,9 @@ def test_a_length_for_one_call(model, theirs):
 
 
 def test_a_prompts_tokens_are_counted(model, theirs):
+    np.testing.assert_array_equal(
+        model.preprocess(TEXTS[0])["input_ids"], model.preprocess(TEXTS[:1])["input_ids"]
+    )
     for prompt in ("a dog ", "the "):
         features = theirs.preprocess(TEXTS, prompt=prompt)
         assert model.preprocess(TEXTS, prompt=prompt)["prompt_length"] == features["prompt_length"]
