@@ -17,7 +17,6 @@ TEXTS = [
     "dogs run over lazy dogs and jump, jump, jump " * 4,
     "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich.",
 ]
-SIZES = {"num_hidden_layers": 2, "num_attention_heads": 4}
 
 
 def pair_tokenizer(single: str, second: str, special: list[str]) -> Tokenizer:
@@ -39,7 +38,7 @@ FAMILIES = {
     "roberta": ("Roberta", "<s> $A </s>", "</s> $B </s>", ROBERTA, ONE_TYPE),
     "xlm-roberta": ("XLMRoberta", "<s> $A </s>", "</s> $B </s>", ROBERTA, ONE_TYPE),
     "camembert": ("Camembert", "<s> $A </s>", "</s> $B </s>", ROBERTA, ONE_TYPE),
-    "electra": ("Electra", "[CLS] $A [SEP]", "$B:1 [SEP]:1", BERT, {"embedding_size": 32}),
+    "electra": ("Electra", "[CLS] $A [SEP]", "$B:1 [SEP]:1", BERT, {}),
     "distilbert": ("DistilBert", "[CLS] $A [SEP]", "$B [SEP]", BERT, {}),
     "mpnet": ("MPNet", "<s> $A </s>", "</s> $B </s>", ROBERTA, {"max_position_embeddings": 514}),
     "nomic_bert": ("NomicBert", "[CLS] $A [SEP]", "$B:1 [SEP]:1", BERT, {}),
@@ -55,14 +54,23 @@ FAMILIES = {
 }
 
 
-def write_cross_encoder(folder, family: str, num_labels: int = 1, **changes):
-    """A random cross-encoder of a family, its biases and LayerNorms as random as its matrices."""
+def write_cross_encoder(
+    folder, family: str, num_labels: int = 1, *, hidden: int = 32, heads: int = 4, **changes
+):
+    """A random cross-encoder of a family, its biases and LayerNorms as random as its matrices.
+
+    changes: of tokenizer_config.json.
+    """
     name, single, second, special, settings = FAMILIES[family]
     tokenizer = pair_tokenizer(single, second, special)
     pad = "[PAD]" if special is BERT else "<pad>"
-    shape = {"hidden_size": 32, "intermediate_size": 48, **SIZES}
+    inner = hidden * 3 // 2 if hidden == 32 else 2 * hidden
+    shape = {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": 2}
+    shape["num_attention_heads"] = heads
+    if family == "electra":
+        shape["embedding_size"] = hidden
     if family == "distilbert":
-        shape = {"dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 4}
+        shape = {"dim": hidden, "hidden_dim": inner, "n_layers": 2, "n_heads": heads}
     config = getattr(transformers, f"{name}Config")(
         vocab_size=tokenizer.get_vocab_size(),
         num_labels=num_labels,
