@@ -17,18 +17,22 @@ PACKAGE = Path(minifuse.__file__).parent
 
 
 def test_import_is_light():
-    # Processor time of its own: other programs may have the machine.
-    script = "import minifuse, sys, time; print(time.process_time(), *sorted(sys.modules))"
-    best, modules = 1e9, [""]
+    """In processor time, beside that of what it cannot do without: machines differ, and so does
+    what other programs leave of one.
+    """
+    best = {"numpy, tokenizers": 1e9, "minifuse": 1e9}
+    modules = [""]
     for _ in range(3):
-        done = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, check=True
-        )
-        seconds, *modules = done.stdout.split()
-        best = min(best, float(seconds))
+        for names in best:
+            script = f"import {names}, sys, time; print(time.process_time(), *sorted(sys.modules))"
+            done = subprocess.run(
+                [sys.executable, "-c", script], capture_output=True, text=True, check=True
+            )
+            seconds, *modules = done.stdout.split()
+            best[names] = min(best[names], float(seconds))
     heavy = {"torch", "scipy", "pandas", "transformers", "sentence_transformers", "pyarrow"}
     assert not heavy & set(modules)
-    assert best < 0.4  # of which the interpreter's own start is some 0.02 s
+    assert best["minifuse"] < 2.2 * best["numpy, tokenizers"]
 
 
 def test_it_is_the_installed_package_that_is_tested():
