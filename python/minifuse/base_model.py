@@ -224,7 +224,9 @@ class BaseModel(DropIn, ABC):
             raise TypeError(f"max_seq_length is {value!r}, wanted an integer")
         if not 1 <= value <= limit:
             raise ValueError(f"max_seq_length is {value}, wanted 1..{limit} (the positions it has)")
-        self.pipeline.max_seq_length = int(value)
+        for one in self.pipeline.every():
+            own = one.folder.description.max_position_embeddings
+            one.max_seq_length = min(int(value), own)
 
     def get_max_seq_length(self) -> int:
         """The same as max_seq_length."""
@@ -258,7 +260,7 @@ class BaseModel(DropIn, ABC):
             "name": self._name,
             "prompts": dict(self.prompts),
             "default_prompt_name": self.default_prompt_name,
-            "max_seq_length": self.max_seq_length,
+            "max_seq_lengths": [one.max_seq_length for one in self.pipeline.every()],
             "num_threads": self._num_threads,
             "tokenizer": self._own_tokenizer(),
             "model_card_data": self.model_card_data,
@@ -271,7 +273,8 @@ class BaseModel(DropIn, ABC):
             self.tokenizer = Tokenizer.from_str(state["tokenizer"])
         self.prompts = state["prompts"]
         self.default_prompt_name = state["default_prompt_name"]
-        self.pipeline.max_seq_length = state["max_seq_length"]
+        for one, length in zip(self.pipeline.every(), state["max_seq_lengths"], strict=True):
+            one.max_seq_length = length
         self._num_threads = state["num_threads"]
         self.model_card_data = state["model_card_data"]
 
@@ -397,14 +400,14 @@ class BaseModel(DropIn, ABC):
 
     def _write_settings(self, folder: Path, transformer: Path) -> None:
         """Write all that can be changed after loading into a copy of the model's folder."""
-        lengths = {
-            "max_seq_length": self.max_seq_length,
-            "do_lower_case": self.pipeline.folder.do_lower_case,
-        }
-        update_json(transformer / "sentence_bert_config.json", lengths)
-        # Not by tokenizers' own save: a full disk would be a plain Exception there.
-        text = self.tokenizer.to_str(pretty=True)
-        (transformer / "tokenizer.json").write_text(text, encoding="utf-8")
+        for one in reversed(self.pipeline.every()):  # the model's own last: two may share a folder
+            source = one.folder
+            path = folder / source.transformer_path.relative_to(source.path)
+            lengths = {"max_seq_length": one.max_seq_length, "do_lower_case": source.do_lower_case}
+            update_json(path / "sentence_bert_config.json", lengths)
+            # Not by tokenizers' own save: a full disk would be a plain Exception there.
+            text = one.tokenizer.backend.to_str(pretty=True)
+            (path / "tokenizer.json").write_text(text, encoding="utf-8")
         update_json(folder / "config_sentence_transformers.json", self._settings())
 
     def _settings(self) -> dict[str, Any]:

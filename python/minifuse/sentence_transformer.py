@@ -145,7 +145,8 @@ class SentenceTransformer(EmbeddingModel):
 
     def set_pooling_include_prompt(self, include_prompt: bool) -> None:
         """Set whether the tokens of a prompt take part in the pooling."""
-        self.pipeline.include_prompt = bool(include_prompt)
+        for one in self.pipeline.every():
+            one.include_prompt = bool(include_prompt)
 
     def __repr__(self) -> str:
         return (
@@ -158,14 +159,15 @@ class SentenceTransformer(EmbeddingModel):
         return super()._state() | {
             "truncate_dim": self.truncate_dim,
             "similarity_fn_name": self._similarity_fn_name,
-            "include_prompt": self.pipeline.include_prompt,
+            "include_prompt": [one.include_prompt for one in self.pipeline.every()],
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
         super()._restore(state)
         self.truncate_dim = state["truncate_dim"]
         self._similarity_fn_name = state["similarity_fn_name"]
-        self.pipeline.include_prompt = state["include_prompt"]
+        for one, includes in zip(self.pipeline.every(), state["include_prompt"], strict=True):
+            one.include_prompt = includes
 
     def _parts(self) -> list[Any]:
         folder = self.pipeline.folder
@@ -244,7 +246,7 @@ class SentenceTransformer(EmbeddingModel):
             return_info: give (embeddings, EncodeInfo).
             ranges: float [2, dim], minimum and maximum of each dimension, for precision "int8" and
                 "uint8": those of embeddings of typical texts. The same for a whole corpus.
-            task: accepted; it changes nothing.
+            task: "query" or "document", which models with a Router tell apart; None: their default.
             processing_kwargs: {"text": {"max_length": n}} cuts texts at n tokens in this call.
 
         Returns:
@@ -261,8 +263,9 @@ class SentenceTransformer(EmbeddingModel):
         if inputs is None:
             raise TypeError("inputs is None, wanted a string or a list of strings")
         _check_choices(batch_size, output_value, precision, truncation, ranges)
-        if kwargs.pop("task", None) not in (None, "query", "document"):
-            raise ValueError("task: wanted 'query', 'document' or None")
+        task = kwargs.pop("task", None)
+        if task not in (None, "query", "document"):
+            raise ValueError(f"task is {task!r}, wanted 'query', 'document' or None")
         self._check_device(device)
         width = self.truncate_dim if truncate_dim is None else truncate_dim
         if width is not None and width < 1:
@@ -282,6 +285,7 @@ class SentenceTransformer(EmbeddingModel):
             refuses_long=truncation == "error",
             stays_on_device=convert_to_tensor and is_whole and self.pipeline.vectors_can_stay(),
             max_length=length_of_call(f"{type(self).__name__}.encode()", kwargs),
+            task=task,
         )
         with progress_bar(len(texts), show_progress_bar) as advance:
             result, info = self.pipeline.encode(texts, request, advance)

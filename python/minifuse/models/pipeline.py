@@ -60,6 +60,7 @@ class Request(NamedTuple):
         refuses_long: whether a text that would be cut is an error.
         stays_on_device: whether vectors become a tensor there.
         max_length: where texts are cut; None: at the model's max_seq_length.
+        task: "query" or "document", which some models tell apart.
     """
 
     num_threads: int
@@ -71,6 +72,7 @@ class Request(NamedTuple):
     refuses_long: bool = False
     stays_on_device: bool = False
     max_length: int | None = None
+    task: str | None = None
 
 
 class Pipeline:
@@ -81,6 +83,7 @@ class Pipeline:
         dtype: of the weights; None: as the folder has them.
         device: where the encoder runs.
         num_threads: that load the model, at most.
+        encoder: that another pipeline has of the same folder; None: it is loaded.
 
     Attributes:
         tokenizer: changed by set_tokenizer.
@@ -88,6 +91,7 @@ class Pipeline:
         max_seq_length: where texts are cut, special tokens included.
         include_prompt: whether the tokens of a prompt take part in the pooling.
         width: of a vector behind the modules.
+        routes: of a model that tells queries from documents: the pipeline of each, itself one.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -99,7 +103,12 @@ class Pipeline:
     window_scale: ClassVar[int] = 1
 
     def __init__(
-        self, folder: ModelFolder, dtype: str | None, device: Device, num_threads: int
+        self,
+        folder: ModelFolder,
+        dtype: str | None,
+        device: Device,
+        num_threads: int,
+        encoder: Any = None,
     ) -> None:
         self.folder = folder
         self.device = device
@@ -109,8 +118,28 @@ class Pipeline:
         self.set_tokenizer(
             TextTokenizer.from_folder(folder.transformer_path, **folder.tokenizer_settings())
         )
-        self.encoder: Any = self._load_encoder(num_threads)
+        self.encoder: Any = encoder or self._load_encoder(num_threads)
         self.width = self._width_behind_modules()
+        self.routes: dict[str, Pipeline] = {
+            name: self if route is folder else self._route(route, num_threads)
+            for name, route in folder.routes.items()
+        }
+
+    def _route(self, folder: ModelFolder, num_threads: int) -> Pipeline:
+        """Return the pipeline of the other route."""
+        is_same = folder.transformer_path == self.folder.transformer_path
+        encoder = self.encoder if is_same else None
+        route = type(self)(folder, self.dtype, self.device, num_threads, encoder)
+        if route.width != self.width:
+            raise ValueError(
+                f"{folder.path}: vectors of queries and documents have {route.width} and "
+                f"{self.width} dimensions, wanted the same number"
+            )
+        return route
+
+    def every(self) -> list[Pipeline]:
+        """Return this pipeline and that of the other route, where there is one."""
+        return [self, *(one for one in self.routes.values() if one is not self)]
 
     @staticmethod
     def fastest_dtype() -> str:
@@ -223,6 +252,9 @@ class Pipeline:
             FloatingPointError: in float16 a number is out of range.
             KeyboardInterrupt: within a second of Ctrl-C.
         """
+        route = self if request.task is None else self.routes.get(request.task, self)
+        if route is not self:
+            return route.encode(texts, request, advance)
         texts = checked(texts)
         pool_from = 0
         if request.prompt and not self.include_prompt:

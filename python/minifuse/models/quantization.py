@@ -240,6 +240,8 @@ def quantize(
     if folder.is_quantized:
         raise ValueError(f"{folder.path}: is quantised already; give the model it was made from")
     threads = core.default_num_threads() if num_threads is None else num_threads
+    if folder.routes:
+        raise ValueError(f"{folder.path}: a model with a Router cannot be quantised as a whole")
     if folder.is_static:
         raise ValueError(f"{folder.path}: a static model has no matrices to quantise")
     tokenizer = TextTokenizer.from_folder(folder.transformer_path, **folder.tokenizer_settings())

@@ -62,7 +62,9 @@ class ModelFolder:
     truncate_dim: int | None = None
     activation_fn: str | None = None
     queries_path: Path | None = None  # of the weights that words have in queries
-    default_route: str = "document"  # of a model with such weights
+    default_route: str = "document"  # of a model with such weights, or with routes
+    # With a Router: the models that queries and documents go through, itself among them.
+    routes: dict[str, ModelFolder] = field(default_factory=dict)
 
     @property
     def is_static(self) -> bool:

@@ -14,6 +14,7 @@ from minifuse.models.folder.common import (
     with_settings,
 )
 from minifuse.models.folder.cross_encoder import is_cross_encoder
+from minifuse.models.folder.router import ROUTERS, read_router
 from minifuse.models.static import read_table
 
 __all__ = ["read_model_folder"]
@@ -28,6 +29,19 @@ def read_model_folder(folder: Path) -> ModelFolder:
     """
     folder = folder.absolute()  # the working folder may change later
     kinds = module_paths(folder)
+    places = [place for place, (kind, _) in enumerate(kinds) if kind in ROUTERS]
+    if not places:
+        return _read(folder, kinds)
+    before, behind = kinds[: places[0]], kinds[places[0] + 1 :]
+    routes, default = read_router(kinds[places[0]][1])
+    models = {route: _read(folder, before + own + behind) for route, own in routes.items()}
+    model = models[default]
+    model.routes, model.default_route = models, default
+    return model
+
+
+def _read(folder: Path, kinds: list[tuple[str, Path]]) -> ModelFolder:
+    """Everything of a model of these modules."""
     if not kinds or kinds[0][0] not in ("Transformer", "StaticEmbedding"):
         raise ValueError(
             f"{folder}: modules.json must begin with Transformer or StaticEmbedding, got "

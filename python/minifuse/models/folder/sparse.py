@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from minifuse.models.description import Config, read_object
-from minifuse.models.folder.common import ModelFolder, module_paths, read_transformer, within
+from minifuse.models.folder.common import ModelFolder, module_paths, read_transformer
+from minifuse.models.folder.router import read_router
 
 __all__ = ["is_sparse_encoder", "read_sparse_folder"]
 
@@ -19,7 +20,7 @@ def is_sparse_encoder(folder: Path) -> bool:
     has_modules = (folder / "modules.json").is_file()
     kinds = module_paths(folder) if has_modules else []
     if [kind for kind, _ in kinds] == ["Router"]:
-        kinds = _read_router(folder, kinds[0][1])[0]["document"]
+        kinds = read_router(kinds[0][1])[0]["document"]
     return "SpladePooling" in [kind for kind, _ in kinds]
 
 
@@ -34,7 +35,7 @@ def read_sparse_folder(folder: Path) -> ModelFolder:
     kinds = module_paths(folder) if (folder / "modules.json").is_file() else []
     queries_path, default_route = None, "document"
     if [kind for kind, _ in kinds] == ["Router"]:
-        routes, default_route = _read_router(folder, kinds[0][1])
+        routes, default_route = read_router(kinds[0][1])
         if [kind for kind, _ in routes["query"]] != ["SparseStaticEmbedding"]:
             to = ", ".join(kind for kind, _ in routes["query"])
             raise ValueError(f"{folder}: queries go to {to}, wanted SparseStaticEmbedding")
@@ -62,28 +63,3 @@ def read_sparse_folder(folder: Path) -> ModelFolder:
             )
         model.takes_log_twice = activation == "log1p_relu"
     return model
-
-
-def _read_router(folder: Path, router: Path) -> tuple[dict[str, list[tuple[str, Path]]], str]:
-    """The modules of queries and those of documents, and where a text goes that is neither."""
-    path = router / "router_config.json"
-    config = read_object(path)
-    types, structure = config.get("types"), config.get("structure")
-    parameters = config.get("parameters") or {}
-    if not (
-        isinstance(types, dict)
-        and isinstance(structure, dict)
-        and isinstance(parameters, dict)
-        and set(structure) == {"query", "document"}
-        and all(isinstance(names, list) for names in structure.values())
-        and all(isinstance(types.get(str(n)), str) for names in structure.values() for n in names)
-    ):
-        raise ValueError(f"{path}: wanted types, and a structure of query and document")
-    routes = {
-        route: [(types[n].rsplit(".", 1)[-1], within(folder, n, path)) for n in names]
-        for route, names in structure.items()
-    }
-    default = parameters.get("default_route") or "document"
-    if default not in routes:
-        raise ValueError(f"{path}: default_route is {default!r:.60}, wanted query or document")
-    return routes, default
