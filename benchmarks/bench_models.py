@@ -30,6 +30,8 @@ from minifuse.models.resolve import resolve_model
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 QUERY = "what is known about the flow of air around a thin wing"
+# CTranslate2 asks for the positions' kind.
+ABSOLUTE = {"position_embedding_type": "absolute"}
 MINILM_12 = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 12,
              "intermediate_size": 1536}  # fmt: skip
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
@@ -37,9 +39,9 @@ BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
 FROM_TWO = {"pad_token_id": 1, "max_position_embeddings": 514}
 # Name -> transformers' class, its configuration, whether only sentence-transformers is a peer.
 SHAPES: dict[str, tuple[str, dict[str, Any], bool]] = {
-    "L12-384": ("Bert", MINILM_12, False),
-    "BERT-base": ("Bert", BASE, False),
-    "XLM-R-base": ("XLMRoberta", BASE | FROM_TWO | {"type_vocab_size": 1}, False),
+    "L12-384": ("Bert", MINILM_12 | ABSOLUTE, False),
+    "BERT-base": ("Bert", BASE | ABSOLUTE, False),
+    "XLM-R-base": ("XLMRoberta", BASE | ABSOLUTE | FROM_TWO | {"type_vocab_size": 1}, False),
     "MPNet-base": ("MPNet", BASE | FROM_TWO, True),
     "ModernBERT-base": (
         "ModernBert",

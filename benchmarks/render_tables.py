@@ -173,6 +173,23 @@ def training_table(result: dict[str, Any]) -> Table:
     return rows, columns
 
 
+def models_table(result: dict[str, Any]) -> Table:
+    """Seconds and tokens/s of other models, and how much faster ours is in both dtypes."""
+    rows = [
+        {
+            "shape": row.get("shape"),
+            "engine": row["engine"],
+            "tokens": f"{row['tokens_per_second']:,.0f}",
+            "float32": f"{row['float32 is faster']:.2f}x",
+            "int8": f"{row['int8 is faster']:.2f}x",
+        }
+        for row in result["rows"]
+    ]
+    columns = {"engine": "engine", "tokens": "tokens/s", "float32": "minifuse in float32 is faster",
+               "int8": "in int8"}  # fmt: skip
+    return rows, ({"shape": "shape"} | columns if rows[0]["shape"] else columns)
+
+
 def cuda_table(result: dict[str, Any]) -> Table:
     """tokens/s of the encoder and of whole encodes on a device, and microseconds for a query."""
     rows: dict[str, dict[str, Any]] = {}
@@ -207,7 +224,10 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Table]]] = {
     "encoder": ("encode.json", encoder_table),
     "footprint": ("encode.json", footprint_table),
     "ops": ("ops.json", ops_table),
+    "rerank": ("rerank.json", models_table),
     "search": ("search.json", search_table),
+    "shapes": ("shapes.json", models_table),
+    "sparse": ("sparse.json", models_table),
     "training": ("training.json", training_table),
     "profile": ("profile.json", profile_table),
 }

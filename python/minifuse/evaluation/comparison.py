@@ -9,7 +9,7 @@ p-value is multiplied by their number (Bonferroni; the first step of Holm 1979).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +47,23 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Difference:
-    """Comparison by one measure: both values, a - b with its interval, and the p-value."""
+    """Comparison by one measure: both values, a - b with its interval, and the p-value.
+
+    ``num_measures`` are looked at together: chance has as many tries (Bonferroni).
+    """
 
     measure: str
     a: float
     b: float
     interval: stats.Interval
     p_value: float
+    num_measures: int = 1
 
     @property
     def is_real(self) -> bool:
         """True if chance does not explain the difference."""
-        return self.interval.excludes_zero and self.p_value < 1 - self.interval.level
+        is_rare = self.num_measures * self.p_value < 1 - self.interval.level
+        return self.interval.excludes_zero and is_rare
 
 
 @dataclass(frozen=True)
@@ -76,17 +81,17 @@ class Comparison:
     values_b: FloatArray
     axis: str
 
+    def __post_init__(self) -> None:
+        count = len(self.differences)
+        together = [replace(one, num_measures=count) for one in self.differences]
+        object.__setattr__(self, "differences", together)
+
     def verdict(self) -> str:
         """One sentence that says whether the difference is real, in any measure.
 
         It tells the first measure's figures, or the first's that decides.
         """
-        count = len(self.differences)
-        real = [
-            one
-            for one in self.differences
-            if one.interval.excludes_zero and count * one.p_value < 1 - one.interval.level
-        ]
+        real = [one for one in self.differences if one.is_real]
         told = (real or self.differences)[0]
         interval = told.interval
         figures = (
