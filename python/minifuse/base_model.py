@@ -443,8 +443,8 @@ def _length_of(processing_kwargs: dict[str, Any] | None) -> int | None:
     """Return the max_length of processing_kwargs; what else could change a result is refused."""
     if not processing_kwargs:
         return None
-    groups = {key: dict(value or {}) for key, value in processing_kwargs.items()}
-    options = groups.pop("common", {}) | groups.pop("text", {})
+    groups = dict(processing_kwargs)
+    options = dict(groups.pop("common", None) or {}) | dict(groups.pop("text", None) or {})
     options.pop("padding", None)  # nothing is padded
     options.pop("return_tensors", None)
     length = options.pop("max_length", None)

@@ -237,6 +237,8 @@ def test_a_length_for_one_call(model, theirs):
     wish = {"text": {"max_length": 5, "truncation": True}}
     expected = theirs.encode(long, processing_kwargs=wish)
     np.testing.assert_allclose(model.encode(long, processing_kwargs=wish), expected, atol=2e-6)
+    with pytest.raises(ValueError, match=r"sentences\[0\] has more than max_length=5 tokens"):
+        model.encode(long, processing_kwargs=wish, truncation="error")
     alone = model.encode(long[0], processing_kwargs={"common": {"max_length": 5}})
     np.testing.assert_array_equal(alone, model.encode(long, processing_kwargs=wish)[0])
     assert model.preprocess(long, processing_kwargs=wish)["input_ids"].shape == (2, 5)

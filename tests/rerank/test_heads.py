@@ -195,6 +195,9 @@ def test_a_chat_template_is_refused(tmp_path):
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     with pytest.raises(ValueError, match="chat template, which is a program"):
         CrossEncoder(folder)
+    plain = {"modality_config": {"text": {"method": "forward"}}}  # it is not used for texts
+    (folder / "sentence_bert_config.json").write_text(json.dumps(plain))
+    assert CrossEncoder(folder).num_labels == 1
 
 
 def test_families_without_language_models_are_refused(tmp_path):

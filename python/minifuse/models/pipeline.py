@@ -118,7 +118,7 @@ class Pipeline:
         self.set_tokenizer(
             TextTokenizer.from_folder(folder.transformer_path, **folder.tokenizer_settings())
         )
-        self.encoder: Any = encoder or self._load_encoder(num_threads)
+        self.encoder: Any = self._load_encoder(num_threads) if encoder is None else encoder
         self.width = self._width_behind_modules()
         self.routes: dict[str, Pipeline] = {
             name: self if route is folder else self._route(route, num_threads)
@@ -220,17 +220,19 @@ class Pipeline:
         prompted = [with_prompt(request.prompt, texts[place]) for place in places.tolist()]
         tokens = self.tokenize(prompted, request.num_threads, request.max_length)
         if request.refuses_long:
-            self._refuse_long(tokens, places)
+            self._refuse_long(tokens, places, request)
         ordered, order = tokens.sorted_by_length()
         return places[order], ordered
 
-    def _refuse_long(self, tokens: TokenBatch, places: Any) -> None:
+    def _refuse_long(self, tokens: TokenBatch, places: Any, request: Request) -> None:
         if not tokens.truncated.any():
             return
         place = places[int(np.flatnonzero(tokens.truncated)[0])]
+        most = request.max_length
+        limit = f"max_seq_length={self.max_seq_length}" if most is None else f"max_length={most}"
         raise ValueError(
-            f"sentences[{place}] has more than max_seq_length={self.max_seq_length} tokens and "
-            "truncation='error' was asked: shorten it"
+            f"sentences[{place}] has more than {limit} tokens and truncation='error' was asked: "
+            "shorten it"
         )
 
     # ---- tokens to vectors ------------------------------------------------------------------
@@ -263,7 +265,7 @@ class Pipeline:
             prompted = [with_prompt(request.prompt, texts[0])]
             tokens = self.tokenize(prompted, max_length=request.max_length)
             if request.refuses_long:
-                self._refuse_long(tokens, (0,))
+                self._refuse_long(tokens, (0,), request)
             encoded = self._encode_tokens(tokens, pool_from, request)
             return encoded, EncodeInfo(tokens.seqlens, tokens.truncated)
         result = self._room(len(texts), request)

@@ -133,6 +133,10 @@ def _with_logit_score(model: ModelFolder, config: Config | None) -> ModelFolder:
 
 def _has_chat_template(folder: Path) -> bool:
     """Return whether sentence-transformers would put a pair through a template."""
+    path = folder / "sentence_bert_config.json"
+    ways = read_object(path).get("modality_config") if path.is_file() else None
+    if isinstance(ways, dict) and "message" not in ways:
+        return False
     if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
         return True
     path = folder / "tokenizer_config.json"
