@@ -3,6 +3,8 @@
 import copy
 import itertools
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -47,14 +49,14 @@ FAMILIES = {
 }
 
 
-def write(tmp_path, name="Bert", activation="relu"):
-    """A folder as sentence-transformers saves a sparse encoder."""
+def write(tmp_path, name="Bert", activation="relu", **changes):
+    """A folder as sentence-transformers saves a sparse encoder. changes: of the configuration."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     if FAMILIES[name].get("pad_token_id") == 1:
         special[:2] = special[1::-1]
     tokenizer = byte_tokenizer("[CLS]", "[SEP]", special)
     config = getattr(transformers, f"{name}Config")(
-        vocab_size=tokenizer.get_vocab_size(), **FAMILIES[name]
+        **{"vocab_size": tokenizer.get_vocab_size(), **FAMILIES[name], **changes}
     )
     model = getattr(transformers, f"{name}ForMaskedLM")(config)
     plain = write_folder(tmp_path / "plain", model, tokenizer)
@@ -99,6 +101,28 @@ def test_weights(tmp_path, name):
         other = SparseEncoder(folder := ours.name, dtype=dtype).encode(TEXTS).to_dense()
         cosine = torch.nn.functional.cosine_similarity(other, expected)
         assert cosine.min() > bound, (dtype, folder)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory in KiB")
+def test_memory_does_not_grow_with_tokens_times_vocabulary(tmp_path):
+    """64 texts of 120 tokens: scores of 40,000 words for all tokens at once would take 1.2 GB."""
+    folder = write(tmp_path, vocab_size=40_000)
+    script = f"""
+import resource
+import scipy.sparse
+from minifuse import SparseEncoder, sparse_encoder
+sparse_encoder._torch_or_none = lambda: None
+model = SparseEncoder({str(folder)!r}, num_threads=2)
+model.encode(["a"] * 64)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+rows = model.encode(["a b " * 60] * 64)
+assert rows.nnz > 64 * 10_000
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) < 150  # MiB
 
 
 def test_the_logarithm_twice(tmp_path):
