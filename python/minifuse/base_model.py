@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from minifuse.drop_in import DropIn, ModelCard
 from minifuse.files.whole import ignore_other_engines, new_folder
 from minifuse.models.folder import ModelFolder
-from minifuse.models.inputs import as_list, checked, with_prompt
+from minifuse.models.inputs import as_list, checked, max_length_of, with_prompt
 from minifuse.models.pipeline import Pipeline, pipeline_of
 from minifuse.models.resolve import resolve_model
 from minifuse.native import core
@@ -31,7 +31,7 @@ from minifuse.tokens.tokenization import TextTokenizer
 if TYPE_CHECKING:
     from minifuse.tokens.model_tokenizer import ModelTokenizer
 
-__all__ = ["BaseModel", "either", "length_of_call", "progress_bar", "update_json"]
+__all__ = ["BaseModel", "either", "progress_bar", "update_json"]
 
 logger = logging.getLogger(__name__)
 
@@ -329,7 +329,7 @@ class BaseModel(DropIn, ABC):
         texts = [inputs] if isinstance(inputs, str) else as_list(inputs)
         if not texts:
             return {}
-        most = _length_of(processing_kwargs)
+        most = max_length_of(processing_kwargs)
         tokens = self.pipeline.tokenize(
             [with_prompt(prompt or "", text) for text in checked(texts)], max_length=most
         )
@@ -417,45 +417,6 @@ class BaseModel(DropIn, ABC):
             "prompts": self.prompts,
             "default_prompt_name": self.default_prompt_name,
         }
-
-
-def length_of_call(kind: str, others: dict[str, Any]) -> int | None:
-    """Return at how many tokens a call's processing_kwargs cut texts; None: at the model's own.
-
-    Args:
-        kind: of the model, for the message.
-        others: arguments of a call that the model has no names for.
-
-    Raises:
-        ValueError: there are others (they are named), or no such length.
-    """
-    options = others.pop("processing_kwargs", None)
-    if others:
-        raise ValueError(
-            f"{kind} has been called with additional keyword arguments that this model does not "
-            f"use: {list(others)}. As per {kind.split('.')[0]}.get_model_kwargs(), this model does "
-            "not accept any additional keyword arguments."
-        )
-    return _length_of(options)
-
-
-def _length_of(processing_kwargs: dict[str, Any] | None) -> int | None:
-    """Return the max_length of processing_kwargs; what else could change a result is refused."""
-    if not processing_kwargs:
-        return None
-    groups = dict(processing_kwargs)
-    options = dict(groups.pop("common", None) or {}) | dict(groups.pop("text", None) or {})
-    options.pop("padding", None)  # nothing is padded
-    options.pop("return_tensors", None)
-    length = options.pop("max_length", None)
-    if options.pop("truncation", True) not in (True, "longest_first") or groups or options:
-        raise ValueError(
-            f"processing_kwargs is {processing_kwargs!r:.200}, wanted a length: "
-            "{'text': {'max_length': n}}"
-        )
-    if length is not None and (type(length) is not int or length < 1):
-        raise ValueError(f"processing_kwargs: max_length is {length!r:.60}, wanted >= 1")
-    return length
 
 
 def update_json(path: Path, values: dict[str, Any]) -> None:

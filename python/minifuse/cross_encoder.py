@@ -16,9 +16,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from minifuse.base_model import BaseModel, either, length_of_call, progress_bar, update_json
+from minifuse.base_model import BaseModel, either, progress_bar, update_json
 from minifuse.models.folder import read_cross_encoder_folder
-from minifuse.models.inputs import as_list
+from minifuse.models.inputs import as_list, length_of_call
 from minifuse.models.modules import DenseModule, activation_of_class, class_of_activation
 from minifuse.models.pipeline import Request
 from minifuse.native import core

@@ -17,10 +17,10 @@ from typing import Any, ClassVar, Literal, overload
 import numpy as np
 import numpy.typing as npt
 
-from minifuse.base_model import either, length_of_call, progress_bar
+from minifuse.base_model import either, progress_bar
 from minifuse.embedding_model import EmbeddingModel
 from minifuse.models.folder import read_model_folder
-from minifuse.models.inputs import WINDOW_TEXTS, as_list
+from minifuse.models.inputs import WINDOW_TEXTS, as_list, length_of_call
 from minifuse.models.parts import Pooling, Transformer
 from minifuse.models.pipeline import EncodeInfo, OutputValue, Request
 from minifuse.native.devices import Device

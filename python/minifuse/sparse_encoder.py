@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from minifuse.base_model import either, length_of_call, progress_bar
+from minifuse.base_model import either, progress_bar
 from minifuse.embedding_model import EmbeddingModel
 from minifuse.models.folder import read_sparse_folder
-from minifuse.models.inputs import as_list
+from minifuse.models.inputs import as_list, length_of_call
 from minifuse.models.pipeline import Pipeline, Request
 from minifuse.models.sparse import SparsePipeline, SparseRow
 from minifuse.native.devices import Device

@@ -1,6 +1,5 @@
-"""Check texts: take any iterable, check each element, and cut the whole into windows.
-
-An element is a text or a pair of texts.
+"""Check what a call is given: any iterable of texts or pairs, which is cut into windows, and the
+length of processing_kwargs.
 """
 
 from __future__ import annotations
@@ -18,6 +17,8 @@ __all__ = [
     "as_list",
     "checked",
     "length_of",
+    "length_of_call",
+    "max_length_of",
     "one_ahead",
     "windows",
     "with_prompt",
@@ -106,3 +107,46 @@ def one_ahead(items: Iterator[T]) -> Iterator[T]:
         while (item := pending.result()) is not end:
             pending = pool.submit(next, items, end)
             yield item  # type: ignore[misc]  # end never comes here
+
+
+def length_of_call(kind: str, others: dict[str, Any]) -> int | None:
+    """Return at how many tokens a call's processing_kwargs cut texts; None: at the model's own.
+
+    Args:
+        kind: of the model, for the message.
+        others: arguments of a call that the model has no names for.
+
+    Raises:
+        ValueError: there are others (they are named), or no such length.
+    """
+    options = others.pop("processing_kwargs", None)
+    if others:
+        raise ValueError(
+            f"{kind} has been called with additional keyword arguments that this model does not "
+            f"use: {list(others)}. As per {kind.split('.')[0]}.get_model_kwargs(), this model does "
+            "not accept any additional keyword arguments."
+        )
+    return max_length_of(options)
+
+
+def max_length_of(processing_kwargs: dict[str, Any] | None) -> int | None:
+    """Return the max_length of processing_kwargs; None: there is none.
+
+    Raises:
+        ValueError: there is no such length, or something else that could change a result.
+    """
+    if not processing_kwargs:
+        return None
+    groups = dict(processing_kwargs)
+    options = dict(groups.pop("common", None) or {}) | dict(groups.pop("text", None) or {})
+    options.pop("padding", None)  # nothing is padded
+    options.pop("return_tensors", None)
+    length = options.pop("max_length", None)
+    if options.pop("truncation", True) not in (True, "longest_first") or groups or options:
+        raise ValueError(
+            f"processing_kwargs is {processing_kwargs!r:.200}, wanted a length: "
+            "{'text': {'max_length': n}}"
+        )
+    if length is not None and (type(length) is not int or length < 1):
+        raise ValueError(f"processing_kwargs: max_length is {length!r:.60}, wanted >= 1")
+    return length
