@@ -25,14 +25,7 @@ def encoder(tmp_path_factory):
     tokenizer = byte_tokenizer("[CLS]", "[SEP]", ["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
     config = transformers.BertConfig(**BERT_SIZES, vocab_size=tokenizer.get_vocab_size())
     folder = tmp_path_factory.mktemp("router") / "encoder"
-    write_folder(folder, transformers.BertModel(config), tokenizer)
-    limits = {
-        "model_max_length": 60,
-        "pad_token": "[PAD]",
-        "tokenizer_class": "PreTrainedTokenizerFast",
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(limits))
-    return folder
+    return write_folder(folder, transformers.BertModel(config), tokenizer, max_tokens=60)
 
 
 def dense(seed):

@@ -45,14 +45,8 @@ def write_decoder(folder, name, kind, **changes):
         "eos_token_id": 3,
     }
     made = getattr(transformers, config)(**(settings | own | changes))
-    write_folder(folder, getattr(transformers, kind)(made), tokenizer)
-    limits = {
-        "model_max_length": 120,
-        "pad_token": "[PAD]",
-        "tokenizer_class": "PreTrainedTokenizerFast",
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(limits))
-    return folder
+    model = getattr(transformers, kind)(made)
+    return write_folder(folder, model, tokenizer, max_tokens=120)
 
 
 def assert_same_scores(folder, atol=1e-5):
@@ -119,13 +113,7 @@ def test_scores_of_modules(tmp_path):
     encoder = tmp_path / "encoder"
     tokenizer = byte_tokenizer("[CLS]", "[SEP]", SPECIAL)
     config = transformers.BertConfig(**BERT_SIZES, vocab_size=tokenizer.get_vocab_size())
-    write_folder(encoder, transformers.BertModel(config), tokenizer)
-    limits = {
-        "model_max_length": 120,
-        "pad_token": "[PAD]",
-        "tokenizer_class": "PreTrainedTokenizerFast",
-    }
-    (encoder / "tokenizer_config.json").write_text(json.dumps(limits))
+    write_folder(encoder, transformers.BertModel(config), tokenizer, max_tokens=120)
     width = BERT_SIZES["hidden_size"]
     gelu = torch.nn.GELU()
     modules = [
