@@ -80,26 +80,24 @@ def unigram_tokenizer() -> Tokenizer:
     return tokenizer
 
 
+# Settings of a tokenizer that transformers can load and pad by.
+PADDED = {"pad_token": "[PAD]", "tokenizer_class": "PreTrainedTokenizerFast"}
+
+
 def write_folder(
-    folder: Path, model: Any, tokenizer: Tokenizer, max_tokens: int | None = None
+    folder: Path, model: Any, tokenizer: Tokenizer, scale: float = 0.1, **settings: Any
 ) -> Path:
     """A transformers folder, its LayerNorms, biases and positions as random as its matrices.
 
-    With max_tokens, which texts are cut at, transformers can load the tokenizer and pad by it.
+    scale: of what is added to every parameter. settings: of tokenizer_config.json.
     """
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+            parameter += scale * torch.randn(parameter.shape, generator=generator)
     model.eval().save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
-    settings: dict[str, Any] = {"model_max_length": 10**30}
-    if max_tokens is not None:
-        settings = {
-            "model_max_length": max_tokens,
-            "pad_token": "[PAD]",
-            "tokenizer_class": "PreTrainedTokenizerFast",
-        }
+    settings = {"model_max_length": 10**30} | settings
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
 

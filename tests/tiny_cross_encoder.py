@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import torch
 import transformers
 from tokenizers import Tokenizer, processors
 
-from family import byte_level_bpe
+from family import byte_level_bpe, write_folder
 
 TEXTS = [
     "how many people live in berlin",
@@ -55,7 +53,14 @@ FAMILIES = {
 
 
 def write_cross_encoder(
-    folder, family: str, num_labels: int = 1, *, hidden: int = 32, heads: int = 4, **changes
+    folder,
+    family: str,
+    num_labels: int = 1,
+    *,
+    hidden: int = 32,
+    heads: int = 4,
+    inner: int = 48,
+    **changes,
 ):
     """A random cross-encoder of a family, its biases and LayerNorms as random as its matrices.
 
@@ -64,7 +69,6 @@ def write_cross_encoder(
     name, single, second, special, settings = FAMILIES[family]
     tokenizer = pair_tokenizer(single, second, special)
     pad = "[PAD]" if special is BERT else "<pad>"
-    inner = hidden * 3 // 2 if hidden == 32 else 2 * hidden
     shape = {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": 2}
     shape["num_attention_heads"] = heads
     if family == "electra":
@@ -80,12 +84,6 @@ def write_cross_encoder(
     )
     torch.manual_seed(0)  # the same weights each time
     model = getattr(transformers, f"{name}ForSequenceClassification")(config)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
-    model.eval().save_pretrained(folder)
-    tokenizer.save(str(folder / "tokenizer.json"))
     has_types = family in ("bert", "electra", "nomic_bert")
     names = ["input_ids", "attention_mask"] + ["token_type_ids"] * has_types
     tokenizer_config = {
@@ -95,5 +93,4 @@ def write_cross_encoder(
         "pad_token": pad,
         **changes,
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
-    return folder
+    return write_folder(folder, model, tokenizer, 0.2, **tokenizer_config)

@@ -387,8 +387,7 @@ class BaseModel(DropIn, ABC):
             raise FileNotFoundError(f"{source}: what the model came from is gone") from error
         with new_folder(path, overwrites=True) as copy:
             shutil.copytree(source, copy, ignore=ignore_other_engines, dirs_exist_ok=True)
-            transformer = copy / folder.transformer_path.relative_to(source)
-            self._write_settings(copy, transformer)
+            self._write_settings(copy)
             card = copy / "README.md"
             if not create_model_card:
                 card.unlink(missing_ok=True)
@@ -398,7 +397,7 @@ class BaseModel(DropIn, ABC):
 
     save = save_pretrained
 
-    def _write_settings(self, folder: Path, transformer: Path) -> None:
+    def _write_settings(self, folder: Path) -> None:
         """Write all that can be changed after loading into a copy of the model's folder."""
         for one in reversed(self.pipeline.every()):  # the model's own last: two may share a folder
             source = one.folder

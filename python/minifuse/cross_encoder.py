@@ -177,8 +177,10 @@ class CrossEncoder(BaseModel):
         super()._restore(state)
         self._activation_fn = state["activation_fn"]
 
-    def _write_settings(self, folder: Path, transformer: Path) -> None:
-        super()._write_settings(folder, transformer)
+    def _write_settings(self, folder: Path) -> None:
+        super()._write_settings(folder)
+        source = self.pipeline.folder
+        transformer = folder / source.transformer_path.relative_to(source.path)
         # Version 6 of sentence-transformers reads modules.json and what stands beside it, earlier
         # ones config.json; the length is the tokenizer's in both.
         update_json(transformer / "sentence_bert_config.json", _SEQUENCE_CLASSIFICATION)

@@ -12,7 +12,7 @@ ON_DEVICE = ["bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbe
 
 @pytest.mark.parametrize("family", ON_DEVICE)
 def test_a_cross_encoder_agrees_with_the_cpu(cuda_device, tmp_path, family):
-    folder = write_cross_encoder(tmp_path / family, family, hidden=64, heads=2)
+    folder = write_cross_encoder(tmp_path / family, family, hidden=64, heads=2, inner=128)
     wanted = CrossEncoder(folder).predict(PAIRS, activation_fn="identity")
     model = CrossEncoder(folder, device="cuda")
     scores = model.predict(PAIRS, activation_fn="identity")
@@ -24,12 +24,12 @@ def test_a_cross_encoder_agrees_with_the_cpu(cuda_device, tmp_path, family):
 
 @pytest.mark.parametrize("family", ["mpnet", "nomic_bert", "gte", "modernbert"])
 def test_other_families_say_that_they_run_on_the_cpu(cuda_device, tmp_path, family):
-    folder = write_cross_encoder(tmp_path / family, family, hidden=64, heads=2)
+    folder = write_cross_encoder(tmp_path / family, family, hidden=64, heads=2, inner=128)
     with pytest.raises(ValueError, match="use device='cpu'"):
         CrossEncoder(folder, device="cuda")
 
 
 def test_sparse_encoders_say_so_too(cuda_device, tmp_path):
-    folder = write_cross_encoder(tmp_path / "bert", "bert", hidden=64, heads=2)
+    folder = write_cross_encoder(tmp_path / "bert", "bert", hidden=64, heads=2, inner=128)
     with pytest.raises(ValueError, match="CPU"):
         SparseEncoder(folder, device="cuda")

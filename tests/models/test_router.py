@@ -12,7 +12,7 @@ from sentence_transformers.base.modules import Dense, Router, Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, StaticEmbedding
 from tokenizers import Tokenizer
 
-from family import BERT_SIZES, TEXTS, byte_tokenizer, write_folder
+from family import BERT_SIZES, PADDED, TEXTS, byte_tokenizer, write_folder
 from minifuse import SentenceTransformer
 from minifuse.models.quantization import quantize
 
@@ -25,7 +25,9 @@ def encoder(tmp_path_factory):
     tokenizer = byte_tokenizer("[CLS]", "[SEP]", ["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
     config = transformers.BertConfig(**BERT_SIZES, vocab_size=tokenizer.get_vocab_size())
     folder = tmp_path_factory.mktemp("router") / "encoder"
-    return write_folder(folder, transformers.BertModel(config), tokenizer, max_tokens=60)
+    return write_folder(
+        folder, transformers.BertModel(config), tokenizer, model_max_length=60, **PADDED
+    )
 
 
 def dense(seed):

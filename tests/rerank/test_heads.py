@@ -11,7 +11,7 @@ from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.cross_encoder.modules import LogitScore
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
 
-from family import BERT_SIZES, byte_tokenizer, change_config, write_folder
+from family import BERT_SIZES, PADDED, byte_tokenizer, change_config, write_folder
 from minifuse import CrossEncoder, SentenceTransformer
 from minifuse.models.quantization import quantize
 
@@ -46,7 +46,7 @@ def write_decoder(folder, name, kind, **changes):
     }
     made = getattr(transformers, config)(**(settings | own | changes))
     model = getattr(transformers, kind)(made)
-    return write_folder(folder, model, tokenizer, max_tokens=120)
+    return write_folder(folder, model, tokenizer, model_max_length=120, **PADDED)
 
 
 def assert_same_scores(folder, atol=1e-5):
@@ -113,7 +113,7 @@ def test_scores_of_modules(tmp_path):
     encoder = tmp_path / "encoder"
     tokenizer = byte_tokenizer("[CLS]", "[SEP]", SPECIAL)
     config = transformers.BertConfig(**BERT_SIZES, vocab_size=tokenizer.get_vocab_size())
-    write_folder(encoder, transformers.BertModel(config), tokenizer, max_tokens=120)
+    write_folder(encoder, transformers.BertModel(config), tokenizer, model_max_length=120, **PADDED)
     width = BERT_SIZES["hidden_size"]
     gelu = torch.nn.GELU()
     modules = [

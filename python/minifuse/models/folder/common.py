@@ -20,6 +20,7 @@ from minifuse.models.modules import Module, weights_of
 __all__ = [
     "QUANTIZED_WEIGHTS",
     "ModelFolder",
+    "listed_modules",
     "module_paths",
     "read_transformer",
     "with_settings",
@@ -128,6 +129,11 @@ def module_paths(folder: Path) -> list[tuple[str, Path]]:
     return [
         (m["type"].rsplit(".", 1)[-1], within(folder, m.get("path", ""), path)) for m in modules
     ]
+
+
+def listed_modules(folder: Path) -> list[tuple[str, Path]]:
+    """The same where the folder lists its modules, else nothing; raises as module_paths does."""
+    return module_paths(folder) if (folder / "modules.json").is_file() else []
 
 
 def within(folder: Path, name: str, source: Path) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 from minifuse.models.architectures import Head
 from minifuse.models.description import Config, read_object
 from minifuse.models.folder.behind_encoder import read_modules, read_pooling
-from minifuse.models.folder.common import ModelFolder, module_paths, read_transformer
+from minifuse.models.folder.common import ModelFolder, listed_modules, read_transformer
 from minifuse.models.modules import read_head, read_logit_score
 
 __all__ = ["is_cross_encoder", "read_cross_encoder_folder"]
@@ -30,10 +30,8 @@ def is_cross_encoder(folder: Path) -> bool:
     settings = folder / "config_sentence_transformers.json"
     if settings.is_file() and read_object(settings).get("model_type") == "CrossEncoder":
         return True
-    has_modules = (folder / "modules.json").is_file()
-    return _ends_with(folder, "ForSequenceClassification") and not (
-        has_modules and len(module_paths(folder)) > 1
-    )
+    is_alone = len(listed_modules(folder)) <= 1
+    return is_alone and _ends_with(folder, "ForSequenceClassification")
 
 
 def _ends_with(folder: Path, ending: str) -> bool:
@@ -53,7 +51,7 @@ def read_cross_encoder_folder(folder: Path) -> ModelFolder:
         ValueError: a file is damaged, or asks for what this package does not compute.
     """
     folder = folder.absolute()
-    kinds = module_paths(folder) if (folder / "modules.json").is_file() else []
+    kinds = listed_modules(folder)
     names = [kind for kind, _ in kinds]
     if names[1:2] == ["Pooling"]:
         return _read_modules(folder, kinds)

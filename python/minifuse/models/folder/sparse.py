@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from minifuse.models.description import Config, read_object
-from minifuse.models.folder.common import ModelFolder, module_paths, read_transformer
+from minifuse.models.folder.common import ModelFolder, listed_modules, read_transformer
 from minifuse.models.folder.router import read_router
 
 __all__ = ["is_sparse_encoder", "read_sparse_folder"]
@@ -17,8 +17,7 @@ def is_sparse_encoder(folder: Path) -> bool:
     Raises:
         ValueError: its modules.json or router_config.json is damaged.
     """
-    has_modules = (folder / "modules.json").is_file()
-    kinds = module_paths(folder) if has_modules else []
+    kinds = listed_modules(folder)
     if [kind for kind, _ in kinds] == ["Router"]:
         kinds = read_router(kinds[0][1])[0]["document"]
     return "SpladePooling" in [kind for kind, _ in kinds]
@@ -32,7 +31,7 @@ def read_sparse_folder(folder: Path) -> ModelFolder:
         ValueError: a file is damaged, or asks for what this package does not compute.
     """
     folder = folder.absolute()
-    kinds = module_paths(folder) if (folder / "modules.json").is_file() else []
+    kinds = listed_modules(folder)
     queries_path, default_route = None, "document"
     if [kind for kind, _ in kinds] == ["Router"]:
         routes, default_route = read_router(kinds[0][1])
