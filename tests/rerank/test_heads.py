@@ -7,6 +7,7 @@ import pytest
 import sentence_transformers
 import torch
 import transformers
+from safetensors.numpy import load_file, save_file
 from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.cross_encoder.modules import LogitScore
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
@@ -75,6 +76,12 @@ def test_a_language_model_that_says_yes_or_no(tmp_path, name, is_tied):
         names = json.loads((folder / "config.json").read_text())
         assert names["tie_word_embeddings"] is False
     assert_same_scores(folder)
+    if not is_tied:  # a matrix that is missing is not replaced by the table of words
+        tensors = load_file(folder / "model.safetensors")
+        del tensors["lm_head.weight"]
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+        with pytest.raises(ValueError, match=r"lacks the tensor 'lm_head\.weight'"):
+            CrossEncoder(folder)
 
 
 @pytest.mark.parametrize("false_token", [None, 9])

@@ -218,28 +218,30 @@ def read_logit_score(
     description: ModelDescription,
     true_id: int,
     false_id: int | None,
+    is_tied: bool | None,
 ) -> DenseModule:
     """Return the score of a language model: the logit of a token, less that of another one.
 
     A logit is a row of the last matrix times the last token's row, so the difference is a layer of
-    one output. A model without such a matrix uses its table of words.
+    one output.
 
     Args:
         path: of the file of weights.
         architecture, description: of the model.
         true_id, false_id: the tokens; None: the score is the first one's logit.
+        is_tied: the last matrix is the table of words; None: where the file has no other one.
 
     Raises:
         ValueError: the matrix is missing or misshapen, or has no row for a token.
     """
-    words = architecture.source("embeddings.word")
+    own, words = architecture.language_matrix, architecture.source("embeddings.word")
+    tied = getattr(words, "name", None)
+    wanted = {True: [tied], False: [own], None: [own, tied]}[is_tied]
     with open_checkpoint(path) as file:
         names = {architecture.own_name(name): name for name in file.names()}
-        found = [
-            n for n in (architecture.language_matrix, getattr(words, "name", None)) if n in names
-        ]
+        found = [name for name in wanted if name in names]
         if not found:
-            raise ValueError(f"{path}: lacks the tensor {architecture.language_matrix!r}")
+            raise ValueError(f"{path}: lacks the tensor {wanted[0]!r}")
         matrix = file.read(names[found[0]])
     if matrix.ndim != 2 or matrix.shape[1] != description.hidden_size:
         raise ValueError(

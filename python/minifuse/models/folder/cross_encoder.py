@@ -119,11 +119,17 @@ def _with_logit_score(model: ModelFolder, config: Config | None) -> ModelFolder:
     matrix = model.architecture.language_matrix
     if matrix is None:
         raise ValueError(f"{model.path}: minifuse has no language models of this family")
+    tied = read_object(model.transformer_path / "config.json").get("tie_word_embeddings")
     model.poolings = ["lasttoken"]
     model.head_tensors = [matrix]
     model.modules = [
         read_logit_score(
-            model.weights_path, model.architecture, model.description, true_id, false_id
+            model.weights_path,
+            model.architecture,
+            model.description,
+            true_id,
+            false_id,
+            tied if isinstance(tied, bool) else None,
         )
     ]
     return model
