@@ -34,7 +34,7 @@ INTERFACE = ("tests/native/cuda_interface.cpp", "csrc/model/batch.cpp",
              "csrc/model/cuda/cuda_encoder.cpp", "csrc/model/cuda/cuda_weights.cpp",
              "csrc/linear/packed_linear.cpp", "csrc/linear/quantize.cpp",
              "csrc/model/weights/rotary.cpp", "csrc/model/weights/weights.cpp")  # fmt: skip
-MODULE = ("csrc/bindings/cuda.cpp", "csrc/bindings/cuda_ops.cpp", "csrc/bindings/names.cpp",
+MODULE = ("csrc/bindings/cuda/cuda.cpp", "csrc/bindings/cuda/cuda_ops.cpp", "csrc/bindings/names.cpp",
           "tests/cuda_emulator/device.cpp", "tests/cuda_emulator/runtime.cpp",
           "tests/cuda_emulator/warpgroup.cpp",
           "csrc/model/batch.cpp", "csrc/model/cuda/cuda_encoder.cpp",

@@ -121,6 +121,7 @@ void register_sentence_ops(py::module_& module);
 void register_hardware(py::module_& module);
 void register_search(py::module_& module);
 void register_sparse(py::module_& module);
+void register_tokenizer(py::module_& module);
 void register_training(py::module_& module);
 void register_cuda_ops(py::module_& module);  // of _cuda
 

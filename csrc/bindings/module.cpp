@@ -16,5 +16,6 @@ PYBIND11_MODULE(_core, module) {
   minifuse::register_encoder(module);
   minifuse::register_search(module);
   minifuse::register_sparse(module);
+  minifuse::register_tokenizer(module);
   minifuse::register_training(module);
 }

@@ -81,6 +81,62 @@ class Encoder:
         self, ids: _I32, cu_seqlens: _I32, *, num_threads: int, token_types: _I32 | None = None
     ) -> _F32: ...
 
+class Tokenizer:
+    def encode(
+        self,
+        sentences: Sequence[str],
+        *,
+        prefix: list[int],
+        suffix: list[int],
+        max_length: int,
+        num_threads: int,
+    ) -> tuple[_I32, _I64, npt.NDArray[np.bool_], list[int]] | None: ...
+
+class BertTokenizer(Tokenizer):
+    def __init__(
+        self,
+        vocabulary: dict[str, int],
+        *,
+        continuation_prefix: str,
+        unknown_id: int,
+        max_word_characters: int,
+        cleans_text: bool,
+        separates_chinese: bool,
+        strips_accents: bool,
+        lowers: bool,
+        added_tokens: list[tuple[str, int]],
+        added_normalized: list[tuple[str, int]],
+    ) -> None: ...
+
+class UnigramTokenizer(Tokenizer):
+    def __init__(
+        self,
+        vocabulary: list[tuple[str, float]],
+        *,
+        unknown_id: int,
+        map: bytes | None,
+        strips_end: bool,
+        spaces_become: str | None,
+        splits_at_white_space: bool,
+        prepends: bool,
+        added_tokens: list[tuple[str, int]],
+        added_normalized: list[tuple[str, int]],
+    ) -> None: ...
+
+class ByteLevelTokenizer(Tokenizer):
+    def __init__(
+        self,
+        vocabulary: dict[str, int],
+        merges: list[tuple[str, str]],
+        *,
+        composes: bool,
+        adds_prefix_space: bool,
+        pattern: str,
+        takes_words_whole: bool,
+        added_tokens: list[tuple[str, int]],
+        added_normalized: list[tuple[str, int]],
+    ) -> None: ...
+
 def isa() -> str: ...
 def isa_of(dtype: str) -> str: ...
 def select_isa(name: str = "") -> None: ...

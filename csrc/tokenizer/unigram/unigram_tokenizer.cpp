@@ -1,0 +1,258 @@
+#include "tokenizer/unigram/unigram_tokenizer.h"
+
+#include <algorithm>
+
+namespace minifuse {
+namespace {
+
+constexpr uint32_t kWordStart = 0x2581;  // "▁"
+// Clusters of fewer bytes are looked up in the map as a whole; of others, each character.
+constexpr int kLongCluster = 6;
+// A word that goes on for so many bytes is divided as far as it can be, and doubles it if it
+// cannot.
+constexpr size_t kLongWord = 4096;
+
+}  // namespace
+
+struct UnigramTokenizer::Memory final : Tokenizer::Scratch {
+  std::vector<uint8_t> word;           // the word that is read, in UTF-8
+  std::vector<uint32_t> held;          // characters that may be an added token
+  std::vector<uint32_t> white_space;   // that is dropped if the text ends behind it
+  UnigramPieces::Scratch pieces;
+};
+
+// Reads one text. A character passes through the steps below in their order.
+class UnigramTokenizer::Reader {
+ public:
+  Reader(const UnigramTokenizer& tokenizer, int64_t most, Memory& memory, std::vector<int32_t>& ids)
+      : t_(tokenizer), memory_(memory), ids_(ids), most_(ids.size() + static_cast<size_t>(most)) {
+    memory_.word.clear();
+    memory_.held.clear();
+    memory_.white_space.clear();
+    memory_.pieces.score = 0;
+    memory_.pieces.ends_unknown = false;
+  }
+
+  template <typename Character>
+  Outcome read(const Character* text, int64_t length) {
+    for (int64_t i = 0; i < length && !has_enough() && !is_foreign_; ++i) {
+      const uint32_t c = text[i];
+      if (t_.added_.may_begin_with(c)) {
+        const AddedTokens::Match match = t_.added_.longest(text + i, length - i);
+        if (match.length > 0) {
+          end_segment();
+          add(match.id);
+          i += match.length - 1;
+          continue;
+        }
+      }
+      // An ASCII character between others is a cluster, but for the ends of lines.
+      if (c >= ' ' && c < 128 && (i + 1 == length || text[i + 1] < 128) &&
+          boundaries_.begins_before_letter()) {
+        end_cluster();
+        boundaries_ = {};
+        if (t_.is_plain_[c] && holds_nothing())
+          continue_word(c);
+        else
+          map(c);
+        continue;
+      }
+      if (is_surrogate(c)) return Outcome::kInvalid;
+      if (t_.map_)
+        add_to_cluster(c);
+      else
+        map(c);
+    }
+    if (!has_enough()) end_segment();
+    if (is_foreign_) return Outcome::kForeign;
+    if (has_enough()) ids_.resize(most_ + 1);
+    return Outcome::kDone;
+  }
+
+ private:
+  bool has_enough() const { return ids_.size() > most_; }
+  bool holds_nothing() const {
+    return num_spaces_ == 0 && memory_.held.empty() && memory_.white_space.empty();
+  }
+
+  // ---- normalise: the map ----
+
+  void add_to_cluster(uint32_t c) {
+    if (boundaries_.begins_before(t_.graphemes_.class_of(c))) end_cluster();
+    if (is_long_) return map(c);
+    uint8_t bytes[4];
+    const int size = write_utf8(c, bytes);
+    if (cluster_size_ + size >= kLongCluster) {
+      // Too long to be looked up as a whole.
+      is_long_ = true;
+      for_each_character(cluster(), [&](uint32_t earlier) { map(earlier); });
+      return map(c);
+    }
+    std::copy(bytes, bytes + size, cluster_ + cluster_size_);
+    cluster_size_ += size;
+  }
+
+  void end_cluster() {
+    if (!is_long_ && cluster_size_ > 0) {
+      if (const auto mapped = t_.map_->find(cluster()))
+        for_each_character(*mapped, [&](uint32_t c) { strip(c); });
+      else
+        for_each_character(cluster(), [&](uint32_t c) { map(c); });
+    }
+    is_long_ = false;
+    cluster_size_ = 0;
+  }
+
+  std::string_view cluster() const {
+    return {reinterpret_cast<const char*>(cluster_), static_cast<size_t>(cluster_size_)};
+  }
+
+  void map(uint32_t c) {
+    if (!t_.map_) return strip(c);
+    uint8_t bytes[4];
+    const auto size = static_cast<size_t>(write_utf8(c, bytes));
+    if (const auto mapped = t_.map_->find({reinterpret_cast<const char*>(bytes), size}))
+      for_each_character(*mapped, [&](uint32_t one) { strip(one); });
+    else
+      strip(c);
+  }
+
+  // ---- normalise: white space ----
+
+  void strip(uint32_t c) {
+    if (!t_.strips_end_) return collapse(c);
+    if (t_.characters_.properties(c) & kSpace) return memory_.white_space.push_back(c);
+    for (const uint32_t space : memory_.white_space) collapse(space);
+    memory_.white_space.clear();
+    collapse(c);
+  }
+
+  void collapse(uint32_t c) {
+    if (!t_.spaces_become_) return look_for_added(c);
+    if (c == ' ') {
+      num_spaces_ = std::min(num_spaces_ + 1, 2);
+      return;
+    }
+    release_spaces();
+    look_for_added(c);
+  }
+
+  void release_spaces() {
+    if (num_spaces_ > 0) look_for_added(num_spaces_ == 1 ? ' ' : *t_.spaces_become_);
+    num_spaces_ = 0;
+  }
+
+  // ---- divide ----
+
+  void look_for_added(uint32_t c) {
+    t_.added_normalized_.put(
+        c, memory_.held, [&](uint32_t passed) { divide(passed); }, [&](int32_t id) { add(id); });
+  }
+
+  void add(int32_t id) {
+    end_word();
+    is_foreign_ |= id == AddedTokens::kForeign;
+    ids_.push_back(id);
+    is_start_ = true;
+  }
+
+  void divide(uint32_t c) {
+    if (t_.splits_at_white_space_ && (t_.characters_.properties(c) & kSpace)) {
+      end_word();
+      is_start_ = true;
+      return;
+    }
+    if (c == ' ') c = kWordStart;
+    if (c == kWordStart) {
+      end_word();
+      is_start_ = false;
+    }
+    continue_word(c);
+  }
+
+  // ---- words ----
+
+  void continue_word(uint32_t c) {
+    if (is_start_ && t_.prepends_) append_character(kWordStart);
+    is_start_ = false;
+    append_character(c);
+    if (memory_.word.size() >= longest_) {
+      take_pieces(false);
+      longest_ = std::max(kLongWord, 2 * memory_.word.size());
+    }
+  }
+
+  void append_character(uint32_t c) {
+    uint8_t bytes[4];
+    const int size = write_utf8(c, bytes);
+    memory_.word.insert(memory_.word.end(), bytes, bytes + size);
+  }
+
+  void end_word() {
+    if (memory_.word.empty()) return;
+    take_pieces(true);
+    longest_ = kLongWord;
+  }
+
+  void take_pieces(bool is_end) {
+    std::vector<uint8_t>& word = memory_.word;
+    const int64_t taken = t_.pieces_.append(word.data(), static_cast<int64_t>(word.size()), is_end,
+                                            memory_.pieces, ids_);
+    word.erase(word.begin(), word.begin() + taken);
+  }
+
+  // At the end of the text, and before an added token.
+  void end_segment() {
+    end_cluster();
+    boundaries_ = {};
+    memory_.white_space.clear();
+    release_spaces();
+    t_.added_normalized_.finish(
+        memory_.held, [&](uint32_t c) { divide(c); }, [&](int32_t id) { add(id); });
+    end_word();
+  }
+
+  const UnigramTokenizer& t_;
+  Memory& memory_;
+  std::vector<int32_t>& ids_;
+  const size_t most_;
+  GraphemeBoundaries boundaries_;
+  uint8_t cluster_[kLongCluster];
+  int cluster_size_ = 0;    // in bytes
+  bool is_long_ = false;    // the cluster is, and its characters are on their way
+  int num_spaces_ = 0;      // in a row, counted to two
+  bool is_start_ = true;    // of the text, or behind white space that has vanished
+  bool is_foreign_ = false;
+  size_t longest_ = kLongWord;
+};
+
+UnigramTokenizer::UnigramTokenizer(const UnigramTokenizerOptions& options)
+    : map_(options.map ? std::make_optional<PrecompiledMap>(*options.map) : std::nullopt),
+      strips_end_(options.strips_end),
+      spaces_become_(options.spaces_become),
+      splits_at_white_space_(options.splits_at_white_space),
+      prepends_(options.prepends),
+      pieces_(options.vocabulary, options.unknown_id),
+      added_(options.added_tokens),
+      added_normalized_(options.added_normalized),
+      characters_(Characters::get()),
+      graphemes_(Graphemes::get()) {
+  for (uint32_t c = 0; c < 128; ++c) {
+    const char character = static_cast<char>(c);
+    is_plain_[c] = c > ' ' && !(map_ && map_->find({&character, 1})) && !added_.may_begin_with(c) &&
+                   !added_normalized_.may_begin_with(c);
+  }
+}
+
+std::unique_ptr<Tokenizer::Scratch> UnigramTokenizer::make_scratch() const {
+  return std::make_unique<Memory>();
+}
+
+Tokenizer::Outcome UnigramTokenizer::append(const Text& text, int64_t most, Scratch& scratch,
+                                            std::vector<int32_t>& ids) const {
+  Reader reader(*this, most, static_cast<Memory&>(scratch), ids);
+  return with_characters(
+      text, [&](const auto* characters) { return reader.read(characters, text.length); });
+}
+
+}  // namespace minifuse
