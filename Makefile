@@ -107,7 +107,7 @@ SANITIZED_PYTHON = env LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(C
   PYTHONPATH=$(SANITIZED)/package MINIFUSE_SANITIZED=1 $(BIN)/python
 TESTS ?= tests/trust/test_memory_safety.py tests/trust/test_interrupts.py tests/kernels/test_ops.py tests/kernels/test_invariance.py \
   tests/kernels/test_low_precision.py tests/search/test_index.py tests/search/test_index_file.py tests/models/test_loading.py \
-  tests/kernels/test_training_kernels.py
+  tests/kernels/test_training_kernels.py tests/tokens/test_native.py
 ENCODES ?= --texts 10000
 
 $(SANITIZED)/.built: $(SOURCES) | $(VENV)/.test-tools
@@ -128,7 +128,7 @@ sanitize-python: $(SANITIZED)/.built $(VENV)/.installed
 
 # The tests of faults that once ended the process or read memory of others.
 sanitize-python-short: $(SANITIZED)/.built $(VENV)/.installed
-	$(SANITIZED_PYTHON) -m pytest tests/trust/test_memory_safety.py tests/search/test_index_file.py
+	$(SANITIZED_PYTHON) -m pytest tests/trust/test_memory_safety.py tests/search/test_index_file.py tests/tokens/test_native.py
 
 sanitize-python-encodes: $(SANITIZED)/.built $(VENV)/.installed
 	$(SANITIZED_PYTHON) tools/encode_all_lengths.py $(ENCODES)

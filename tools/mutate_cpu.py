@@ -48,7 +48,7 @@ WRITERS = "tests/search/test_index_writers.py"
 COPIES = "tests/models/test_copies.py"
 UPDATES = "tests/training/test_training_interrupts.py"
 STRANGERS = "tests/trust/test_strangers_files.py"
-SHORT = "tests/models/test_shortening.py"
+NATIVE_TOKENS = "tests/tokens/test_native.py"
 CRASH = "tests/search/test_index_crash.py"
 INTERRUPTS = "tests/trust/test_interrupts.py"
 
@@ -57,7 +57,6 @@ STEPS = "csrc/model/team_steps.cpp"
 POOL = "csrc/threads/pool.cpp"
 WORKSPACE = "csrc/model/workspace.h"
 INDEX_FILE = "python/minifuse/search/index_file.py"
-SHORTENING = "python/minifuse/tokens/shortening.py"
 
 FAULTS = (
     # ---- sizes ----
@@ -104,7 +103,7 @@ FAULTS = (
     Fault("every token of type 0", ENCODER, "batch.token_type(first_token + row)", "0",
           "tests/rerank/test_cross_encoder.py -k types"),
     Fault("the shorter text keeps the odd token", "python/minifuse/tokens/pairs.py", "if first <= second else",
-          "if first < second else", "tests/models/test_pairs.py -k pair"),
+          "if first < second else", "tests/tokens/test_pairs.py -k pair"),
     Fault("scratch memory of another member", WORKSPACE,
           "return linear_scratch.data() + member * sizes.linear_bytes;", "return linear_scratch.data();",
           "native:test_sizes"),
@@ -197,14 +196,26 @@ FAULTS = (
     Fault("appends twice", "python/minifuse/search/index.py", "self._num_saved += 1", "pass",
           "tests/search/test_index_file.py"),
     # ---- texts ----
-    Fault("a word cut too short", SHORTENING, "kept = self._longest_word + 1", "kept = self._longest_word - 1",
-          SHORT),
-    Fault("a cut too early", SHORTENING, "if count <= num_tokens:", "if count <= num_tokens - 2:", SHORT),
-    Fault("added tokens counted for certain", SHORTENING, "if self._added_are_sure:", "if True:", SHORT),
-    Fault("a new added token", SHORTENING, "return text if all(text.count(one) == whole.count(one) for one in self._added) else whole",
-          "return text", SHORT),
-    Fault("white space by Python's rule", SHORTENING, "return _REMOVED",
-          "return _SPACE if character.isspace() else _REMOVED", SHORT),
+    Fault("pieces before an unknown one", "csrc/tokenizer/bert/word_pieces.cpp", "ids.resize(first);", ";", NATIVE_TOKENS),
+    Fault("the last of equal ways", "csrc/tokenizer/unigram/unigram_pieces.cpp", "so_far + score > node.score",
+          "so_far + score >= node.score", NATIVE_TOKENS),
+    Fault("a piece that goes on behind the part that is read", "csrc/tokenizer/unigram/unigram_pieces.cpp",
+          "common_place(nodes, size - longest_)", "common_place(nodes, size)", NATIVE_TOKENS),
+    Fault("a pair that is gone", "csrc/tokenizer/byte_level/byte_pairs.cpp", "right.id = -1;", ";", NATIVE_TOKENS),
+    Fault("white space before a word", "csrc/tokenizer/byte_level/word_patterns.cpp", "std::max<int64_t>(end - 1, 1)", "end",
+          NATIVE_TOKENS),
+    Fault("composed across a mark", "csrc/tokenizer/unicode/composer.cpp", "starter != kNone && last < its_class",
+          "starter != kNone", NATIVE_TOKENS),
+    Fault("consonants that are joined", "csrc/tokenizer/unicode/graphemes.cpp", "(has_linker_ && next == kConsonant)", "false",
+          NATIVE_TOKENS),
+    Fault("marks out of order", "csrc/tokenizer/bert/bert_tokenizer.cpp",
+          "if (!(properties & kOrdered)) release_ordered();", "release_ordered();", NATIVE_TOKENS),
+    Fault("an added token that is not the longest", "csrc/tokenizer/added_tokens.h", "(is_end || !may_go_on(held))",
+          "true", NATIVE_TOKENS),
+    Fault("cut where nothing is lost", "csrc/tokenizer/batch.cpp", "count + num_special > limits.max_length",
+          "count + num_special >= limits.max_length", NATIVE_TOKENS),
+    Fault("another's change goes unnoticed", "python/minifuse/tokens/tokenization.py", "        self.native = None\n",
+          "        pass\n", f"{NATIVE_TOKENS} -k in_place"),
     Fault("a row cut short", "python/minifuse/files/texts.py", "if extra is not None:", "if False:", f"{FILES} -k fields"),
     Fault("a quotation that swallows", "python/minifuse/files/texts.py", "csv.DictReader(file, strict=True)",
           "csv.DictReader(file)", f"{FILES} -k quotation"),

@@ -244,7 +244,8 @@ class BaseModel(DropIn, ABC):
     def tokenizer(self, value: Any) -> None:
         backend = getattr(value, "backend_tokenizer", value)
         folder = self.pipeline.folder
-        self.pipeline.set_tokenizer(TextTokenizer(backend, **folder.tokenizer_settings()))
+        settings: Any = folder.tokenizer_settings()
+        self.pipeline.set_tokenizer(TextTokenizer(backend, **settings))
 
     # ---- copies -----------------------------------------------------------------------------
 
@@ -280,9 +281,12 @@ class BaseModel(DropIn, ABC):
 
     def _own_tokenizer(self) -> str | None:
         """The tokenizer in use, where it is not the folder's, or has been changed in place."""
-        text: str = self.tokenizer.to_str()
+        tokenizer = self.pipeline.tokenizer
         folder = self.pipeline.folder.transformer_path
-        saved = TextTokenizer.from_folder(folder).backend.to_str()
+        if tokenizer.is_original and tokenizer.folder == folder:
+            return None
+        text: str = tokenizer.backend.to_str()
+        saved: str = TextTokenizer.from_folder(folder).backend.to_str()
         return None if text == saved else text
 
     def _resolve_prompt(self, prompt: str | None, prompt_name: str | None) -> str | None:

@@ -23,6 +23,18 @@ __all__ = ["Encodings", "ModelTokenizer"]
 _SPECIAL = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 _NEVER = (False, "do_not_truncate")
 _TRUNCATIONS = (True, "longest_first", "only_first", "only_second", *_NEVER)
+# Methods of the tokenizer behind it that change nothing.
+_READ_ONLY = [
+    "decode_batch",
+    "encode_batch",
+    "encode_batch_fast",
+    "get_added_tokens_decoder",
+    "get_vocab_size",
+    "id_to_token",
+    "save",
+    "to_str",
+    "token_to_id",
+]
 _PADDINGS = (True, "longest", "max_length", False, "do_not_pad")
 
 
@@ -55,7 +67,6 @@ class ModelTokenizer:
         folder: of tokenizer_config.json, which names the special tokens.
 
     Attributes:
-        backend_tokenizer: the ``tokenizers.Tokenizer``, its truncation and padding switched off.
         name_or_path: the folder.
     """
 
@@ -65,8 +76,12 @@ class ModelTokenizer:
     def __init__(self, owner: Owner, tokenizer: TextTokenizer, folder: Path) -> None:
         own = self.__dict__  # an attribute that is set is a wish: see __setattr__
         own["_owner"], own["_tokenizer"], own["_folder"] = owner, tokenizer, folder
-        own["backend_tokenizer"] = tokenizer.backend
         own["name_or_path"] = str(folder)
+
+    @property
+    def backend_tokenizer(self) -> Any:
+        """The ``tokenizers.Tokenizer``, its truncation and padding switched off."""
+        return self._tokenizer.hand_out()
 
     # ---- what is asked of the tokenizer behind it -------------------------------------------
 
@@ -75,15 +90,16 @@ class ModelTokenizer:
         if of_token in _SPECIAL:
             token = self.special_tokens_map.get(of_token)
             return token if name == of_token or not token else self.convert_tokens_to_ids(token)
-        if name.startswith("__") or name not in dir(self.__dict__["backend_tokenizer"]):
+        tokenizer = self.__dict__["_tokenizer"]
+        if name.startswith("__") or name not in dir(tokenizer.backend):
             raise AttributeError(f"the tokenizer of a minifuse model has no {name!r}")
-        return getattr(self.backend_tokenizer, name)
+        return getattr(tokenizer.backend if name in _READ_ONLY else tokenizer.hand_out(), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "model_max_length":
             self._owner.max_seq_length = value
         elif name in ("normalizer", "pre_tokenizer", "post_processor", "decoder", "model"):
-            setattr(self.backend_tokenizer, name, value)
+            setattr(self._tokenizer.hand_out(), name, value)
         elif getattr(self, name) != value:  # otherwise a program's wish would be lost in silence
             raise AttributeError(
                 f"{name!r} of a minifuse model's tokenizer cannot be set to {value!r}: set "
@@ -101,7 +117,7 @@ class ModelTokenizer:
     @functools.cached_property
     def special_tokens_map(self) -> dict[str, str]:
         """ "cls_token", "pad_token" and so on, and what stands for each."""
-        return _special_tokens(self._folder, self.backend_tokenizer)
+        return _special_tokens(self._folder, self._tokenizer.backend)
 
     @property
     def model_max_length(self) -> int:
@@ -111,14 +127,14 @@ class ModelTokenizer:
     @property
     def vocab_size(self) -> int:
         """Tokens of the vocabulary, added ones not counted."""
-        return int(self.backend_tokenizer.get_vocab_size(with_added_tokens=False))
+        return int(self._tokenizer.backend.get_vocab_size(with_added_tokens=False))
 
     def __len__(self) -> int:
-        return int(self.backend_tokenizer.get_vocab_size(with_added_tokens=True))
+        return int(self._tokenizer.backend.get_vocab_size(with_added_tokens=True))
 
     def get_vocab(self) -> dict[str, int]:
         """Token -> id, added ones as well."""
-        return dict(self.backend_tokenizer.get_vocab(with_added_tokens=True))
+        return dict(self._tokenizer.backend.get_vocab(with_added_tokens=True))
 
     vocab = property(get_vocab)
 
@@ -134,22 +150,22 @@ class ModelTokenizer:
 
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
         """Special tokens that a text, or a pair of texts, gets."""
-        return int(self.backend_tokenizer.num_special_tokens_to_add(pair))
+        return int(self._tokenizer.backend.num_special_tokens_to_add(pair))
 
     def convert_tokens_to_ids(self, tokens: Any) -> Any:
         """The id of a token, or of each; of one that is unknown, the unknown token's."""
         if not isinstance(tokens, str):
             return [self.convert_tokens_to_ids(token) for token in tokens]
-        found = self.backend_tokenizer.token_to_id(tokens)
+        found = self._tokenizer.backend.token_to_id(tokens)
         unknown = self.special_tokens_map.get("unk_token")
         if found is None and unknown is not None:
-            found = self.backend_tokenizer.token_to_id(unknown)
+            found = self._tokenizer.backend.token_to_id(unknown)
         return found
 
     def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
         """The token of an id, or of each."""
         if np.ndim(ids) == 0:
-            return self.backend_tokenizer.id_to_token(int(ids))
+            return self._tokenizer.backend.id_to_token(int(ids))
         dropped = set(self.all_special_ids) if skip_special_tokens else set()
         return [self.convert_ids_to_tokens(one) for one in ids if int(one) not in dropped]
 
@@ -159,7 +175,7 @@ class ModelTokenizer:
         self, text: str, pair: str | None = None, add_special_tokens: bool = False
     ) -> list[str]:
         """The tokens of a text."""
-        encoding = self.backend_tokenizer.encode(text, pair, add_special_tokens=add_special_tokens)
+        encoding = self._tokenizer.backend.encode(text, pair, add_special_tokens=add_special_tokens)
         return list(encoding.tokens)
 
     def encode(self, text: Any, text_pair: Any = None, **kwargs: Any) -> list[int]:
@@ -213,7 +229,7 @@ class ModelTokenizer:
             if value not in known:
                 raise ValueError(f"{name} is {value!r}, wanted one of {known}")
         texts, is_single = _as_batch(text, text_pair)
-        encodings = self.backend_tokenizer.encode_batch(
+        encodings = self._tokenizer.backend.encode_batch(
             texts, add_special_tokens=add_special_tokens
         )
         most = self.model_max_length if max_length is None else max_length
@@ -255,7 +271,7 @@ class ModelTokenizer:
             ids = [ids]
         if ids and not isinstance(ids[0], (int, np.integer)):
             return self.batch_decode(ids, skip_special_tokens)
-        return self.backend_tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+        return self._tokenizer.backend.decode(ids, skip_special_tokens=skip_special_tokens)
 
     def batch_decode(
         self, sequences: Iterable[Any], skip_special_tokens: bool = False, **kwargs: Any

@@ -7,12 +7,13 @@ dropped from the end and the suffix ([SEP]) stays. Two texts become one row (pai
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +23,9 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
+from minifuse.native import core
+from minifuse.tokens.native import NativeTokenizer, native_tokenizer
 from minifuse.tokens.pairs import Pair, PairLayout
-from minifuse.tokens.shortening import TextShortener
 
 __all__ = ["TextTokenizer", "TokenBatch", "read_state"]
 
@@ -34,9 +36,6 @@ if hasattr(os, "register_at_fork"):
         after_in_child=lambda: os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     )
 
-# A text longer than this many characters per token of the limit is cut before tokenising, if the
-# cut provably changes no id.
-_LONG_CHARACTERS_PER_TOKEN = 32
 _MAX_TOKENS = np.iinfo(np.int32).max
 # No vocabulary comes near it.
 _MOST_TOKENS = 1 << 24
@@ -77,6 +76,12 @@ class TokenBatch:
             raise ValueError(f"{offsets[-1]} tokens in one batch, wanted at most {_MAX_TOKENS}")
         return offsets.astype(np.int32)
 
+    def rows(self) -> list[tuple[list[int], bool]]:
+        """The ids of each sentence, and whether it was cut."""
+        ends = np.cumsum(self.seqlens)
+        parts = np.split(self.ids, ends[:-1]) if len(ends) else []
+        return [(part.tolist(), bool(cut)) for part, cut in zip(parts, self.truncated, strict=True)]
+
     def types(self) -> npt.NDArray[np.int32]:
         """The type of each token, int32 [total_tokens]."""
         return np.zeros_like(self.ids) if self.token_types is None else self.token_types
@@ -96,36 +101,70 @@ class TokenBatch:
 class TextTokenizer:
     """A tokenizer.json (or vocab.txt) with its limits.
 
+    The native core gives the ids where it can, and the ``tokenizers`` package for other tokenizers.
+
     Args:
-        tokenizer: any ``tokenizers.Tokenizer``; a copy is kept.
+        tokenizer: any ``tokenizers.Tokenizer``, which is copied, or the text of a tokenizer.json.
         do_lower_case: lower the text first, as sentence_bert_config.json may ask.
         has_token_types: whether the second text of a pair has tokens of another type.
         adds_special: whether texts get the tokenizer's special tokens.
+        folder: that it was read from; None: of none.
+
+    Attributes:
+        vocab_size: one more than the largest id.
+        suffix_length: special tokens behind the text's own.
+        native: the tokenizer in the core; None: the package does all.
+        is_original: False once hand_out has given the tokenizer to somebody who may change it.
     """
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | str,
         do_lower_case: bool = False,
         has_token_types: bool = False,
         adds_special: bool = True,
+        folder: Path | None = None,
     ) -> None:
-        text = tokenizer.to_str()
-        state = json.loads(text)
-        self.vocab_size = _largest_id("tokenizer", state) + 1
-        """One more than the largest id."""
-        self.backend = Tokenizer.from_str(text)
-        self.backend.no_truncation()
-        self.backend.no_padding()
-        self._do_lower_case = do_lower_case
+        self.folder = folder
+        self._json = tokenizer if isinstance(tokenizer, str) else tokenizer.to_str()
+        state = _parsed(self._json)
+        # Before the package sees it, which makes room for every number up to the largest.
+        self.vocab_size = _largest_id(state) + 1
         self.has_token_types = has_token_types
+        self.is_original = True
+        self._do_lower_case = do_lower_case
         self._adds_special = adds_special
-        mask = self._guarded(["a"], lambda: self._encoding("a").special_tokens_mask)
-        self.suffix_length = int(next(iter(np.flatnonzero(np.array(mask[::-1]) == 0)), len(mask)))
-        """Special tokens behind the text's own."""
-        self._num_special = sum(mask)
-        self._shortener = TextShortener(self.backend, state)
-        self._signature = self._shortener.signature()
+        self.native = native_tokenizer(state)
+        if self.native is None:
+            before, after = self._special_of_package()
+        elif adds_special:
+            before, after = self.native.prefix, self.native.suffix
+        else:
+            before, after = [], []
+        self._prefix, self._suffix = before, after
+        self.suffix_length = len(after)
+
+    def _special_of_package(self) -> tuple[list[int], list[int]]:
+        """Ids that the package puts before and behind a text."""
+        encoding = self._guarded(["a"], lambda: self._encoding("a"))
+        ids, mask = encoding.ids, encoding.special_tokens_mask
+        own = [place for place, is_special in enumerate(mask) if not is_special] or [len(ids)]
+        return ids[: own[0]], ids[own[-1] + 1 :]
+
+    @functools.cached_property
+    def backend(self) -> Tokenizer:
+        """The ``tokenizers.Tokenizer``, its truncation and padding switched off, to read only."""
+        backend = Tokenizer.from_str(self._json)
+        backend.no_truncation()
+        backend.no_padding()
+        return backend
+
+    def hand_out(self) -> Tokenizer:
+        """Return the backend for somebody who may change it: from now on it gives all ids."""
+        backend = self.backend
+        self.is_original = False
+        self.native = None
+        return backend
 
     def _encoding(self, text: str) -> Any:
         return self.backend.encode(text, add_special_tokens=self._adds_special)
@@ -145,48 +184,70 @@ class TextTokenizer:
             ValueError: the file is damaged.
         """
         path = folder / "tokenizer.json"
+        tokenizer: Tokenizer | str
         if path.is_file():
-            # Ids first: the package makes room for every number up to the largest.
-            _largest_id(str(path), read_state(path))
-            tokenizer = _guarded(path, lambda: Tokenizer.from_file(str(path)))
+            tokenizer = _guarded(path, lambda: path.read_text(encoding="utf-8"))
         elif (path := folder / "vocab.txt").is_file():
             tokenizer = _guarded(path, lambda: _from_vocab(path, folder / "tokenizer_config.json"))
         else:
             raise FileNotFoundError(f"{folder}: neither tokenizer.json nor vocab.txt is there")
-        return _guarded(path, lambda: cls(tokenizer, do_lower_case, has_token_types, adds_special))
+        settings = (do_lower_case, has_token_types, adds_special, folder)
+        return _guarded(path, lambda: cls(tokenizer, *settings))
 
-    def shorten(self, text: str, max_seq_length: int) -> str:
-        """Return a text with the same first max_seq_length ids, whose length is bounded if it can
-        be.
-
-        See shortening.py; texts of other tokenizers than BERT's stay as they are.
-        """
-        if self._shortener.signature() != self._signature:  # changed in place by the caller
-            self._watch()
-        # One more, so that what was cut can be told from what just fits.
-        return self._shortener.shorten(text, max_seq_length + 1)
-
-    def _watch(self) -> None:
-        self._shortener = TextShortener(self.backend, json.loads(self.backend.to_str()))
-        self._signature = self._shortener.signature()
+    # ---- texts to ids -----------------------------------------------------------------------
 
     def encode(
         self, texts: Sequence[str | Pair], max_seq_length: int, num_threads: int | None = None
     ) -> TokenBatch:
         """Token ids of every text or pair, cut at max_seq_length, on at most num_threads threads.
 
-        None leaves the number to tokenizers, which takes all CPUs.
+        None takes all CPUs.
 
         Raises:
             ValueError: an element cannot be encoded as UTF-8 (a lone surrogate).
         """
-        if len(texts) == 1 and isinstance(texts[0], str):
-            return self._encode_one(self._prepared(texts[0], max_seq_length), max_seq_length)
         if all(isinstance(text, str) for text in texts):
-            prepared = [self._prepared(str(text), max_seq_length) for text in texts]
-            lists = self._guarded(prepared, lambda: self._encode_batch(prepared, num_threads))
-            return self._pack(lists, max_seq_length)
+            return self._encode_texts(texts, max_seq_length, num_threads)
         return self._encode_pairs(texts, max_seq_length, num_threads)
+
+    def _encode_texts(
+        self, texts: Sequence[Any], max_seq_length: int, num_threads: int | None
+    ) -> TokenBatch:
+        if self._do_lower_case:
+            texts = [text.lower() for text in texts]
+        if self.native is None:
+            whole = self._whole_ids(texts, num_threads, self._adds_special)
+            return _packed([self._cut(ids, max_seq_length) for ids in whole])
+        special = self._prefix, self._suffix
+        batch, foreign = self._ids_by_core(texts, special, max_seq_length, num_threads)
+        if not foreign:
+            return batch
+        rows = batch.rows()
+        whole = self._whole_ids([texts[one] for one in foreign], num_threads, self._adds_special)
+        for place, ids in zip(foreign, whole, strict=True):
+            rows[place] = self._cut(ids, max_seq_length)
+        return _packed(rows)
+
+    def _ids_by_core(
+        self,
+        texts: Sequence[str],
+        special: tuple[list[int], list[int]],
+        max_length: int,
+        num_threads: int | None,
+        given: Sequence[str | Pair] | None = None,
+    ) -> tuple[TokenBatch, list[int]]:
+        """Ids between two rows of special ones; texts that only the package treats have none."""
+        encoded: Any = cast(NativeTokenizer, self.native).encoder.encode(
+            texts,
+            prefix=special[0],
+            suffix=special[1],
+            max_length=max_length,
+            num_threads=num_threads or core.default_num_threads(),
+        )
+        if encoded is None:
+            self._refuse_surrogates(texts if given is None else given)
+        ids, seqlens, truncated, foreign = encoded
+        return TokenBatch(ids, seqlens, truncated), foreign
 
     def _encode_pairs(
         self, texts: Sequence[str | Pair], max_seq_length: int, num_threads: int | None
@@ -196,102 +257,80 @@ class TextTokenizer:
         layout = self._guarded([], lambda: PairLayout.of(self.backend))
         pairs = [text for text in texts if not isinstance(text, str)]
         whole = list(dict.fromkeys(text for pair in pairs for text in pair))
-        prepared = {text: self._prepared(text, max_seq_length) for text in whole}
-        ids_of = self._guarded(texts, lambda: self._without_special(prepared, num_threads))
+        ids_of = self._ids_of(whole, max_seq_length, num_threads, texts)
         # The longer one of two texts that are both too long may keep a token more, so these are
         # counted to their end.
         uncounted = {
-            text: self._lowered(text)
+            text: None
             for pair in pairs
             if min(len(ids_of[text]) for text in pair) > max_seq_length
             for text in pair
         }
-        ids_of |= self._without_special(uncounted, num_threads)
-        alone = iter(self._alone(texts, max_seq_length, num_threads))
+        ids_of |= self._ids_of(list(uncounted), _MAX_TOKENS - 1, num_threads, texts)
+        alone = [text for text in texts if isinstance(text, str)]
+        own = iter(self._encode_texts(alone, max_seq_length, num_threads).rows())
         rows: list[tuple[list[int], list[int], bool]] = []
         for text in texts:
             if isinstance(text, str):
-                rows.append(next(alone))
+                ids, was_cut = next(own)
+                rows.append((ids, [0] * len(ids), was_cut))
             else:
                 rows.append(layout.cut(ids_of[text[0]], ids_of[text[1]], max_seq_length))
-        seqlens = np.fromiter((len(ids) for ids, _, _ in rows), np.int64, len(rows))
-        total = int(seqlens.sum())
-        return TokenBatch(
-            np.fromiter(chain.from_iterable(ids for ids, _, _ in rows), np.int32, total),
-            seqlens,
-            np.array([was_cut for _, _, was_cut in rows], np.bool_),
-            np.fromiter(chain.from_iterable(types for _, types, _ in rows), np.int32, total)
-            if self.has_token_types
-            else None,
-        )
+        batch = _packed([(ids, was_cut) for ids, _, was_cut in rows])
+        if self.has_token_types:
+            types = chain.from_iterable(types for _, types, _ in rows)
+            batch.token_types = np.fromiter(types, np.int32, len(batch.ids))
+        return batch
 
-    def _without_special(
-        self, prepared: dict[str, str], num_threads: int | None
+    def _ids_of(
+        self, texts: list[str], limit: int, num_threads: int | None, given: Sequence[str | Pair]
     ) -> dict[str, list[int]]:
-        """Text -> the ids of what it was made into, without special tokens."""
-        texts = list(prepared.values())
-        return dict(zip(prepared, self._encode_batch(texts, num_threads, False), strict=True))
+        """Text -> its ids without special tokens, or more of them than the limit.
 
-    def _alone(
-        self, texts: Sequence[str | Pair], max_seq_length: int, num_threads: int | None
-    ) -> Iterator[tuple[list[int], list[int], bool]]:
-        """Ids, types and whether it was cut, of each element that is one text."""
-        prepared = [self._prepared(t, max_seq_length) for t in texts if isinstance(t, str)]
-        lists = self._guarded(prepared, lambda: self._encode_batch(prepared, num_threads))
-        for whole in lists:
-            ids = self._cut(whole, max_seq_length)
-            yield ids, [0] * len(ids), len(whole) > max_seq_length
+        given: what the caller gave, which an error names.
+        """
+        lowered = [text.lower() for text in texts] if self._do_lower_case else texts
+        if self.native is None:
+            whole = self._whole_ids(lowered, num_threads, False, given)
+            return dict(zip(texts, whole, strict=True))
+        batch, foreign = self._ids_by_core(lowered, ([], []), limit + 1, num_threads, given)
+        parts = [ids for ids, _ in batch.rows()]
+        whole = self._whole_ids([lowered[place] for place in foreign], num_threads, False)
+        for place, ids in zip(foreign, whole, strict=True):
+            parts[place] = ids
+        return dict(zip(texts, parts, strict=True))
 
-    def _lowered(self, text: str) -> str:
-        return text.lower() if self._do_lower_case else text
-
-    def _prepared(self, text: str, max_seq_length: int) -> str:
-        text = self._lowered(text)  # before a cut: a letter's may depend on the next one
-        if len(text) > _LONG_CHARACTERS_PER_TOKEN * max_seq_length:
-            text = self.shorten(text, max_seq_length)
-        return text
-
-    def _encode_one(self, text: str, max_seq_length: int) -> TokenBatch:
-        # A query pays for every call of NumPy.
-        whole = self._guarded([text], lambda: self._encoding(text).ids)
-        ids = np.array(self._cut(whole, max_seq_length), np.int32)
-        was_cut = np.array((len(whole) > max_seq_length,))
-        return TokenBatch(ids, np.array((len(ids),), np.int64), was_cut)
-
-    def _encode_batch(
-        self, texts: list[str], num_threads: int | None, with_special: bool | None = None
+    def _whole_ids(
+        self,
+        texts: Sequence[str],
+        num_threads: int | None,
+        with_special: bool,
+        given: Sequence[str | Pair] | None = None,
     ) -> list[list[int]]:
-        if with_special is None:
-            with_special = self._adds_special
+        """Ids that the package gives for whole texts."""
+        encode = self.backend.encode_batch_fast
         # tokenizers has one pool of a thread for each CPU and no setting for it; but a call cannot
         # use more of them than it has texts.
         size = len(texts)
         if num_threads is not None and num_threads < _num_cpus():
             size = num_threads
-        return [
-            encoding.ids
-            for begin in range(0, len(texts), max(1, size))
-            for encoding in self.backend.encode_batch_fast(
-                texts[begin : begin + size], add_special_tokens=with_special
-            )
-        ]
+        return self._guarded(
+            texts if given is None else given,
+            lambda: [
+                encoding.ids
+                for begin in range(0, len(texts), max(1, size))
+                for encoding in encode(texts[begin : begin + size], add_special_tokens=with_special)
+            ],
+        )
 
-    def _pack(self, lists: list[list[int]], max_seq_length: int) -> TokenBatch:
-        seqlens = np.fromiter(map(len, lists), np.int64, len(lists))
-        truncated = seqlens > max_seq_length
-        for index in np.flatnonzero(truncated):
-            lists[index] = self._cut(lists[index], max_seq_length)
-            seqlens[index] = len(lists[index])
-        ids = np.fromiter(chain.from_iterable(lists), np.int32, int(seqlens.sum()))
-        return TokenBatch(ids, seqlens, truncated)
-
-    def _cut(self, ids: list[int], max_seq_length: int) -> list[int]:
+    def _cut(self, ids: list[int], max_seq_length: int) -> tuple[list[int], bool]:
+        """The ids that stay, and whether there were more."""
         if len(ids) <= max_seq_length:
-            return ids
-        if max_seq_length < self._num_special:
-            return ids[:max_seq_length]
+            return ids, False
+        if max_seq_length < len(self._prefix) + len(self._suffix):
+            return ids[:max_seq_length], True
         suffix = self.suffix_length
-        return ids[: max_seq_length - suffix] + ids[len(ids) - suffix :]
+        return ids[: max_seq_length - suffix] + ids[len(ids) - suffix :], True
 
     def _guarded(self, texts: Sequence[str | Pair], call: Callable[[], T]) -> T:
         """call(), its errors as ValueErrors that say which text or what is wrong."""
@@ -316,6 +355,16 @@ class TextTokenizer:
                     f"sentences[{index}] holds a lone surrogate at character {error.start}: it is "
                     "not valid Unicode; decode it with errors='replace'"
                 ) from error
+
+
+def _packed(rows: list[tuple[list[int], bool]]) -> TokenBatch:
+    """The batch of sentences given by their ids and whether each was cut."""
+    seqlens = np.fromiter((len(ids) for ids, _ in rows), np.int64, len(rows))
+    return TokenBatch(
+        np.fromiter(chain.from_iterable(ids for ids, _ in rows), np.int32, int(seqlens.sum())),
+        seqlens,
+        np.array([was_cut for _, was_cut in rows], np.bool_),
+    )
 
 
 def _num_cpus() -> int:
@@ -347,18 +396,20 @@ def read_state(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is damaged.
     """
+    return _guarded(path, lambda: _parsed(path.read_text(encoding="utf-8")))
+
+
+def _parsed(text: str) -> dict[str, Any]:
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
+        state = json.loads(text)
     except RecursionError as error:
-        raise ValueError(f"{path}: not a tokenizer (nested too deeply)") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: not a tokenizer ({error})") from error
+        raise ValueError("nested too deeply") from error
     if not isinstance(state, dict):
-        raise ValueError(f"{path}: not a tokenizer (wanted a JSON object)")
+        raise ValueError("wanted a JSON object")
     return state
 
 
-def _largest_id(source: str, state: dict[str, Any]) -> int:
+def _largest_id(state: dict[str, Any]) -> int:
     """The largest token id of a tokenizer.json; -1 where there is none.
 
     Raises:
@@ -377,10 +428,7 @@ def _largest_id(source: str, state: dict[str, Any]) -> int:
     largest = -1
     for value in ids:
         if type(value) is not int or not 0 <= value < _MOST_TOKENS:
-            raise ValueError(
-                f"{source}: not a tokenizer (a token has the id {value!r:.40}, wanted 0.."
-                f"{_MOST_TOKENS - 1})"
-            )
+            raise ValueError(f"a token has the id {value!r:.40}, wanted 0..{_MOST_TOKENS - 1}")
         largest = max(largest, value)
     return largest
 
