@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -24,25 +25,24 @@ class AddedTokens {
   // tokens: code points of each, one or more, and its id.
   explicit AddedTokens(std::vector<std::pair<std::u32string, int32_t>> tokens);
 
-  bool empty() const { return tokens_.empty(); }
-  bool may_begin_with(uint32_t c) const { return first_.find(c) != std::u32string::npos; }
+  bool may_begin_with(uint32_t c) const {
+    if (c < begins_.size()) return begins_[c];
+    return std::binary_search(others_.begin(), others_.end(), c);
+  }
 
   // The longest token that `characters` begin with.
   template <typename Character>
   Match longest(const Character* characters, int64_t length) const {
-    for (const auto& [token, id] : tokens_) {
-      const auto size = static_cast<int64_t>(token.size());
-      if (size > length) continue;
-      int64_t same = 0;
-      while (same < size && token[static_cast<size_t>(same)] == characters[same]) ++same;
-      if (same == size) return {size, id};
-    }
-    return {0, -1};
+    Match best{0, kForeign};
+    Range range{0, tokens_.size()};
+    for (int64_t i = 0; i < length && narrow(range, i, characters[i]); ++i)
+      if (is_whole(range, i + 1)) best = {i + 1, tokens_[range.begin].second};
+    return best;
   }
 
   // Looks for tokens in characters that come one by one. `held` keeps those that may be the
-  // beginning of a token, between calls; it is empty at first. Calls pass(c) for each character
-  // that belongs to none and found(id) for each token, in the order of the text.
+  // beginning of a token, between calls; it is empty at first. Calls pass(c) for each character that
+  // belongs to none and found(id) for each token, in the order of the text.
   template <typename Pass, typename Found>
   void put(uint32_t c, std::vector<uint32_t>& held, Pass pass, Found found) const {
     if (held.empty() && !may_begin_with(c)) return pass(c);
@@ -56,6 +56,18 @@ class AddedTokens {
   }
 
  private:
+  // Tokens that begin alike lie next to each other.
+  struct Range {
+    size_t begin, end;
+  };
+
+  // Keeps those tokens of a range that have c at place i; false where there are none.
+  bool narrow(Range& range, int64_t i, uint32_t c) const;
+  // True if the first of them is of this length, and so the beginning of the others.
+  bool is_whole(const Range& range, int64_t length) const {
+    return static_cast<int64_t>(tokens_[range.begin].first.size()) == length;
+  }
+
   template <typename Pass, typename Found>
   void release(std::vector<uint32_t>& held, bool is_end, Pass pass, Found found) const {
     while (!held.empty() && (is_end || !may_go_on(held))) {
@@ -71,8 +83,9 @@ class AddedTokens {
   // True if these are the beginning of a longer token.
   bool may_go_on(const std::vector<uint32_t>& characters) const;
 
-  std::vector<std::pair<std::u32string, int32_t>> tokens_;  // longest first
-  std::u32string first_;                                    // the first character of each
+  std::vector<std::pair<std::u32string, int32_t>> tokens_;  // in the order of their characters
+  std::array<bool, 128> begins_{};                          // ASCII characters that begin one
+  std::vector<uint32_t> others_;                            // all first characters, in order
 };
 
 }  // namespace minifuse

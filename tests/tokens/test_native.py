@@ -154,6 +154,23 @@ def test_one_that_is_changed_in_place():
     assert after == tokenizer.backend.encode("hello").ids
 
 
+@pytest.mark.parametrize("is_normalized", [False, True])
+def test_many_added_tokens(is_normalized):
+    """They cost no more than a few, and the longest one counts."""
+    backend = TOKENIZERS["gpt2"]
+    names = [f"<extra {i}>" for i in range(3000)] + ["<e", "<ext", "<extra", "extra 1", "日本", "日"]
+    backend.add_tokens([AddedToken(one, normalized=is_normalized) for one in names])
+    tokenizer = TextTokenizer(backend)
+    assert tokenizer.native is not None
+    rng = random.Random(6)
+    units = ["<", "<e", "<ex", "<extra ", "1", "12", "2999", ">", "日", "本", " ", "extra 1", "a"]
+    texts = ["".join(rng.choices(units, k=40)) for _ in range(500)]
+    assert_same(tokenizer, texts, 10**9)
+    begin = time.perf_counter()
+    tokenizer.encode(["<extra " * 50_000], 10**9)
+    assert time.perf_counter() - begin < 2
+
+
 # Changes of a tokenizer.json after which only the package knows it, by its kind.
 UNKNOWN = {
     "bert": [

@@ -24,6 +24,7 @@ _QWEN2 = (
 _PATTERNS = {_QWEN2: "qwen2", _QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|"): "llama3"}
 _FOREIGN = -1  # the id of an added token that is left to the tokenizers package
 _WORD_START = "\u2581"
+_LONGEST_ADDED = 256  # characters: each place of a text is compared with added tokens
 
 
 class _Unknown(Exception):
@@ -114,6 +115,9 @@ def _added(state: State, absorbs_spaces: bool) -> dict[str, list[tuple[str, int]
             added["added_normalized" if token["normalized"] else "added_tokens"].append(
                 (content, number)
             )
+    for tokens in added.values():  # of two that are alike, the package decides
+        _known(len(dict(tokens)) == len(tokens))
+        _known(max((len(content) for content, _ in tokens), default=0) <= _LONGEST_ADDED)
     return added
 
 
