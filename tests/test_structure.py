@@ -24,7 +24,7 @@ LONG_FUNCTIONS = {
 # Folders of csrc, each of which may include those behind it and never those before.
 ORDER = (
     ("bindings",),
-    ("search", "training", "model"),
+    ("search", "training", "tokenizer", "model"),
     ("linear", "threads"),
     ("cpu", "cuda"),
     ("common",),

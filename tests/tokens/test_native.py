@@ -158,7 +158,14 @@ def test_one_that_is_changed_in_place():
 def test_many_added_tokens(is_normalized):
     """They cost no more than a few, and the longest one counts."""
     backend = TOKENIZERS["gpt2"]
-    names = [f"<extra {i}>" for i in range(3000)] + ["<e", "<ext", "<extra", "extra 1", "日本", "日"]
+    names = [f"<extra {i}>" for i in range(3000)] + [
+        "<e",
+        "<ext",
+        "<extra",
+        "extra 1",
+        "日本",
+        "日",
+    ]
     backend.add_tokens([AddedToken(one, normalized=is_normalized) for one in names])
     tokenizer = TextTokenizer(backend)
     assert tokenizer.native is not None

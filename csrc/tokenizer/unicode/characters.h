@@ -1,5 +1,5 @@
 // Properties of characters as the `tokenizers` package sees them, from tables that
-// tools/make_character_tables.py writes. One byte for each code point tells nearly all; what a
+// csrc/tokenizer/unicode/make_character_tables.py writes. One byte for each code point tells nearly all; what a
 // character becomes is searched for only where its byte says that it changes.
 #pragma once
 
@@ -10,22 +10,22 @@ namespace minifuse {
 
 // A code point's bits. Unicode's categories stand in brackets.
 enum CharacterProperty : uint8_t {
-  kRemoved = 1,      // dropped when a text is cleaned [Cc, Cf, Co], U+FFFD; no white space
-  kSpace = 2,        // white space
+  kRemoved = 1,  // dropped when a text is cleaned [Cc, Cf, Co], U+FFFD; no white space
+  kSpace = 2,  // white space
   kPunctuation = 4,  // [P*], and every sign of ASCII
-  kChinese = 8,      // an ideograph, which is a word by itself
-  kMark = 16,        // an accent [Mn], dropped where accents are stripped
+  kChinese = 8,  // an ideograph, which is a word by itself
+  kMark = 16,  // an accent [Mn], dropped where accents are stripped
   kDecomposes = 32,  // has a canonical decomposition
-  kLowers = 64,      // has a small letter
-  kOrdered = 128,    // sorted among its neighbours when a text is decomposed
+  kLowers = 64,  // has a small letter
+  kOrdered = 128,  // sorted among its neighbours when a text is decomposed
 };
 
 // More bits, for the tokenizers that compose characters or divide texts by regular expressions.
 enum CharacterKind : uint8_t {
   kLetter = 1,  // \p{L}
   kNumber = 2,  // \p{N}
-  kBlank = 4,   // \s
-  kJoins = 8,   // may be composed with the character before it, or changes places with it
+  kBlank = 4,  // \s
+  kJoins = 8,  // may be composed with the character before it, or changes places with it
 };
 
 // Syllables of Hangul, which are computed and stand in no table (The Unicode Standard, section

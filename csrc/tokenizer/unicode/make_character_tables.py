@@ -1,6 +1,6 @@
-"""Write the tables of characters of the native tokenizers.
+"""Write the tables of characters of the native tokenizers, beside this file or into FOLDER.
 
-    python tools/make_character_tables.py csrc/tokenizer/unicode
+    python csrc/tokenizer/unicode/make_character_tables.py [FOLDER]
 
 character_tables.inc: what BERT's and byte-level tokenizers make of each character.
 grapheme_tables.inc: the class by which each character joins its neighbours (Unicode Standard
@@ -309,14 +309,14 @@ def _mapping(name: str, texts: dict[int, str]) -> dict[str, list[int]]:
 
 
 def _write(path: Path, comment: str, arrays: dict[str, list[int]]) -> None:
-    header = "// Written by tools/make_character_tables.py, which says how; not to be edited.\n"
+    header = "// Written by csrc/tokenizer/unicode/make_character_tables.py, which says how; not to be edited.\n"
     body = "\n".join(_array(name, numbers) for name, numbers in arrays.items())
     path.write_text(f"{header}{comment}{body}\n")
 
 
 def main() -> None:
-    """Write both files into the folder that is named on the command line."""
-    folder = Path(sys.argv[1])
+    """Write both files."""
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
     classes = [number for part in _ranges(grapheme_classes()) for number in part]
     _write(
         folder / "grapheme_tables.inc",
