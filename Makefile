@@ -144,7 +144,7 @@ mutants-cpu: $(VENV)/.installed $(VENV)/.test-tools
 
 # Each target of the fuzzer for MINUTES; TARGETS names some of them.
 MINUTES ?= 60
-TARGETS ?= safetensors torch_file configs tokenizer_json index tables shorten ops differential
+TARGETS ?= safetensors torch_file configs tokenizer_json index tables shorten ops differential tokens
 fuzz: $(VENV)/.installed $(VENV)/.test-tools
 	$(BIN)/python tools/extras.py fuzz | $(BIN)/python -m pip install --quiet -r /dev/stdin
 	for target in $(TARGETS); do $(BIN)/python tools/fuzz.py $$target --minutes $(MINUTES) || exit 1; done

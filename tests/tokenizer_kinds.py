@@ -23,7 +23,7 @@ from tokenizers import (
 
 from family import TEXTS
 
-__all__ = ["TOKENIZERS", "charsmap", "random_text"]
+__all__ = ["TOKENIZERS", "charsmap", "cut", "random_text"]
 
 SPECIAL = ["<s>", "</s>", "<unk>", "<pad>"]
 _WORDS = [
@@ -73,6 +73,13 @@ def random_text(rng: random.Random) -> str:
         kind -= share
     unit = rng.choice([*_WORDS, chr(rng.choice(rng.choice(_CATEGORIES))), "a", "日", "ab", "!"])
     return unit * rng.choice((1, 49, 99, 100, 101, 300, 3000))
+
+
+def cut(ids: list[int], limit: int) -> tuple[list[int], bool]:
+    """Return the ids of a text between two special tokens that stay, and whether there were more."""
+    if len(ids) <= limit:
+        return ids, False
+    return (ids[: limit - 1] + ids[-1:] if limit >= 2 else ids[:limit]), True
 
 
 # ---- the kinds ------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import copy
 import csv
+import functools
 import io
 import json
 import random
@@ -53,6 +54,7 @@ from random_models import (  # noqa: E402
 )
 
 from tiny_model import write_tiny_model  # noqa: E402
+from tokenizer_kinds import TOKENIZERS, cut, random_text  # noqa: E402
 
 Target = Callable[[bytes], None]
 
@@ -253,16 +255,11 @@ class Fuzz:
         if not text:
             return
         text *= 1 + 33 * limit // len(text)
-        whole = self.tokenizer.backend.encode(text).ids
+        wanted = cut(self.tokenizer.backend.encode(text).ids, limit)
         start = time.perf_counter()
-        tokens = self.tokenizer.encode([text], limit)
-        ids, was_cut = tokens.ids, bool(tokens.truncated[0])
+        (ours,) = self.tokenizer.encode([text], limit).rows()
         assert time.perf_counter() - start < 2, "too slow"
-        assert was_cut == (len(whole) > limit)
-        wanted = whole if len(whole) <= limit else None
-        if wanted is None:
-            wanted = whole[:limit] if limit < 2 else [*whole[: limit - 1], whole[-1]]
-        assert ids.tolist() == wanted, (ids.tolist(), wanted, ascii(text[:200]))
+        assert ours == wanted, (ours, wanted, ascii(text[:200]))
 
     # ---- what must agree -------------------------------------------------------------------------
 
@@ -358,6 +355,22 @@ class Fuzz:
         finally:
             core.select_isa(before)
 
+    def tokens(self, data: bytes) -> None:
+        """The native tokenizers against the package, 500 random texts for one of each kind."""
+        rng = random.Random(data)
+        for tokenizer in self.tokenizers:
+            texts = [random_text(rng) for _ in range(500)]
+            limit = rng.choice((0, 1, 2, 3, 5, 64, 10**9))
+            tokens = tokenizer.encode(texts, limit, rng.choice((1, 2)))
+            whole = tokenizer.backend.encode_batch_fast(texts)
+            for text, ours, theirs in zip(texts, tokens.rows(), whole, strict=True):
+                assert ours == cut(theirs.ids, limit), (ours, theirs.ids, ascii(text))
+
+    @functools.cached_property
+    def tokenizers(self) -> list[TextTokenizer]:
+        """One of each kind that the native core has."""
+        return [TextTokenizer(TOKENIZERS[name]) for name in TOKENIZERS]
+
     # ---- what a run starts from ------------------------------------------------------------------
 
     def seeds(self, name: str) -> list[bytes]:
@@ -393,7 +406,7 @@ _TORCH_PICKLE = (
 )
 
 # These targets call native code, whose coverage is not recorded: an input seeds a generator.
-_AT_RANDOM = ("ops", "differential")
+_AT_RANDOM = ("ops", "differential", "tokens")
 
 # Values where others are wanted.
 _ODD: list[Any] = [
@@ -449,6 +462,7 @@ TARGETS = (
     "shorten",
     "ops",
     "differential",
+    "tokens",
 )
 
 

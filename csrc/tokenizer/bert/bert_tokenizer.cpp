@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "tokenizer/text_reader.h"
+
 namespace minifuse {
 
 struct BertTokenizer::Memory final : Tokenizer::Scratch {
@@ -16,64 +18,34 @@ struct BertTokenizer::Memory final : Tokenizer::Scratch {
 
 // Reads one text. A character passes through the steps below in their order, each of which may drop
 // it, replace it or hold it back; what arrives at divide() is the normalised text.
-class BertTokenizer::Reader {
+class BertTokenizer::Reader : public TextReader<Reader> {
  public:
   Reader(const BertTokenizer& tokenizer, int64_t most, Memory& memory, std::vector<int32_t>& ids)
-      : t_(tokenizer), memory_(memory), ids_(ids), most_(ids.size() + static_cast<size_t>(most)) {
-    memory_.held.clear();
+      : TextReader(tokenizer.added_, tokenizer.added_normalized_, memory.held, most, ids),
+        t_(tokenizer),
+        memory_(memory) {
     memory_.ordered.clear();
   }
 
-  template <typename Character>
-  Outcome read(const Character* text, int64_t length) {
-    for (int64_t i = 0; i < length && !has_enough() && !is_foreign_;) {
-      const uint32_t c = text[i];
-      if (c < 128 && holds_nothing()) {
-        const AsciiStep ascii = t_.ascii_[c];
-        if (ascii.step != Step::kGeneral) {
-          take(ascii);
-          ++i;
-          continue;
-        }
-      }
-      if (is_surrogate(c)) return Outcome::kInvalid;
-      if (t_.added_.may_begin_with(c)) {
-        const AddedTokens::Match match = t_.added_.longest(text + i, length - i);
-        if (match.length > 0) {
-          end_segment();
-          add(match.id);
-          i += match.length;
-          continue;
-        }
-      }
-      clean(c);
-      ++i;
-    }
-    if (!has_enough()) end_segment();
-    if (is_foreign_) return Outcome::kForeign;
-    if (has_enough()) ids_.resize(most_ + 1);
-    return Outcome::kDone;
-  }
-
  private:
-  bool has_enough() const { return ids_.size() > most_; }
-  bool holds_nothing() const { return memory_.held.empty() && memory_.ordered.empty(); }
+  friend TextReader;
 
-  void take(AsciiStep ascii) {
+  void take(uint32_t c, uint32_t) {
+    if (c >= 128 || may_be_added() || !memory_.ordered.empty()) return clean(c);
+    const AsciiStep ascii = t_.ascii_[c];
     switch (ascii.step) {
       case Step::kAppend:
-        append_byte(ascii.character);
-        break;
+        return append_byte(ascii.character);
       case Step::kAlone:
-        end_word();
+        end_words();
         append_byte(ascii.character);
-        end_word();
-        break;
+        return end_words();
       case Step::kEndWord:
-        end_word();
-        break;
-      default:
-        break;
+        return end_words();
+      case Step::kDrop:
+        return;
+      case Step::kGeneral:
+        return clean(c);
     }
   }
 
@@ -119,6 +91,8 @@ class BertTokenizer::Reader {
     held.insert(place, c);
   }
 
+  void end_normalizing() { release_ordered(); }
+
   void release_ordered() {
     for (const uint32_t c : memory_.ordered) lower(c);
     memory_.ordered.clear();
@@ -133,23 +107,12 @@ class BertTokenizer::Reader {
 
   // ---- divide ----
 
-  void look_for_added(uint32_t c) {
-    t_.added_normalized_.put(
-        c, memory_.held, [&](uint32_t passed) { divide(passed); }, [&](int32_t id) { add(id); });
-  }
-
-  void add(int32_t id) {
-    end_word();
-    is_foreign_ |= id == AddedTokens::kForeign;
-    ids_.push_back(id);
-  }
-
   void divide(uint32_t c) {
     const uint8_t properties = t_.characters_.properties(c);
-    if (properties & (kSpace | kPunctuation)) end_word();
+    if (properties & (kSpace | kPunctuation)) end_words();
     if (properties & kSpace) return;
     append_character(c);
-    if (properties & kPunctuation) end_word();
+    if (properties & kPunctuation) end_words();
   }
 
   // ---- words ----
@@ -177,7 +140,7 @@ class BertTokenizer::Reader {
       hash_ = PieceTable::extended(hash_, memory_.word[static_cast<size_t>(i)]);
   }
 
-  void end_word() {
+  void end_words() {
     if (num_characters_ == 0) return;
     if (num_characters_ > t_.pieces_.max_characters())
       ids_.push_back(t_.pieces_.unknown_id());
@@ -187,21 +150,10 @@ class BertTokenizer::Reader {
     hash_ = PieceTable::kEmpty;
   }
 
-  // At the end of the text, and before an added token.
-  void end_segment() {
-    release_ordered();
-    t_.added_normalized_.finish(
-        memory_.held, [&](uint32_t c) { divide(c); }, [&](int32_t id) { add(id); });
-    end_word();
-  }
-
   const BertTokenizer& t_;
   Memory& memory_;
-  std::vector<int32_t>& ids_;
-  const size_t most_;
   int64_t num_characters_ = 0, size_ = 0;  // of the word that is read
   uint64_t hash_ = PieceTable::kEmpty;
-  bool is_foreign_ = false;
 };
 
 BertTokenizer::BertTokenizer(const BertTokenizerOptions& options)
@@ -218,8 +170,7 @@ BertTokenizer::BertTokenizer(const BertTokenizerOptions& options)
     const uint8_t properties = characters_.properties(c);
     const bool is_upper = lowers_ && (properties & kLowers);
     const uint32_t small = is_upper ? c + ('a' - 'A') : c;
-    const Step step = added_.may_begin_with(c) || added_normalized_.may_begin_with(small)
-                          ? Step::kGeneral
+    const Step step = added_normalized_.may_begin_with(small)   ? Step::kGeneral
                       : cleans_text_ && (properties & kRemoved) ? Step::kDrop
                       : properties & kSpace                     ? Step::kEndWord
                       : properties & kPunctuation               ? Step::kAlone

@@ -5,6 +5,7 @@
 #include <unordered_map>
 
 #include "common/check.h"
+#include "tokenizer/text_reader.h"
 #include "tokenizer/unicode/composer.h"
 
 namespace minifuse {
@@ -49,71 +50,41 @@ struct ByteLevelTokenizer::Memory final : Tokenizer::Scratch {
 };
 
 // Reads one text. A character passes through the steps below in their order.
-class ByteLevelTokenizer::Reader {
+class ByteLevelTokenizer::Reader : public TextReader<Reader> {
  public:
   Reader(const ByteLevelTokenizer& tokenizer, int64_t most, Memory& memory,
          std::vector<int32_t>& ids)
-      : t_(tokenizer), memory_(memory), ids_(ids), most_(ids.size() + static_cast<size_t>(most)) {
+      : TextReader(tokenizer.added_, tokenizer.added_normalized_, memory.held, most, ids),
+        t_(tokenizer),
+        memory_(memory) {
     memory_.composer.clear();
-    memory_.held.clear();
     memory_.characters.clear();
   }
 
-  template <typename Character>
-  Outcome read(const Character* text, int64_t length) {
-    for (int64_t i = 0; i < length && !has_enough() && !is_foreign_;) {
-      const uint32_t c = text[i];
-      if (is_surrogate(c)) return Outcome::kInvalid;
-      if (t_.added_.may_begin_with(c)) {
-        const AddedTokens::Match match = t_.added_.longest(text + i, length - i);
-        if (match.length > 0) {
-          end_segment();
-          add(match.id);
-          i += match.length;
-          continue;
-        }
-      }
-      compose(c);
-      ++i;
-    }
-    if (!has_enough()) end_segment();
-    if (is_foreign_) return Outcome::kForeign;
-    if (has_enough()) ids_.resize(most_ + 1);
-    return Outcome::kDone;
-  }
-
  private:
-  bool has_enough() const { return ids_.size() > most_; }
+  friend TextReader;
 
-  void compose(uint32_t c) {
+  void take(uint32_t c, uint32_t) {
     if (!t_.composes_) return look_for_added(c);
     memory_.composer.put(c, [&](uint32_t composed) { look_for_added(composed); });
   }
 
-  void look_for_added(uint32_t c) {
-    t_.added_normalized_.put(
-        c, memory_.held, [&](uint32_t passed) { collect(passed); }, [&](int32_t id) { add(id); });
+  void end_normalizing() {
+    memory_.composer.finish([&](uint32_t composed) { look_for_added(composed); });
   }
 
-  void add(int32_t id) {
-    divide(true);
-    is_foreign_ |= id == AddedTokens::kForeign;
-    ids_.push_back(id);
-    is_start_ = true;
-  }
-
-  void collect(uint32_t c) {
+  void divide(uint32_t c) {
     std::vector<uint32_t>& characters = memory_.characters;
     if (is_start_ && t_.adds_prefix_space_ && c != ' ') characters.push_back(' ');
     is_start_ = false;
     characters.push_back(c);
     if (characters.size() < room_) return;
-    divide(false);
+    take_words(false);
     room_ = std::max(kRoom, 2 * characters.size());
   }
 
   // Takes the words off the front of the characters.
-  void divide(bool is_end) {
+  void take_words(bool is_end) {
     std::vector<uint32_t>& characters = memory_.characters;
     const auto n = static_cast<int64_t>(characters.size());
     int64_t begin = 0;
@@ -132,21 +103,11 @@ class ByteLevelTokenizer::Reader {
     characters.erase(characters.begin(), characters.begin() + begin);
   }
 
-  // At the end of the text, and before an added token.
-  void end_segment() {
-    memory_.composer.finish([&](uint32_t composed) { look_for_added(composed); });
-    t_.added_normalized_.finish(
-        memory_.held, [&](uint32_t c) { collect(c); }, [&](int32_t id) { add(id); });
-    divide(true);
-  }
+  void end_words() { take_words(true); }
 
   const ByteLevelTokenizer& t_;
   Memory& memory_;
-  std::vector<int32_t>& ids_;
-  const size_t most_;
   size_t room_ = kRoom;
-  bool is_start_ = true;  // of the text, or behind an added token
-  bool is_foreign_ = false;
 };
 
 ByteLevelTokenizer::ByteLevelTokenizer(const ByteLevelTokenizerOptions& options)

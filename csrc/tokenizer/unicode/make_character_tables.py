@@ -309,7 +309,7 @@ def _mapping(name: str, texts: dict[int, str]) -> dict[str, list[int]]:
 
 
 def _write(path: Path, comment: str, arrays: dict[str, list[int]]) -> None:
-    header = "// Written by csrc/tokenizer/unicode/make_character_tables.py, which says how; not to be edited.\n"
+    header = "// Written by make_character_tables.py, which says how; not to be edited.\n"
     body = "\n".join(_array(name, numbers) for name, numbers in arrays.items())
     path.write_text(f"{header}{comment}{body}\n")
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "tokenizer/text_reader.h"
+
 namespace minifuse {
 namespace {
 
@@ -22,60 +24,35 @@ struct UnigramTokenizer::Memory final : Tokenizer::Scratch {
 };
 
 // Reads one text. A character passes through the steps below in their order.
-class UnigramTokenizer::Reader {
+class UnigramTokenizer::Reader : public TextReader<Reader> {
  public:
   Reader(const UnigramTokenizer& tokenizer, int64_t most, Memory& memory, std::vector<int32_t>& ids)
-      : t_(tokenizer), memory_(memory), ids_(ids), most_(ids.size() + static_cast<size_t>(most)) {
+      : TextReader(tokenizer.added_, tokenizer.added_normalized_, memory.held, most, ids),
+        t_(tokenizer),
+        memory_(memory) {
     memory_.word.clear();
-    memory_.held.clear();
     memory_.white_space.clear();
     memory_.pieces.score = 0;
     memory_.pieces.ends_unknown = false;
   }
 
-  template <typename Character>
-  Outcome read(const Character* text, int64_t length) {
-    for (int64_t i = 0; i < length && !has_enough() && !is_foreign_; ++i) {
-      const uint32_t c = text[i];
-      if (t_.added_.may_begin_with(c)) {
-        const AddedTokens::Match match = t_.added_.longest(text + i, length - i);
-        if (match.length > 0) {
-          end_segment();
-          add(match.id);
-          i += match.length - 1;
-          continue;
-        }
-      }
-      // An ASCII character between others is a cluster, but for the ends of lines.
-      if (c >= ' ' && c < 128 && (i + 1 == length || text[i + 1] < 128) &&
-          boundaries_.begins_before_letter()) {
-        end_cluster();
-        boundaries_ = {};
-        if (t_.is_plain_[c] && holds_nothing())
-          continue_word(c);
-        else
-          map(c);
-        continue;
-      }
-      if (is_surrogate(c)) return Outcome::kInvalid;
-      if (t_.map_)
-        add_to_cluster(c);
-      else
-        map(c);
-    }
-    if (!has_enough()) end_segment();
-    if (is_foreign_) return Outcome::kForeign;
-    if (has_enough()) ids_.resize(most_ + 1);
-    return Outcome::kDone;
-  }
-
  private:
-  bool has_enough() const { return ids_.size() > most_; }
-  bool holds_nothing() const {
-    return num_spaces_ == 0 && memory_.held.empty() && memory_.white_space.empty();
-  }
+  friend TextReader;
 
   // ---- normalise: the map ----
+
+  void take(uint32_t c, uint32_t next) {
+    if (c < ' ' || c >= 128 || next >= 128 || !boundaries_.begins_before_letter())
+      return t_.map_ ? add_to_cluster(c) : map(c);
+    // An ASCII character between others is a cluster, but for the ends of lines.
+    end_cluster();
+    boundaries_ = {};
+    const bool holds_nothing = num_spaces_ == 0 && !may_be_added() && memory_.white_space.empty();
+    if (t_.is_plain_[c] && holds_nothing)
+      continue_word(c);
+    else
+      map(c);
+  }
 
   void add_to_cluster(uint32_t c) {
     if (boundaries_.begins_before(t_.graphemes_.class_of(c))) end_cluster();
@@ -144,27 +121,15 @@ class UnigramTokenizer::Reader {
 
   // ---- divide ----
 
-  void look_for_added(uint32_t c) {
-    t_.added_normalized_.put(
-        c, memory_.held, [&](uint32_t passed) { divide(passed); }, [&](int32_t id) { add(id); });
-  }
-
-  void add(int32_t id) {
-    end_word();
-    is_foreign_ |= id == AddedTokens::kForeign;
-    ids_.push_back(id);
-    is_start_ = true;
-  }
-
   void divide(uint32_t c) {
     if (t_.splits_at_white_space_ && (t_.characters_.properties(c) & kSpace)) {
-      end_word();
+      end_words();
       is_start_ = true;
       return;
     }
     if (c == ' ') c = kWordStart;
     if (c == kWordStart) {
-      end_word();
+      end_words();
       is_start_ = false;
     }
     continue_word(c);
@@ -188,7 +153,7 @@ class UnigramTokenizer::Reader {
     memory_.word.insert(memory_.word.end(), bytes, bytes + size);
   }
 
-  void end_word() {
+  void end_words() {
     if (memory_.word.empty()) return;
     take_pieces(true);
     longest_ = kLongWord;
@@ -201,28 +166,20 @@ class UnigramTokenizer::Reader {
     word.erase(word.begin(), word.begin() + taken);
   }
 
-  // At the end of the text, and before an added token.
-  void end_segment() {
+  void end_normalizing() {
     end_cluster();
     boundaries_ = {};
     memory_.white_space.clear();
     release_spaces();
-    t_.added_normalized_.finish(
-        memory_.held, [&](uint32_t c) { divide(c); }, [&](int32_t id) { add(id); });
-    end_word();
   }
 
   const UnigramTokenizer& t_;
   Memory& memory_;
-  std::vector<int32_t>& ids_;
-  const size_t most_;
   GraphemeBoundaries boundaries_;
   uint8_t cluster_[kLongCluster];
   int cluster_size_ = 0;    // in bytes
   bool is_long_ = false;    // the cluster is, and its characters are on their way
   int num_spaces_ = 0;      // in a row, counted to two
-  bool is_start_ = true;    // of the text, or behind white space that has vanished
-  bool is_foreign_ = false;
   size_t longest_ = kLongWord;
 };
 
@@ -239,8 +196,8 @@ UnigramTokenizer::UnigramTokenizer(const UnigramTokenizerOptions& options)
       graphemes_(Graphemes::get()) {
   for (uint32_t c = 0; c < 128; ++c) {
     const char character = static_cast<char>(c);
-    is_plain_[c] = c > ' ' && !(map_ && map_->find({&character, 1})) && !added_.may_begin_with(c) &&
-                   !added_normalized_.may_begin_with(c);
+    is_plain_[c] =
+        c > ' ' && !(map_ && map_->find({&character, 1})) && !added_normalized_.may_begin_with(c);
   }
 }
 

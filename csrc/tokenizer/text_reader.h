@@ -1,0 +1,91 @@
+// The way through a text that the tokenizers share: added tokens divide it into segments, and reading
+// stops as soon as there are enough ids.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "tokenizer/added_tokens.h"
+#include "tokenizer/tokenizer.h"
+
+namespace minifuse {
+
+// A Reader is derived from TextReader<Reader> and has
+//   take(c, next): normalises a character; next is the one behind it, or 0 at the end. What it makes
+//     of it goes to look_for_added();
+//   end_normalizing(): passes on what take() holds back;
+//   divide(c): takes a normalised character;
+//   end_words(): turns what divide() holds back into ids.
+template <typename Reader>
+class TextReader {
+ public:
+  // added, added_normalized: looked for in the text itself, and in the normalised text. held: memory.
+  TextReader(const AddedTokens& added, const AddedTokens& added_normalized,
+             std::vector<uint32_t>& held, int64_t most, std::vector<int32_t>& ids)
+      : ids_(ids),
+        added_(added),
+        added_normalized_(added_normalized),
+        held_(held),
+        most_(ids.size() + static_cast<size_t>(most)) {
+    held_.clear();
+  }
+
+  template <typename Character>
+  Tokenizer::Outcome read(const Character* text, int64_t length) {
+    for (int64_t i = 0; i < length && !has_enough() && !is_foreign_;) {
+      const uint32_t c = text[i];
+      if (is_surrogate(c)) return Tokenizer::Outcome::kInvalid;
+      const AddedTokens::Match match =
+          added_.may_begin_with(c) ? added_.longest(text + i, length - i) : AddedTokens::Match{};
+      if (match.length > 0) {
+        end_segment();
+        add(match.id);
+        i += match.length;
+      } else {
+        self().take(c, i + 1 < length ? text[i + 1] : 0);
+        ++i;
+      }
+    }
+    if (!has_enough()) end_segment();
+    if (is_foreign_) return Tokenizer::Outcome::kForeign;
+    if (has_enough()) ids_.resize(most_ + 1);
+    return Tokenizer::Outcome::kDone;
+  }
+
+ protected:
+  bool has_enough() const { return ids_.size() > most_; }
+  bool may_be_added() const { return !held_.empty(); }
+
+  // Holds a normalised character back for as long as it may belong to an added token.
+  void look_for_added(uint32_t c) {
+    added_normalized_.put(
+        c, held_, [&](uint32_t passed) { self().divide(passed); }, [&](int32_t id) { add(id); });
+  }
+
+  std::vector<int32_t>& ids_;
+  bool is_start_ = true;  // at the beginning of a segment; the Reader says when it is not any more
+
+ private:
+  Reader& self() { return static_cast<Reader&>(*this); }
+
+  void add(int32_t id) {
+    self().end_words();
+    is_foreign_ |= id == AddedTokens::kForeign;
+    ids_.push_back(id);
+    is_start_ = true;
+  }
+
+  void end_segment() {
+    self().end_normalizing();
+    added_normalized_.finish(
+        held_, [&](uint32_t c) { self().divide(c); }, [&](int32_t id) { add(id); });
+    self().end_words();
+  }
+
+  const AddedTokens &added_, &added_normalized_;
+  std::vector<uint32_t>& held_;
+  const size_t most_;
+  bool is_foreign_ = false;
+};
+
+}  // namespace minifuse
