@@ -27,6 +27,7 @@ PEERS = {
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
     "ctranslate2": "CTranslate2",
+    "tokenizers": "tokenizers",
 }
 
 # Rows, and key -> heading of their columns, as format_table takes them.
@@ -190,6 +191,19 @@ def models_table(result: dict[str, Any]) -> Table:
     return rows, ({"shape": "shape"} | columns if rows[0]["shape"] else columns)
 
 
+def tokenizers_table(result: dict[str, Any]) -> Table:
+    """Microseconds a text on one thread."""
+    rows = [
+        row
+        | {key: f"{row[key]:,.1f}" for key in ("us_minifuse", "us_tokenizers")}
+        | {"speedup": f"{row['speedup']:,.1f}x"}
+        for row in result["rows"]
+    ]
+    columns = {"tokenizer": "tokenizer", "texts": "texts", "us_minifuse": "minifuse, us a text",
+               "us_tokenizers": "tokenizers, us a text", "speedup": "speed-up"}  # fmt: skip
+    return rows, columns
+
+
 def cuda_table(result: dict[str, Any]) -> Table:
     """tokens/s of the encoder and of whole encodes on a device, and microseconds for a query."""
     rows: dict[str, dict[str, Any]] = {}
@@ -228,6 +242,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Table]]] = {
     "search": ("search.json", search_table),
     "shapes": ("shapes.json", models_table),
     "sparse": ("sparse.json", models_table),
+    "tokenizers": ("tokenizers.json", tokenizers_table),
     "training": ("training.json", training_table),
     "profile": ("profile.json", profile_table),
 }
