@@ -31,6 +31,9 @@ _WORDS = [
     *("<s>", "</s>", "<unk>", "<UNK>", "<mask>", "[SEP]", "[MASK]", "<u\u200bnk>", "<<unk>>", "|IP|"),
     *("日本語の", "한국어", "ÅNGSTRÖM", "Привет", "नमस्ते", "สวัสดี", "ﬁ", "▁", "...", "?!", "##ing", "x" * 99),
     *(" ", "  ", "\t\n", "\r\n", "\n", "\u3000", "\x85", "\u200b", "\0", "y" * 101),
+    # A consonant behind a linker and a sign behind a joiner, whose accents go with what is before them;
+    # marks whose order is not that in which they stand.
+    *("\u0915\u094d\u0958\u0301", "\xa9\u200d\u2122\u0301", "a\u08d4\u1baa", "b\U0001d16d\U0001d165"),
 ]  # fmt: skip
 # Characters that change with those beside them: accents, joiners, parts of syllables, signs.
 _JOINING = [
@@ -88,7 +91,8 @@ def cut(ids: list[int], limit: int) -> tuple[list[int], bool]:
 def _word_piece(**options: bool | None) -> Tokenizer:
     normalizer = normalizers.BertNormalizer(**options)
     pieces = {character for text in TEXTS for character in normalizer.normalize_str(text)}
-    pieces |= set("abcdefghijklmnopqrstuvwxyz<>[]日本한국ᄒ") - {" "}
+    pieces |= set("abcdefghijklmnopqrstuvwxyz<>[]日本한국ᄒ\u08d4\u1baa\U0001d165\U0001d16d")
+    pieces -= {" "}
     rng = random.Random(0)
     longer = ["".join(rng.choices("abelhot", k=rng.randrange(2, 6))) for _ in range(200)]
     vocab = [*SPECIAL, "[SEP]", "hello", "the", "##ing", "un", "##believ", "##able", "naive"]
@@ -156,7 +160,7 @@ def _mapping() -> dict[str, str]:
 
 def _unigram(normalizer: normalizers.Normalizer | None, splits: bool) -> Tokenizer:
     rng = random.Random(1)
-    alphabet = "abehlot▁日本éж"
+    alphabet = "abehlot▁日本éж\u0301\u0915\u093c™T"
     words = {"".join(rng.choices(alphabet, k=rng.randrange(1, 5))) for _ in range(400)}
     # Few different scores: ways to divide a word are often equally good.
     pieces = [(one, -float(rng.randrange(1, 5))) for one in sorted(words | set(alphabet))]

@@ -9,6 +9,7 @@ AddedTokens::AddedTokens(std::vector<std::pair<std::u32string, int32_t>> tokens)
     const uint32_t first = token.front();
     if (first < begins_.size()) begins_[first] = true;
     others_.push_back(first);
+    has_foreign_ |= id == kForeign;
   }
 }
 

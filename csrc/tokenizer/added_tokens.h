@@ -25,6 +25,7 @@ class AddedTokens {
   // tokens: code points of each, one or more, and its id.
   explicit AddedTokens(std::vector<std::pair<std::u32string, int32_t>> tokens);
 
+  bool has_foreign() const { return has_foreign_; }
   bool may_begin_with(uint32_t c) const {
     if (c < begins_.size()) return begins_[c];
     return std::binary_search(others_.begin(), others_.end(), c);
@@ -86,6 +87,7 @@ class AddedTokens {
   std::vector<std::pair<std::u32string, int32_t>> tokens_;  // in the order of their characters
   std::array<bool, 128> begins_{};                          // ASCII characters that begin one
   std::vector<uint32_t> others_;                            // all first characters, in order
+  bool has_foreign_ = false;
 };
 
 }  // namespace minifuse

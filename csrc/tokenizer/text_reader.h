@@ -7,6 +7,7 @@
 
 #include "tokenizer/added_tokens.h"
 #include "tokenizer/tokenizer.h"
+#include "tokenizer/unicode/characters.h"
 
 namespace minifuse {
 
@@ -26,14 +27,16 @@ class TextReader {
         added_(added),
         added_normalized_(added_normalized),
         held_(held),
-        most_(ids.size() + static_cast<size_t>(most)) {
+        most_(ids.size() + static_cast<size_t>(most)),
+        has_foreign_(added.has_foreign() || added_normalized.has_foreign()) {
     held_.clear();
   }
 
   template <typename Character>
   Tokenizer::Outcome read(const Character* text, int64_t length) {
-    for (int64_t i = 0; i < length && !has_enough() && !is_foreign_;) {
-      const uint32_t c = text[i];
+    int64_t i = 0;
+    for (uint32_t c = 0; i < length && !is_foreign_ && !may_stop_behind(c);) {
+      c = text[i];
       if (is_surrogate(c)) return Tokenizer::Outcome::kInvalid;
       const AddedTokens::Match match =
           added_.may_begin_with(c) ? added_.longest(text + i, length - i) : AddedTokens::Match{};
@@ -41,12 +44,13 @@ class TextReader {
         end_segment();
         add(match.id);
         i += match.length;
+        c = text[i - 1];
       } else {
         self().take(c, i + 1 < length ? text[i + 1] : 0);
         ++i;
       }
     }
-    if (!has_enough()) end_segment();
+    if (i == length) end_segment();
     if (is_foreign_) return Tokenizer::Outcome::kForeign;
     if (has_enough()) ids_.resize(most_ + 1);
     return Tokenizer::Outcome::kDone;
@@ -58,15 +62,25 @@ class TextReader {
 
   // Holds a normalised character back for as long as it may belong to an added token.
   void look_for_added(uint32_t c) {
+    last_ = c;
     added_normalized_.put(
         c, held_, [&](uint32_t passed) { self().divide(passed); }, [&](int32_t id) { add(id); });
   }
 
   std::vector<int32_t>& ids_;
   bool is_start_ = true;  // at the beginning of a segment; the Reader says when it is not any more
+  uint32_t last_ = 0;  // the normalised character that was passed on last
 
  private:
   Reader& self() { return static_cast<Reader&>(*this); }
+
+  // A foreign token may still take the white space before it along, with the ids that it has got.
+  bool may_stop_behind(uint32_t c) const {
+    if (!has_enough() || !has_foreign_) return has_enough();
+    const Characters& characters = Characters::get();
+    const int is_space = (characters.properties(c) | characters.properties(last_)) & kSpace;
+    return held_.empty() && !is_space;
+  }
 
   void add(int32_t id) {
     self().end_words();
@@ -85,6 +99,7 @@ class TextReader {
   const AddedTokens &added_, &added_normalized_;
   std::vector<uint32_t>& held_;
   const size_t most_;
+  const bool has_foreign_;
   bool is_foreign_ = false;
 };
 

@@ -97,6 +97,15 @@ def test_the_cost_of_a_long_text(name, tokenizer, unit):
     assert min(seconds() for _ in range(3)) < 0.1
 
 
+@pytest.mark.parametrize(
+    "text", ["   <mask> a", " a  \t <mask>", "a \u3000\n<mask>", "a  |IP|", " \u200b<mask>"]
+)
+def test_space_that_a_token_takes_along(tokenizer, text):
+    """It gives no ids, even where there are enough before the token is read."""
+    for limit in range(9):
+        assert_same(tokenizer, [text, text * 20], limit)
+
+
 def test_threads_and_order_change_nothing(tokenizer):
     rng = random.Random(2)
     texts = [random_text(rng) for _ in range(300)]

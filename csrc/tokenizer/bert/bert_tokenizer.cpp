@@ -32,6 +32,7 @@ class BertTokenizer::Reader : public TextReader<Reader> {
 
   void take(uint32_t c, uint32_t) {
     if (c >= 128 || may_be_added() || !memory_.ordered.empty()) return clean(c);
+    last_ = c;
     const AsciiStep ascii = t_.ascii_[c];
     switch (ascii.step) {
       case Step::kAppend:

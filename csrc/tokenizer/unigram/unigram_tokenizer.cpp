@@ -48,10 +48,9 @@ class UnigramTokenizer::Reader : public TextReader<Reader> {
     end_cluster();
     boundaries_ = {};
     const bool holds_nothing = num_spaces_ == 0 && !may_be_added() && memory_.white_space.empty();
-    if (t_.is_plain_[c] && holds_nothing)
-      continue_word(c);
-    else
-      map(c);
+    if (!t_.is_plain_[c] || !holds_nothing) return map(c);
+    last_ = c;
+    continue_word(c);
   }
 
   void add_to_cluster(uint32_t c) {
