@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "tokenizer/bert/word_pieces.h"
+#include "tokenizer/piece_table.h"
 
 namespace minifuse {
 

@@ -5,16 +5,42 @@
 #include <cstring>
 
 #include "common/check.h"
+#include "tokenizer/piece_table.h"
 #include "tokenizer/text.h"
-#include "tokenizer/bert/word_pieces.h"
 
 namespace minifuse {
 namespace {
 
 constexpr double kUnknownPenalty = 10;  // SentencePiece's
 
-bool is_boundary(const uint8_t* bytes, int64_t size, int64_t place) {
-  return place == size || (bytes[place] & 0xC0) != 0x80;
+// Calls f(hash, size) for each prefix of a piece that ends behind a character, the piece among them.
+template <typename F>
+void for_each_prefix(std::string_view piece, F f) {
+  uint64_t hash = PieceTable::kEmpty;
+  for (size_t i = 0; i < piece.size();) {
+    const size_t next = i + static_cast<size_t>(length_of_utf8(static_cast<uint8_t>(piece[i])));
+    for (; i < std::min(next, piece.size()); ++i)
+      hash = PieceTable::extended(hash, static_cast<uint8_t>(piece[i]));
+    f(hash, i);
+  }
+}
+
+// The number of different prefixes; those of equal hashes count once.
+size_t count_prefixes(const std::vector<std::pair<std::string, double>>& vocabulary) {
+  size_t most = 0, count = 0;
+  for (const auto& [piece, score] : vocabulary) most += piece.size();
+  constexpr uint64_t kNone = 0;
+  std::vector<uint64_t> hashes(std::bit_ceil(2 * most + 2), kNone);
+  const int shift = 64 - std::countr_zero(hashes.size());
+  for (const auto& [piece, score] : vocabulary)
+    for_each_prefix(piece, [&](uint64_t hash, size_t) {
+      uint64_t place = hash >> shift;
+      while (hashes[place] != kNone && hashes[place] != hash)
+        place = (place + 1) & (hashes.size() - 1);
+      count += hashes[place] == kNone;
+      hashes[place] = hash;
+    });
+  return count;
 }
 
 }  // namespace
@@ -23,58 +49,37 @@ UnigramPieces::UnigramPieces(const std::vector<std::pair<std::string, double>>& 
                              int32_t unknown_id)
     : unknown_id_(unknown_id) {
   double lowest = std::numeric_limits<double>::infinity();
-  size_t num_prefixes = 0;
   for (const auto& [piece, score] : vocabulary) {
     scores_.push_back(score);
     lowest = std::min(lowest, score);
-    num_prefixes += static_cast<size_t>(std::count_if(piece.begin(), piece.end(), [](char c) {
-      return (static_cast<uint8_t>(c) & 0xC0) != 0x80;
-    }));
     check(piece.size() <= std::numeric_limits<uint16_t>::max(), "a piece has ", piece.size(),
           " bytes, wanted at most 65535");
   }
   unknown_score_ = lowest - kUnknownPenalty;
-  // About half of all prefixes are shared.
-  slots_.resize(std::bit_ceil(num_prefixes + 2));
+  // A third of the slots stays empty at least, so that a search ends soon.
+  const size_t num_prefixes = count_prefixes(vocabulary);
+  slots_.resize(std::bit_ceil(num_prefixes + num_prefixes / 2 + 2));
   shift_ = 64 - std::countr_zero(slots_.size());
   for (size_t i = 0; i < vocabulary.size(); ++i) {
     const std::string& piece = vocabulary[i].first;
     const auto begin = static_cast<uint32_t>(bytes_.size());
     bytes_.insert(bytes_.end(), piece.begin(), piece.end());
-    insert(&bytes_[begin], static_cast<int64_t>(piece.size()), begin, static_cast<int32_t>(i));
     longest_ = std::max(longest_, static_cast<int64_t>(piece.size()));
+    for_each_prefix(piece, [&](uint64_t hash, size_t size) {
+      Slot& slot = slots_[place_of(hash, &bytes_[begin], static_cast<int64_t>(size))];
+      if (slot.id == kEmpty)
+        slot = {static_cast<uint32_t>(hash), begin, kPrefix, static_cast<uint16_t>(size)};
+      if (size == piece.size()) slot.id = static_cast<int32_t>(i);
+    });
   }
 }
 
-void UnigramPieces::insert(const uint8_t* piece, int64_t size, uint32_t begin, int32_t id) {
-  const uint64_t mask = slots_.size() - 1;
-  uint64_t hash = PieceTable::kEmpty;
-  for (int64_t i = 0; i < size; ++i) {
-    hash = PieceTable::extended(hash, piece[i]);
-    if (!is_boundary(piece, size, i + 1)) continue;
-    uint64_t place = hash >> shift_;
-    const auto is_other = [&](const Slot& slot) {
-      return slot.id != kEmpty &&
-             (slot.tag != static_cast<uint32_t>(hash) || slot.size != i + 1 ||
-              std::memcmp(&bytes_[slot.begin], piece, static_cast<size_t>(i + 1)) != 0);
-    };
-    while (is_other(slots_[place])) place = (place + 1) & mask;
-    Slot& slot = slots_[place];
-    if (slot.id == kEmpty)
-      slot = {static_cast<uint32_t>(hash), begin, kPrefix, static_cast<uint16_t>(i + 1)};
-    if (i + 1 == size) slot.id = id;
-  }
-}
-
-const UnigramPieces::Slot* UnigramPieces::find(uint64_t hash, const uint8_t* bytes,
-                                               int64_t size) const {
-  const uint64_t mask = slots_.size() - 1;
-  for (uint64_t place = hash >> shift_;; place = (place + 1) & mask) {
+size_t UnigramPieces::place_of(uint64_t hash, const uint8_t* bytes, int64_t size) const {
+  for (uint64_t place = hash >> shift_;; place = (place + 1) & (slots_.size() - 1)) {
     const Slot& slot = slots_[place];
-    if (slot.id == kEmpty) return nullptr;
-    if (slot.tag == static_cast<uint32_t>(hash) && slot.size == size &&
-        std::memcmp(&bytes_[slot.begin], bytes, static_cast<size_t>(size)) == 0)
-      return &slot;
+    if (slot.id == kEmpty || (slot.tag == static_cast<uint32_t>(hash) && slot.size == size &&
+                              std::memcmp(&bytes_[slot.begin], bytes, slot.size) == 0))
+      return place;
   }
 }
 
@@ -119,10 +124,10 @@ int64_t UnigramPieces::append(const uint8_t* word, int64_t size, bool is_end, Sc
     for (int64_t end = begin; end < size;) {
       const int64_t next = end + length_of_utf8(word[end]);
       for (; end < next; ++end) hash = PieceTable::extended(hash, word[end]);
-      const Slot* const slot = find(hash, word + begin, end - begin);
-      if (slot == nullptr) break;
-      if (slot->id == kPrefix) continue;
-      offer(end, scores_[static_cast<size_t>(slot->id)], slot->id);
+      const int32_t id = slots_[place_of(hash, word + begin, end - begin)].id;
+      if (id == kEmpty) break;
+      if (id == kPrefix) continue;
+      offer(end, scores_[static_cast<size_t>(id)], id);
       has_single |= end - begin == length;
     }
     if (!has_single) offer(begin + length, unknown_score_, unknown_id_);

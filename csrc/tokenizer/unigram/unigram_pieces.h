@@ -46,11 +46,11 @@ class UnigramPieces {
   };
   static constexpr int32_t kEmpty = -1, kPrefix = -2;  // kPrefix: of a piece, and none itself
 
-  const Slot* find(uint64_t hash, const uint8_t* bytes, int64_t size) const;
+  // The slot of a prefix, or the empty one where it belongs.
+  size_t place_of(uint64_t hash, const uint8_t* bytes, int64_t size) const;
   // The last place at or before `known` through which the best way goes, whatever follows. All
   // pieces that begin before `known` have been looked at.
   int64_t common_place(std::vector<Scratch::Node>& nodes, int64_t known) const;
-  void insert(const uint8_t* piece, int64_t size, uint32_t begin, int32_t id);
 
   std::vector<Slot> slots_;
   std::vector<uint8_t> bytes_;
