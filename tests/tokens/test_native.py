@@ -187,6 +187,31 @@ def test_many_added_tokens(is_normalized):
     assert time.perf_counter() - begin < 2 * SLOWNESS
 
 
+def test_one_that_is_handed_out_while_others_use_it():
+    wanted = TextTokenizer(TOKENIZERS["bert"]).encode(["hello", "un <mask>"] * 50, 16).ids
+    for _ in range(20):
+        tokenizer = TextTokenizer(TOKENIZERS["bert"])
+        handed, failed = [], []
+
+        def work(tokenizer=tokenizer, handed=handed, failed=failed):
+            try:
+                for i in range(6):
+                    if i == 3:
+                        handed.append(tokenizer.hand_out())
+                    ids = tokenizer.encode(["hello", "un <mask>"] * 50, 16).ids
+                    assert np.array_equal(ids, wanted)
+            except BaseException as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not failed
+        assert all(one is handed[0] for one in handed)
+
+
 # Changes of a tokenizer.json after which only the package knows it, by its kind.
 UNKNOWN = {
     "bert": [

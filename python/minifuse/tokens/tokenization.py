@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import threading
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -126,6 +127,7 @@ class TextTokenizer:
         folder: Path | None = None,
     ) -> None:
         self.folder = folder
+        self._lock = threading.Lock()
         self._json = tokenizer if isinstance(tokenizer, str) else tokenizer.to_str()
         state = _parsed(self._json)
         # Before the package sees it, which makes room for every number up to the largest.
@@ -154,10 +156,13 @@ class TextTokenizer:
     @functools.cached_property
     def backend(self) -> Tokenizer:
         """The ``tokenizers.Tokenizer``, its truncation and padding switched off, to read only."""
-        backend = Tokenizer.from_str(self._json)
-        backend.no_truncation()
-        backend.no_padding()
-        return backend
+        with self._lock:  # or two threads make one each, and what one of them changes is lost
+            if "backend" not in self.__dict__:
+                backend = Tokenizer.from_str(self._json)
+                backend.no_truncation()
+                backend.no_padding()
+                self.__dict__["backend"] = backend
+            return cast(Tokenizer, self.__dict__["backend"])
 
     def hand_out(self) -> Tokenizer:
         """Return the backend for somebody who may change it: from now on it gives all ids."""
@@ -215,11 +220,12 @@ class TextTokenizer:
     ) -> TokenBatch:
         if self._do_lower_case:
             texts = [text.lower() for text in texts]
-        if self.native is None:
+        native = self.native  # another thread may take it away
+        if native is None:
             whole = self._whole_ids(texts, num_threads, self._adds_special)
             return _packed([self._cut(ids, max_seq_length) for ids in whole])
         special = self._prefix, self._suffix
-        batch, foreign = self._ids_by_core(texts, special, max_seq_length, num_threads)
+        batch, foreign = self._ids_by_core(native, texts, special, max_seq_length, num_threads)
         if not foreign:
             return batch
         rows = batch.rows()
@@ -230,6 +236,7 @@ class TextTokenizer:
 
     def _ids_by_core(
         self,
+        native: NativeTokenizer,
         texts: Sequence[str],
         special: tuple[list[int], list[int]],
         max_length: int,
@@ -237,7 +244,7 @@ class TextTokenizer:
         given: Sequence[str | Pair] | None = None,
     ) -> tuple[TokenBatch, list[int]]:
         """Ids between two rows of special ones; texts that only the package treats have none."""
-        encoded: Any = cast(NativeTokenizer, self.native).encoder.encode(
+        encoded: Any = native.encoder.encode(
             texts,
             prefix=special[0],
             suffix=special[1],
@@ -290,10 +297,11 @@ class TextTokenizer:
         given: what the caller gave, which an error names.
         """
         lowered = [text.lower() for text in texts] if self._do_lower_case else texts
-        if self.native is None:
+        native = self.native
+        if native is None:
             whole = self._whole_ids(lowered, num_threads, False, given)
             return dict(zip(texts, whole, strict=True))
-        batch, foreign = self._ids_by_core(lowered, ([], []), limit + 1, num_threads, given)
+        batch, foreign = self._ids_by_core(native, lowered, ([], []), limit + 1, num_threads, given)
         parts = [ids for ids, _ in batch.rows()]
         whole = self._whole_ids([lowered[place] for place in foreign], num_threads, False)
         for place, ids in zip(foreign, whole, strict=True):
