@@ -35,7 +35,8 @@ void fill_ranges(uint8_t* values, const uint32_t (&ranges)[N]) {
 }  // namespace
 
 const Characters& Characters::get() {
-  static const Characters characters;
+  // Never freed: daemon threads may read it while the process ends.
+  static const Characters& characters = *new Characters;
   return characters;
 }
 

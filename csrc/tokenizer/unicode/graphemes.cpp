@@ -30,7 +30,8 @@ bool joins_hangul(GraphemeClass a, GraphemeClass b) {
 }  // namespace
 
 const Graphemes& Graphemes::get() {
-  static const Graphemes graphemes;
+  // Never freed: daemon threads may read it while the process ends.
+  static const Graphemes& graphemes = *new Graphemes;
   return graphemes;
 }
 
