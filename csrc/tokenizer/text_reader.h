@@ -103,4 +103,13 @@ class TextReader {
   bool is_foreign_ = false;
 };
 
+// Tokenizer::append of a tokenizer with such a Reader and the Memory that its scratch is.
+template <typename Reader, typename Memory, typename T>
+Tokenizer::Outcome append_by(const T& tokenizer, const Text& text, int64_t most,
+                             Tokenizer::Scratch& scratch, std::vector<int32_t>& ids) {
+  Reader reader(tokenizer, most, static_cast<Memory&>(scratch), ids);
+  return with_characters(
+      text, [&](const auto* characters) { return reader.read(characters, text.length); });
+}
+
 }  // namespace minifuse

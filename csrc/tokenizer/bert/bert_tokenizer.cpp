@@ -186,9 +186,7 @@ std::unique_ptr<Tokenizer::Scratch> BertTokenizer::make_scratch() const {
 
 Tokenizer::Outcome BertTokenizer::append(const Text& text, int64_t most, Scratch& scratch,
                                          std::vector<int32_t>& ids) const {
-  Reader reader(*this, most, static_cast<Memory&>(scratch), ids);
-  return with_characters(
-      text, [&](const auto* characters) { return reader.read(characters, text.length); });
+  return append_by<Reader, Memory>(*this, text, most, scratch, ids);
 }
 
 }  // namespace minifuse

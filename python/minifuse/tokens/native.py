@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from minifuse.native import core
@@ -104,36 +105,35 @@ def _added(state: State, absorbs_spaces: bool) -> dict[str, list[tuple[str, int]
     absorbs_spaces: white space beside a token makes no difference.
     """
     added: dict[str, list[tuple[str, int]]] = {"added_tokens": [], "added_normalized": []}
-    for token in state.get("added_tokens") or []:
+    tokens = state.get("added_tokens") or []
+    normalized = _normalize(state) if any(token["normalized"] for token in tokens) else str
+    for token in tokens:
         takes_space = (token["lstrip"] or token["rstrip"]) and not absorbs_spaces
         number = _FOREIGN if token["single_word"] or takes_space else int(token["id"])
-        content = token["content"]
-        if token["normalized"]:
-            content = _normalized(state, content)
-            _known(content != "")
-        if content:
-            added["added_normalized" if token["normalized"] else "added_tokens"].append(
-                (content, number)
-            )
-    for tokens in added.values():  # of two that are alike, the package decides
-        _known(len(dict(tokens)) == len(tokens))
-        _known(max((len(content) for content, _ in tokens), default=0) <= _LONGEST_ADDED)
+        content = normalized(token["content"]) if token["normalized"] else token["content"]
+        _known(content != "")
+        added["added_normalized" if token["normalized"] else "added_tokens"].append(
+            (content, number)
+        )
+    for pairs in added.values():  # of two that are alike, the package decides
+        _known(len(dict(pairs)) == len(pairs))
+        _known(max((len(content) for content, _ in pairs), default=0) <= _LONGEST_ADDED)
     return added
 
 
-def _normalized(state: State, text: str) -> str:
-    """Return a text as the file's normalizer leaves it."""
+def _normalize(state: State) -> Callable[[str], str]:
+    """Return the file's normalizer."""
     if state.get("normalizer") is None:
-        return text
+        return str
     from tokenizers import Tokenizer
 
     model = {"type": "BPE", "vocab": {}, "merges": []}
     bare = {"version": "1.0", "model": model, "normalizer": state["normalizer"]}
     try:
         normalizer: Any = Tokenizer.from_str(json.dumps(bare)).normalizer
-        return str(normalizer.normalize_str(text))
     except Exception as error:  # the package has no other class for its errors
         raise _Unknown from error
+    return lambda text: str(normalizer.normalize_str(text))
 
 
 def _bert(state: State) -> core.Tokenizer:
