@@ -23,11 +23,17 @@ void check_size(int64_t num_bytes) {
   check(num_bytes < int64_t{1} << 31, "the vocabulary has ", num_bytes, " bytes, wanted < 2^31");
 }
 
+// A piece of a vocabulary. Bytes, which pybind11 would take as well, need not be UTF-8.
+std::string piece_of(py::handle text) {
+  check(PyUnicode_Check(text.ptr()), "a piece of the vocabulary is no string");
+  return text.cast<std::string>();
+}
+
 std::unique_ptr<BertTokenizer> make_bert_tokenizer(
     const py::dict& vocabulary, const std::string& continuation_prefix, int32_t unknown_id,
     int64_t max_word_characters, bool cleans_text, bool separates_chinese, bool strips_accents,
     bool lowers, const Added& added_tokens, const Added& added_normalized) {
-  constexpr int64_t kMostWordCharacters = 1 << 16;
+  constexpr int64_t kMostWordCharacters = 1 << 10;  // each prefix is looked up
   check(max_word_characters >= 0 && max_word_characters <= kMostWordCharacters,
         "max_word_characters is ", max_word_characters, ", wanted 0..", kMostWordCharacters);
   check_added(added_tokens);
@@ -36,7 +42,7 @@ std::unique_ptr<BertTokenizer> make_bert_tokenizer(
   pieces.reserve(vocabulary.size());
   int64_t num_bytes = 0;
   for (const auto& [piece, id] : vocabulary) {
-    pieces.emplace_back(piece.cast<std::string>(), id.cast<int32_t>());
+    pieces.emplace_back(piece_of(piece), id.cast<int32_t>());
     check(pieces.back().second >= 0, "an id of the vocabulary is negative");
     num_bytes += static_cast<int64_t>(pieces.back().first.size());
   }
@@ -75,7 +81,8 @@ std::unique_ptr<UnigramTokenizer> make_unigram_tokenizer(
   int64_t num_bytes = 0;
   options.vocabulary.reserve(vocabulary.size());
   for (const py::handle piece : vocabulary) {
-    options.vocabulary.push_back(piece.cast<std::pair<std::string, double>>());
+    const auto [text, score] = piece.cast<std::pair<py::object, double>>();
+    options.vocabulary.emplace_back(piece_of(text), score);
     num_bytes += static_cast<int64_t>(options.vocabulary.back().first.size());
   }
   check_size(num_bytes);
@@ -136,7 +143,7 @@ std::unique_ptr<ByteLevelTokenizer> make_byte_level_tokenizer(
   };
   int64_t num_bytes = 0;
   for (const auto& [piece, id] : vocabulary) {
-    auto bytes = bytes_of(piece.cast<std::string>());
+    auto bytes = bytes_of(piece_of(piece));
     if (!bytes) continue;
     num_bytes += static_cast<int64_t>(bytes->size());
     options.vocabulary.emplace_back(std::move(*bytes), id.cast<int32_t>());
@@ -145,8 +152,8 @@ std::unique_ptr<ByteLevelTokenizer> make_byte_level_tokenizer(
   check_size(num_bytes);
   options.merges.reserve(merges.size());
   for (const py::handle merge : merges) {
-    const auto [first, second] = merge.cast<std::pair<std::string, std::string>>();
-    auto first_bytes = bytes_of(first), second_bytes = bytes_of(second);
+    const auto [first, second] = merge.cast<std::pair<py::object, py::object>>();
+    auto first_bytes = bytes_of(piece_of(first)), second_bytes = bytes_of(piece_of(second));
     check(first_bytes && second_bytes, "a merge holds a character that stands for no byte");
     options.merges.emplace_back(std::move(*first_bytes), std::move(*second_bytes));
   }

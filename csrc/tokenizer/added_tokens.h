@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "tokenizer/trie.h"
+
 namespace minifuse {
 
 class AddedTokens {
@@ -23,21 +25,25 @@ class AddedTokens {
   };
 
   // tokens: code points of each, one or more, and its id.
-  explicit AddedTokens(std::vector<std::pair<std::u32string, int32_t>> tokens);
+  explicit AddedTokens(const std::vector<std::pair<std::u32string, int32_t>>& tokens);
 
   bool has_foreign() const { return has_foreign_; }
   bool may_begin_with(uint32_t c) const {
     if (c < begins_.size()) return begins_[c];
-    return std::binary_search(others_.begin(), others_.end(), c);
+    return has_others_ && tokens_.child(Trie::kRoot, c) != nullptr;
   }
 
   // The longest token that `characters` begin with.
   template <typename Character>
   Match longest(const Character* characters, int64_t length) const {
     Match best{0, kForeign};
-    Range range{0, tokens_.size()};
-    for (int64_t i = 0; i < length && narrow(range, i, characters[i]); ++i)
-      if (is_whole(range, i + 1)) best = {i + 1, tokens_[range.begin].second};
+    uint32_t number = Trie::kRoot;
+    for (int64_t i = 0; i < length; ++i) {
+      const Trie::Node* const node = tokens_.child(number, characters[i]);
+      if (node == nullptr) break;
+      number = node->number;
+      if (node->id != Trie::kNone) best = {i + 1, node->id};
+    }
     return best;
   }
 
@@ -57,18 +63,6 @@ class AddedTokens {
   }
 
  private:
-  // Tokens that begin alike lie next to each other.
-  struct Range {
-    size_t begin, end;
-  };
-
-  // Keeps those tokens of a range that have c at place i; false where there are none.
-  bool narrow(Range& range, int64_t i, uint32_t c) const;
-  // True if the first of them is of this length, and so the beginning of the others.
-  bool is_whole(const Range& range, int64_t length) const {
-    return static_cast<int64_t>(tokens_[range.begin].first.size()) == length;
-  }
-
   template <typename Pass, typename Found>
   void release(std::vector<uint32_t>& held, bool is_end, Pass pass, Found found) const {
     while (!held.empty() && (is_end || !may_go_on(held))) {
@@ -84,9 +78,9 @@ class AddedTokens {
   // True if these are the beginning of a longer token.
   bool may_go_on(const std::vector<uint32_t>& characters) const;
 
-  std::vector<std::pair<std::u32string, int32_t>> tokens_;  // in the order of their characters
-  std::array<bool, 128> begins_{};                          // ASCII characters that begin one
-  std::vector<uint32_t> others_;                            // all first characters, in order
+  Trie tokens_;
+  std::array<bool, 128> begins_{};  // ASCII characters that begin one
+  bool has_others_ = false;  // another character begins one
   bool has_foreign_ = false;
 };
 

@@ -54,12 +54,15 @@ TokenizedTexts tokenize(const Tokenizer& tokenizer, const std::vector<Text>& tex
   std::atomic<bool> stops{false};
   const auto work = [&](int member, int) {
     const std::unique_ptr<Tokenizer::Scratch> scratch = tokenizer.make_scratch();
+    scratch->should_stop = [&, asks = member == 0] {
+      if (asks && should_stop()) stops = true;
+      return stops.load();
+    };
     for (int64_t part; (part = next.fetch_add(1)) < num_parts;) {
       std::vector<int32_t>& ids = parts[static_cast<size_t>(part)];
       const int64_t end = std::min((part + 1) * kTextsPerPart, size);
       for (int64_t i = part * kTextsPerPart; i < end; ++i) {
-        if (member == 0 && should_stop()) stops = true;
-        if (stops) return;
+        if (scratch->should_stop()) return;
         const auto place = static_cast<size_t>(i);
         outcomes[place] = append_text(tokenizer, texts[place], limits, *scratch, ids,
                                       result.lengths[place], result.truncated[place]);
@@ -70,10 +73,16 @@ TokenizedTexts tokenize(const Tokenizer& tokenizer, const std::vector<Text>& tex
   for (const Text& text : texts) num_characters += text.length;
   const int64_t useful = std::min(num_parts, 1 + num_characters / kCharactersPerThread);
   const int threads = static_cast<int>(std::min<int64_t>(num_threads, useful));
-  if (threads <= 1)
+  if (threads <= 1) {
     work(0, 1);
-  else
-    result.was_stopped = !ThreadPool::get().run(threads, work, should_stop);
+  } else {
+    ThreadPool::Turn turn(ThreadPool::get(), threads, should_stop);
+    result.was_stopped = !turn.has_come();
+    const auto look = [&] {
+      if (should_stop()) stops = true;
+    };
+    if (turn.has_come()) turn.run(work, look);
+  }
   result.was_stopped |= stops;
   if (result.was_stopped) return result;
   for (int64_t i = 0; i < size; ++i) {

@@ -25,7 +25,8 @@ struct TokenizedTexts {
   bool was_stopped = false;        // should_stop said true, and the rest is void
 };
 
-// should_stop is asked on the calling thread, before each text that it reads.
+// should_stop is asked on the calling thread, now and then: while it reads texts, and while it waits
+// for others that do.
 TokenizedTexts tokenize(const Tokenizer& tokenizer, const std::vector<Text>& texts,
                         const TokenLimits& limits, int num_threads,
                         const std::function<bool()>& should_stop);

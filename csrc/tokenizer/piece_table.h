@@ -7,6 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "tokenizer/probe_table.h"
+
 namespace minifuse {
 
 class PieceTable {
@@ -32,11 +34,11 @@ class PieceTable {
     int32_t id = -1;
     uint32_t begin = 0, size = 0;  // in bytes_
     uint32_t tag = 0;  // low bits of the hash: most other strings differ in them
+    bool is_empty() const { return id < 0; }
   };
 
-  std::vector<Slot> slots_;
+  ProbeTable<Slot> slots_;
   std::vector<uint8_t> bytes_;
-  int shift_ = 0;
   int64_t longest_ = 0;
 };
 

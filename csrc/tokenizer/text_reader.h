@@ -22,8 +22,10 @@ class TextReader {
  public:
   // added, added_normalized: looked for in the text itself, and in the normalised text. held: memory.
   TextReader(const AddedTokens& added, const AddedTokens& added_normalized,
-             std::vector<uint32_t>& held, int64_t most, std::vector<int32_t>& ids)
+             const Tokenizer::Stop& should_stop, std::vector<uint32_t>& held, int64_t most,
+             std::vector<int32_t>& ids)
       : ids_(ids),
+        should_stop_(should_stop),
         added_(added),
         added_normalized_(added_normalized),
         held_(held),
@@ -34,8 +36,12 @@ class TextReader {
 
   template <typename Character>
   Tokenizer::Outcome read(const Character* text, int64_t length) {
-    int64_t i = 0;
+    int64_t i = 0, next_look = kCharactersPerLook;
     for (uint32_t c = 0; i < length && !is_foreign_ && !may_stop_behind(c);) {
+      if (i >= next_look) {
+        if (should_stop_()) return Tokenizer::Outcome::kDone;
+        next_look = i + kCharactersPerLook;
+      }
       c = text[i];
       if (is_surrogate(c)) return Tokenizer::Outcome::kInvalid;
       const AddedTokens::Match match =
@@ -67,11 +73,18 @@ class TextReader {
         c, held_, [&](uint32_t passed) { self().divide(passed); }, [&](int32_t id) { add(id); });
   }
 
+  // The rest of the text is not read.
+  void leave_to_package() { is_foreign_ = true; }
+
   std::vector<int32_t>& ids_;
+  const Tokenizer::Stop& should_stop_;
   bool is_start_ = true;  // at the beginning of a segment; the Reader says when it is not any more
   uint32_t last_ = 0;  // the normalised character that was passed on last
 
  private:
+  // Less than a millisecond.
+  static constexpr int64_t kCharactersPerLook = 1 << 16;
+
   Reader& self() { return static_cast<Reader&>(*this); }
 
   // A foreign token may still take the white space before it along, with the ids that it has got.

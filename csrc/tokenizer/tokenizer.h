@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -17,10 +18,15 @@ class Tokenizer {
     kForeign,  // it holds what only the `tokenizers` package treats; its ids are void
   };
 
+  // Asked now and then, on the thread that reads a text. Once it says true it always does, and the
+  // ids of that text are void.
+  using Stop = std::function<bool()>;
+
   // Memory for one text at a time.
   class Scratch {
    public:
     virtual ~Scratch() = default;
+    Stop should_stop = [] { return false; };
   };
 
   virtual ~Tokenizer() = default;

@@ -9,6 +9,9 @@ import threading
 import numpy as np
 import pytest
 from test_memory_safety import run
+from tokenizers import processors
+
+from tokenizer_kinds import TOKENIZERS
 
 # Interrupts at random moments while threads share chunks: so many, or as many encodes as fit some
 # seconds. Prints how long the slowest took.
@@ -67,6 +70,73 @@ def test_ctrl_c_while_threads_share_chunks(minilm_folder, dtype, num_threads):
 def test_ctrl_c_at_500_random_moments(minilm_folder, dtype):
     slowest = run(INTERRUPTED, minilm_folder, dtype, 500, 2, 7, 900, timeout=900)
     assert float(slowest) < 1.0
+
+
+# Ctrl-C while one long text is read, by the caller or by another thread for which it waits.
+READING = """
+import os, signal, sys, threading, time
+from minifuse.tokens.tokenization import TextTokenizer
+signal.signal(signal.SIGINT, signal.default_int_handler)
+tokenizer = TextTokenizer(open(sys.argv[1], encoding="utf-8").read())
+assert tokenizer.native is not None
+texts = ["a"] * int(sys.argv[4]) + [sys.argv[2] * int(sys.argv[3])]
+sent = []
+
+def interrupt():
+    sent.append(time.perf_counter())
+    os.kill(os.getpid(), signal.SIGINT)
+
+threading.Timer(0.2, interrupt).start()
+try:
+    tokenizer.encode(texts, 10**9, 2)
+except KeyboardInterrupt:
+    print(time.perf_counter() - sent[0])
+else:
+    sys.exit("the text was too short")
+"""
+
+
+@pytest.mark.parametrize("before", [0, 31])
+@pytest.mark.parametrize(
+    ("kind", "unit", "count"),
+    [
+        ("bert", "ab ", 20_000_000),
+        ("bert", "\u200b", 40_000_000),
+        ("unigram-split", "ab ", 10_000_000),
+        ("gpt2", "a", 10_000_000),
+    ],
+)
+def test_ctrl_c_while_a_long_text_is_read(tmp_path, kind, unit, count, before):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(TOKENIZERS[kind].to_str(), encoding="utf-8")
+    assert float(run(READING, path, unit, count, before, timeout=120)) < 1.0
+
+
+def test_a_signal_handler_that_asks_for_the_tokenizers_package(tmp_path):
+    """It may come at any moment while the package's tokenizer is made, and wants it as well."""
+    script = """
+import signal, sys, time
+from minifuse.tokens.tokenization import TextTokenizer
+state = open(sys.argv[1], encoding="utf-8").read()
+pair = [("a", "b")]
+wanted = TextTokenizer(state).encode(pair, 16).ids.tolist()
+made = []
+signal.signal(signal.SIGALRM, lambda *_: made.append(tokenizer.encode(pair, 16).ids.tolist()))
+end = time.perf_counter() + 2
+while time.perf_counter() < end:
+    tokenizer = TextTokenizer(state)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005)
+    assert tokenizer.encode(pair, 16).ids.tolist() == wanted
+    while not made:
+        pass
+    assert made.pop() == wanted
+print("done")
+"""
+    path = tmp_path / "tokenizer.json"
+    backend = TOKENIZERS["bert"]
+    backend.post_processor = processors.BertProcessing(("</s>", 1), ("<s>", 0))
+    path.write_text(backend.to_str(), encoding="utf-8")
+    assert run(script, path, timeout=120).strip() == "done"
 
 
 def test_a_signal_handler_that_encodes(minilm_folder):

@@ -21,7 +21,8 @@ struct BertTokenizer::Memory final : Tokenizer::Scratch {
 class BertTokenizer::Reader : public TextReader<Reader> {
  public:
   Reader(const BertTokenizer& tokenizer, int64_t most, Memory& memory, std::vector<int32_t>& ids)
-      : TextReader(tokenizer.added_, tokenizer.added_normalized_, memory.held, most, ids),
+      : TextReader(tokenizer.added_, tokenizer.added_normalized_, memory.should_stop, memory.held,
+                   most, ids),
         t_(tokenizer),
         memory_(memory) {
     memory_.ordered.clear();
@@ -84,7 +85,7 @@ class BertTokenizer::Reader : public TextReader<Reader> {
 
   void hold_ordered(uint32_t c) {
     std::vector<uint32_t>& held = memory_.ordered;
-    // A word with so many is unknown in any order.
+    // A word with so many is unknown in any order, and no added token has one of them.
     if (static_cast<int64_t>(held.size()) > t_.pieces_.max_characters()) return;
     const auto place = std::upper_bound(held.begin(), held.end(), c, [](uint32_t a, uint32_t b) {
       return Characters::order_class(a) < Characters::order_class(b);
@@ -171,11 +172,12 @@ BertTokenizer::BertTokenizer(const BertTokenizerOptions& options)
     const uint8_t properties = characters_.properties(c);
     const bool is_upper = lowers_ && (properties & kLowers);
     const uint32_t small = is_upper ? c + ('a' - 'A') : c;
-    const Step step = added_normalized_.may_begin_with(small)   ? Step::kGeneral
-                      : cleans_text_ && (properties & kRemoved) ? Step::kDrop
-                      : properties & kSpace                     ? Step::kEndWord
-                      : properties & kPunctuation               ? Step::kAlone
-                                                                : Step::kAppend;
+    const bool becomes_space = cleans_text_ && (properties & kSpace);
+    const Step step = added_normalized_.may_begin_with(becomes_space ? ' ' : small) ? Step::kGeneral
+                      : cleans_text_ && (properties & kRemoved)                     ? Step::kDrop
+                      : properties & kSpace                                         ? Step::kEndWord
+                      : properties & kPunctuation                                   ? Step::kAlone
+                                                                                    : Step::kAppend;
     ascii_[c] = {step, static_cast<uint8_t>(small)};
   }
 }

@@ -54,7 +54,8 @@ class ByteLevelTokenizer::Reader : public TextReader<Reader> {
  public:
   Reader(const ByteLevelTokenizer& tokenizer, int64_t most, Memory& memory,
          std::vector<int32_t>& ids)
-      : TextReader(tokenizer.added_, tokenizer.added_normalized_, memory.held, most, ids),
+      : TextReader(tokenizer.added_, tokenizer.added_normalized_, memory.should_stop, memory.held,
+                   most, ids),
         t_(tokenizer),
         memory_(memory) {
     memory_.composer.clear();
@@ -97,7 +98,8 @@ class ByteLevelTokenizer::Reader : public TextReader<Reader> {
       int64_t size = 0;
       for (int64_t i = begin; i < begin + length; ++i)
         size += write_utf8(characters[static_cast<size_t>(i)], &word[static_cast<size_t>(size)]);
-      t_.pairs_->append(word.data(), size, memory_.pairs, ids_);
+      if (size > BytePairs::kMostBytes) return leave_to_package();
+      t_.pairs_->append(word.data(), size, should_stop_, memory_.pairs, ids_);
       begin += length;
     }
     characters.erase(characters.begin(), characters.begin() + begin);

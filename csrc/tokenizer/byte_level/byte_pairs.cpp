@@ -1,13 +1,14 @@
 #include "tokenizer/byte_level/byte_pairs.h"
 
 #include <algorithm>
-#include <bit>
 
 namespace minifuse {
 namespace {
 
 // Up to so many bytes all pairs are looked through for each merge; beyond, a heap is faster.
 constexpr int64_t kShort = 48;
+// Steps of a long word between two looks whether its ids are still wanted: some milliseconds.
+constexpr int64_t kStepsPerLook = 1 << 16;
 
 uint64_t key_of(int32_t first, int32_t second) {
   return static_cast<uint64_t>(static_cast<uint32_t>(first)) << 32 | static_cast<uint32_t>(second);
@@ -17,30 +18,23 @@ uint64_t key_of(int32_t first, int32_t second) {
 
 BytePairs::BytePairs(const std::array<int32_t, 256>& byte_ids, const std::vector<Merge>& merges,
                      const std::vector<std::pair<std::string_view, int32_t>>& words)
-    : byte_ids_(byte_ids), words_(words), has_words_(!words.empty()) {
-  slots_.resize(std::bit_ceil(2 * merges.size() + 2));
-  shift_ = 64 - std::countr_zero(slots_.size());
+    : byte_ids_(byte_ids), words_(words), has_words_(!words.empty()), merges_(merges.size()) {
   int32_t rank = 0;
   for (const Merge& merge : merges) {
     const uint64_t pair = key_of(merge.first, merge.second);
-    uint64_t place = (pair * 0x9E3779B97F4A7C15) >> shift_;
-    while (slots_[place].pair != kEmpty && slots_[place].pair != pair)
-      place = (place + 1) & (slots_.size() - 1);
-    slots_[place] = {pair, rank++, merge.both};  // of equal pairs the last one counts
+    // The last one of equal pairs counts.
+    merges_.claim(hash_of(pair), [pair](const Slot& slot) { return slot.pair == pair; }) = {
+        pair, rank++, merge.both};
   }
 }
 
 const BytePairs::Slot* BytePairs::find(int32_t first, int32_t second) const {
   const uint64_t pair = key_of(first, second);
-  for (uint64_t place = (pair * 0x9E3779B97F4A7C15) >> shift_;;
-       place = (place + 1) & (slots_.size() - 1)) {
-    if (slots_[place].pair == pair) return &slots_[place];
-    if (slots_[place].pair == kEmpty) return nullptr;
-  }
+  return merges_.find(hash_of(pair), [pair](const Slot& slot) { return slot.pair == pair; });
 }
 
-void BytePairs::append(const uint8_t* word, int64_t size, Scratch& scratch,
-                       std::vector<int32_t>& ids) const {
+void BytePairs::append(const uint8_t* word, int64_t size, const Tokenizer::Stop& should_stop,
+                       Scratch& scratch, std::vector<int32_t>& ids) const {
   if (has_words_) {
     uint64_t hash = PieceTable::kEmpty;
     for (int64_t i = 0; i < size; ++i) hash = PieceTable::extended(hash, word[i]);
@@ -50,7 +44,7 @@ void BytePairs::append(const uint8_t* word, int64_t size, Scratch& scratch,
   if (size <= kShort)
     append_short(word, size, scratch, ids);
   else
-    append_long(word, size, scratch, ids);
+    append_long(word, size, should_stop, scratch, ids);
 }
 
 void BytePairs::append_short(const uint8_t* word, int64_t size, Scratch& scratch,
@@ -76,15 +70,17 @@ void BytePairs::append_short(const uint8_t* word, int64_t size, Scratch& scratch
   ids.insert(ids.end(), symbols.begin(), symbols.end());
 }
 
-void BytePairs::append_long(const uint8_t* word, int64_t size, Scratch& scratch,
-                            std::vector<int32_t>& ids) const {
+void BytePairs::append_long(const uint8_t* word, int64_t size, const Tokenizer::Stop& should_stop,
+                            Scratch& scratch, std::vector<int32_t>& ids) const {
   std::vector<Scratch::Symbol>& symbols = scratch.symbols;
   std::vector<Scratch::Candidate>& heap = scratch.heap;
   symbols.clear();
   heap.clear();
   const auto last = static_cast<int32_t>(size - 1);
-  for (int32_t i = 0; i <= last; ++i)
-    symbols.push_back({byte_ids_[word[i]], i - 1, i < last ? i + 1 : -1});
+  for (int32_t i = 0; i < last; ++i) symbols.push_back({byte_ids_[word[i]], i - 1, i + 1});
+  symbols.push_back({byte_ids_[word[last]], last - 1, -1});
+  int64_t num_steps = 0;
+  const auto must_stop = [&] { return ++num_steps % kStepsPerLook == 0 && should_stop(); };
   const auto symbol = [&](int32_t i) -> Scratch::Symbol& {
     return symbols[static_cast<size_t>(i)];
   };
@@ -96,8 +92,12 @@ void BytePairs::append_long(const uint8_t* word, int64_t size, Scratch& scratch,
     heap.push_back({its_rank, i, first, second});
     std::push_heap(heap.begin(), heap.end());
   };
-  for (int32_t i = 0; i < last; ++i) offer(i);
+  for (int32_t i = 0; i < last; ++i) {
+    if (must_stop()) return;
+    offer(i);
+  }
   while (!heap.empty()) {
+    if (must_stop()) return;
     const Scratch::Candidate best = heap.front();
     std::pop_heap(heap.begin(), heap.end());
     heap.pop_back();

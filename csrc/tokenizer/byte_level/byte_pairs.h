@@ -5,11 +5,14 @@
 
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "tokenizer/piece_table.h"
+#include "tokenizer/probe_table.h"
+#include "tokenizer/tokenizer.h"
 
 namespace minifuse {
 
@@ -44,15 +47,20 @@ class BytePairs {
     std::vector<int32_t> ids, ranks;
   };
 
-  // Appends the ids of a word.
-  void append(const uint8_t* word, int64_t size, Scratch& scratch, std::vector<int32_t>& ids) const;
+  // Words of more bytes than this have no ids here.
+  static constexpr int64_t kMostBytes = std::numeric_limits<int32_t>::max();
+
+  // Appends the ids of a word of at most kMostBytes. They are void where should_stop said true.
+  void append(const uint8_t* word, int64_t size, const Tokenizer::Stop& should_stop,
+              Scratch& scratch, std::vector<int32_t>& ids) const;
 
  private:
   struct Slot {
+    static constexpr uint64_t kEmpty = ~uint64_t{0};
     uint64_t pair = kEmpty;
     int32_t rank = -1, both = -1;
+    bool is_empty() const { return pair == kEmpty; }
   };
-  static constexpr uint64_t kEmpty = ~uint64_t{0};
   static constexpr int32_t kNoRank = 0x7FFFFFFF;
 
   // The merge of a pair; nullptr: there is none.
@@ -63,14 +71,13 @@ class BytePairs {
   }
   void append_short(const uint8_t* word, int64_t size, Scratch& scratch,
                     std::vector<int32_t>& ids) const;
-  void append_long(const uint8_t* word, int64_t size, Scratch& scratch,
-                   std::vector<int32_t>& ids) const;
+  void append_long(const uint8_t* word, int64_t size, const Tokenizer::Stop& should_stop,
+                   Scratch& scratch, std::vector<int32_t>& ids) const;
 
   const std::array<int32_t, 256> byte_ids_;
   const PieceTable words_;
   const bool has_words_;
-  std::vector<Slot> slots_;
-  int shift_ = 0;
+  ProbeTable<Slot> merges_;
 };
 
 }  // namespace minifuse

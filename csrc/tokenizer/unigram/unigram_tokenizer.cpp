@@ -10,14 +10,14 @@ namespace {
 constexpr uint32_t kWordStart = 0x2581;  // "▁"
 // Clusters of fewer bytes are looked up in the map as a whole; of others, each character.
 constexpr int kLongCluster = 6;
-// A word that goes on for so many bytes is divided as far as it can be, and doubles it if it
+// A word that goes on for so many characters is divided as far as it can be, and doubles it if it
 // cannot.
 constexpr size_t kLongWord = 4096;
 
 }  // namespace
 
 struct UnigramTokenizer::Memory final : Tokenizer::Scratch {
-  std::vector<uint8_t> word;           // the word that is read, in UTF-8
+  std::vector<uint32_t> word;          // that is read
   std::vector<uint32_t> held;          // characters that may be an added token
   std::vector<uint32_t> white_space;   // that is dropped if the text ends behind it
   UnigramPieces::Scratch pieces;
@@ -27,7 +27,8 @@ struct UnigramTokenizer::Memory final : Tokenizer::Scratch {
 class UnigramTokenizer::Reader : public TextReader<Reader> {
  public:
   Reader(const UnigramTokenizer& tokenizer, int64_t most, Memory& memory, std::vector<int32_t>& ids)
-      : TextReader(tokenizer.added_, tokenizer.added_normalized_, memory.held, most, ids),
+      : TextReader(tokenizer.added_, tokenizer.added_normalized_, memory.should_stop, memory.held,
+                   most, ids),
         t_(tokenizer),
         memory_(memory) {
     memory_.word.clear();
@@ -137,19 +138,13 @@ class UnigramTokenizer::Reader : public TextReader<Reader> {
   // ---- words ----
 
   void continue_word(uint32_t c) {
-    if (is_start_ && t_.prepends_) append_character(kWordStart);
+    if (is_start_ && t_.prepends_) memory_.word.push_back(kWordStart);
     is_start_ = false;
-    append_character(c);
+    memory_.word.push_back(c);
     if (memory_.word.size() >= longest_) {
       take_pieces(false);
       longest_ = std::max(kLongWord, 2 * memory_.word.size());
     }
-  }
-
-  void append_character(uint32_t c) {
-    uint8_t bytes[4];
-    const int size = write_utf8(c, bytes);
-    memory_.word.insert(memory_.word.end(), bytes, bytes + size);
   }
 
   void end_words() {
@@ -159,9 +154,8 @@ class UnigramTokenizer::Reader : public TextReader<Reader> {
   }
 
   void take_pieces(bool is_end) {
-    std::vector<uint8_t>& word = memory_.word;
-    const int64_t taken = t_.pieces_.append(word.data(), static_cast<int64_t>(word.size()), is_end,
-                                            memory_.pieces, ids_);
+    std::vector<uint32_t>& word = memory_.word;
+    const int64_t taken = t_.pieces_.append(word, is_end, should_stop_, memory_.pieces, ids_);
     word.erase(word.begin(), word.begin() + taken);
   }
 
