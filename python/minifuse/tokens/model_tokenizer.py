@@ -86,12 +86,16 @@ class ModelTokenizer:
     # ---- what is asked of the tokenizer behind it -------------------------------------------
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith(
+            "__"
+        ):  # Python's own, which it may ask of an object that has no content yet
+            raise AttributeError(name)
         of_token = name.removesuffix("_id")
         if of_token in _SPECIAL:
             token = self.special_tokens_map.get(of_token)
             return token if name == of_token or not token else self.convert_tokens_to_ids(token)
         tokenizer = self.__dict__["_tokenizer"]
-        if name.startswith("__") or name not in dir(tokenizer.backend):
+        if name not in dir(tokenizer.backend):
             raise AttributeError(f"the tokenizer of a minifuse model has no {name!r}")
         return getattr(tokenizer.backend if name in _READ_ONLY else tokenizer.hand_out(), name)
 

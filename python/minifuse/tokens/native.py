@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import json
+import math
+import unicodedata
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -58,6 +60,7 @@ def native_tokenizer(state: State) -> NativeTokenizer | None:
         model = state["model"]
         # Files of old versions lack the type of a WordPiece model or a BPE.
         kind = model.get("type") or ("BPE" if "merges" in model else "WordPiece")
+        _known(state.get("version", "1.0") == "1.0")
         prefix, suffix = _special_ids(state.get("post_processor"))
         return NativeTokenizer(kinds[kind](state), prefix, suffix)
     except errors:
@@ -78,6 +81,12 @@ def _parts(part: State | None, key: str) -> list[State]:
     return [step for inner in part[key] for step in _parts(inner, key)]
 
 
+def _id(value: Any) -> int:
+    """An id as the files write it."""
+    _known(type(value) is int and 0 <= value < 1 << 31)
+    return int(value)
+
+
 def _special_ids(processor: State | None) -> tuple[list[int], list[int]]:
     """Ids before and behind a text."""
     steps = [one for one in _parts(processor, "processors") if one["type"] != "ByteLevel"]
@@ -86,7 +95,7 @@ def _special_ids(processor: State | None) -> tuple[list[int], list[int]]:
     _known(len(steps) == 1)
     step = steps[0]
     if step["type"] in ("BertProcessing", "RobertaProcessing"):
-        return [int(step["cls"][1])], [int(step["sep"][1])]
+        return [_id(step["cls"][1])], [_id(step["sep"][1])]
     _known(step["type"] == "TemplateProcessing")
     sides: list[list[int]] = [[]]
     for piece in step["single"]:
@@ -94,31 +103,56 @@ def _special_ids(processor: State | None) -> tuple[list[int], list[int]]:
             _known(piece["Sequence"]["id"] == "A")
             sides.append([])
         else:
-            sides[-1] += step["special_tokens"][piece["SpecialToken"]["id"]]["ids"]
+            special = step["special_tokens"][piece["SpecialToken"]["id"]]
+            sides[-1] += [_id(value) for value in special["ids"]]
     _known(len(sides) == 2)
     return sides[0], sides[1]
 
 
-def _added(state: State, absorbs_spaces: bool) -> dict[str, list[tuple[str, int]]]:
+def _added(
+    state: State, pieces: dict[str, int], absorbs_spaces: bool = False
+) -> dict[str, list[tuple[str, int]]]:
     """Added tokens as the native tokenizers take them.
 
-    absorbs_spaces: white space beside a token makes no difference.
+    pieces: ids of the vocabulary. absorbs_spaces: white space beside a word makes no difference.
     """
-    added: dict[str, list[tuple[str, int]]] = {"added_tokens": [], "added_normalized": []}
     tokens = state.get("added_tokens") or []
+    _check_ids(tokens, pieces)
     normalized = _normalize(state) if any(token["normalized"] for token in tokens) else str
-    for token in tokens:
+    contents = [
+        normalized(one["content"]) if one["normalized"] else one["content"] for one in tokens
+    ]
+    # A token that takes white space along may take it from one that begins or ends with it.
+    absorbs_spaces = absorbs_spaces and not any(
+        token["normalized"] and content != content.strip()
+        for token, content in zip(tokens, contents, strict=True)
+    )
+    added: dict[str, list[tuple[str, int]]] = {"added_tokens": [], "added_normalized": []}
+    for token, content in zip(tokens, contents, strict=True):
         takes_space = (token["lstrip"] or token["rstrip"]) and not absorbs_spaces
-        number = _FOREIGN if token["single_word"] or takes_space else int(token["id"])
-        content = normalized(token["content"]) if token["normalized"] else token["content"]
-        _known(content != "")
+        number = _FOREIGN if token["single_word"] or takes_space else token["id"]
+        _known(0 < len(content) <= _LONGEST_ADDED)
         added["added_normalized" if token["normalized"] else "added_tokens"].append(
             (content, number)
         )
     for pairs in added.values():  # of two that are alike, the package decides
         _known(len(dict(pairs)) == len(pairs))
-        _known(max((len(content) for content, _ in pairs), default=0) <= _LONGEST_ADDED)
     return added
+
+
+def _check_ids(tokens: list[State], pieces: dict[str, int]) -> None:
+    """Let tokens pass whose ids are those that the package gives them, whatever the file says.
+
+    It takes the id of a piece of that name, or else the next number that is free.
+    """
+    ids: set[int] = set()
+    highest = len(pieces) - 1
+    for token in tokens:
+        number = pieces.get(token["content"], highest + 1)
+        _known(_id(token["id"]) == number and number not in ids)
+        ids.add(number)
+        highest = max(highest, number)
+    _known(len({token["content"] for token in tokens}) == len(tokens))
 
 
 def _normalize(state: State) -> Callable[[str], str]:
@@ -141,6 +175,9 @@ def _bert(state: State) -> core.Tokenizer:
     _known(normalizer["type"] == "BertNormalizer")
     _known(state["pre_tokenizer"] == {"type": "BertPreTokenizer"})
     strips = normalizer["strip_accents"]
+    added = _added(state, model["vocab"], absorbs_spaces=True)
+    # The core keeps no more marks in a row than a word may have.
+    _known(not any(unicodedata.combining(c) for one, _ in added["added_normalized"] for c in one))
     return core.BertTokenizer(
         model["vocab"],
         continuation_prefix=model["continuing_subword_prefix"],
@@ -150,19 +187,24 @@ def _bert(state: State) -> core.Tokenizer:
         separates_chinese=normalizer["handle_chinese_chars"],
         strips_accents=normalizer["lowercase"] if strips is None else strips,
         lowers=normalizer["lowercase"],
-        **_added(state, absorbs_spaces=True),
+        **added,
     )
 
 
 def _unigram(state: State) -> core.Tokenizer:
     model = state["model"]
     _known(not model.get("byte_fallback") and model["unk_id"] is not None)
-    # With higher scores an unknown part of several characters might be a piece after all.
-    _known(min(score for _, score in model["vocab"]) <= 0)
+    pieces = {piece: number for number, (piece, _) in enumerate(model["vocab"])}
+    scores = [score for _, score in model["vocab"]]
+    # The package looks up a row of unknown characters as a whole. It might be a piece after all if
+    # a score were higher, or if a piece had the unknown one's name in it.
+    _known(min(scores) <= 0 and all(math.isfinite(score) for score in scores))
+    unknown = model["vocab"][_id(model["unk_id"])][0]
+    _known(sum(unknown in piece for piece in pieces) == 1)
     steps = _parts(state.get("normalizer"), "normalizers")
     charsmap = None
     if steps and steps[0]["type"] == "Precompiled":
-        charsmap = base64.b64decode(steps.pop(0)["precompiled_charsmap"] or "")
+        charsmap = base64.b64decode(steps.pop(0)["precompiled_charsmap"] or "", validate=True)
         _known(charsmap != b"")
     strips_end, spaces_become = False, None
     if steps and steps[0]["type"] == "Strip":
@@ -178,12 +220,10 @@ def _unigram(state: State) -> core.Tokenizer:
         dividers.pop(0)
     _known(not steps and len(dividers) == 1 and dividers[0]["type"] == "Metaspace")
     metaspace = dividers[0]
-    # Files of old versions say add_prefix_space.
-    scheme = metaspace.get("prepend_scheme") or (
-        "always" if metaspace["add_prefix_space"] else "never"
-    )
+    scheme = metaspace.get("prepend_scheme", "always")
     _known(metaspace["replacement"] == _WORD_START and metaspace.get("split", True))
-    _known(scheme in ("always", "never"))
+    # Files of old versions say add_prefix_space, which must not contradict the scheme.
+    _known(scheme == "never" or (scheme == "always" and metaspace.get("add_prefix_space", True)))
     return core.UnigramTokenizer(
         model["vocab"],
         unknown_id=model["unk_id"],
@@ -192,7 +232,7 @@ def _unigram(state: State) -> core.Tokenizer:
         spaces_become=spaces_become,
         splits_at_white_space=splits,
         prepends=scheme == "always",
-        **_added(state, absorbs_spaces=False),
+        **_added(state, pieces),
     )
 
 
@@ -204,6 +244,8 @@ def _pair(merge: str | list[str]) -> tuple[str, str]:
 
 def _byte_level(state: State) -> core.Tokenizer:
     model = state["model"]
+    # Two merges that give the same id are the same to the package.
+    _known(len(set(model["vocab"].values())) == len(model["vocab"]))
     for switch in ("dropout", "byte_fallback", "continuing_subword_prefix", "end_of_word_suffix"):
         _known(not model.get(switch))
     steps = _parts(state.get("normalizer"), "normalizers")
@@ -227,5 +269,5 @@ def _byte_level(state: State) -> core.Tokenizer:
         adds_prefix_space=byte_level["add_prefix_space"],
         pattern=pattern,
         takes_words_whole=bool(model.get("ignore_merges")),
-        **_added(state, absorbs_spaces=False),
+        **_added(state, model["vocab"]),
     )

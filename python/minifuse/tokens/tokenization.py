@@ -7,10 +7,8 @@ dropped from the end and the suffix ([SEP]) stays. Two texts become one row (pai
 
 from __future__ import annotations
 
-import functools
 import json
 import os
-import threading
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -127,7 +125,6 @@ class TextTokenizer:
         folder: Path | None = None,
     ) -> None:
         self.folder = folder
-        self._lock = threading.Lock()
         self._json = tokenizer if isinstance(tokenizer, str) else tokenizer.to_str()
         state = _parsed(self._json)
         # Before the package sees it, which makes room for every number up to the largest.
@@ -143,6 +140,8 @@ class TextTokenizer:
             before, after = self.native.prefix, self.native.suffix
         else:
             before, after = [], []
+        for value in (*before, *after):
+            _check_id(value)
         self._prefix, self._suffix = before, after
         self.suffix_length = len(after)
 
@@ -153,16 +152,18 @@ class TextTokenizer:
         own = [place for place, is_special in enumerate(mask) if not is_special] or [len(ids)]
         return ids[: own[0]], ids[own[-1] + 1 :]
 
-    @functools.cached_property
+    @property
     def backend(self) -> Tokenizer:
         """The ``tokenizers.Tokenizer``, its truncation and padding switched off, to read only."""
-        with self._lock:  # or two threads make one each, and what one of them changes is lost
-            if "backend" not in self.__dict__:
-                backend = Tokenizer.from_str(self._json)
-                backend.no_truncation()
-                backend.no_padding()
-                self.__dict__["backend"] = backend
-            return cast(Tokenizer, self.__dict__["backend"])
+        kept = self.__dict__.get("_backend")
+        if kept is None:
+            made = Tokenizer.from_str(self._json)
+            made.no_truncation()
+            made.no_padding()
+            # Threads may make one each; the first is kept, or what somebody changes in it would be
+            # lost. A lock could be held for ever: in the child of a fork, by a signal's handler.
+            kept = self.__dict__.setdefault("_backend", made)
+        return cast(Tokenizer, kept)
 
     def hand_out(self) -> Tokenizer:
         """Return the backend for somebody who may change it: from now on it gives all ids."""
@@ -209,7 +210,8 @@ class TextTokenizer:
         None takes all CPUs.
 
         Raises:
-            ValueError: an element cannot be encoded as UTF-8 (a lone surrogate).
+            ValueError: a lone surrogate, which is no valid Unicode, in what was read of an element:
+                as much as the tokens that are kept take.
         """
         if all(isinstance(text, str) for text in texts):
             return self._encode_texts(texts, max_seq_length, num_threads)
@@ -229,7 +231,8 @@ class TextTokenizer:
         if not foreign:
             return batch
         rows = batch.rows()
-        whole = self._whole_ids([texts[one] for one in foreign], num_threads, self._adds_special)
+        left = [texts[place] for place in foreign]
+        whole = self._whole_ids(left, num_threads, self._adds_special, texts)
         for place, ids in zip(foreign, whole, strict=True):
             rows[place] = self._cut(ids, max_seq_length)
         return _packed(rows)
@@ -262,6 +265,8 @@ class TextTokenizer:
         """Texts and pairs; a text that is in many pairs, as a query is, becomes tokens once."""
         # Asked for each call: the caller may change the tokenizer.
         layout = self._guarded([], lambda: PairLayout.of(self.backend))
+        for value in (*layout.before, *layout.between, *layout.after):
+            _check_id(value)
         pairs = [text for text in texts if not isinstance(text, str)]
         whole = list(dict.fromkeys(text for pair in pairs for text in pair))
         ids_of = self._ids_of(whole, max_seq_length, num_threads, texts)
@@ -303,7 +308,7 @@ class TextTokenizer:
             return dict(zip(texts, whole, strict=True))
         batch, foreign = self._ids_by_core(native, lowered, ([], []), limit + 1, num_threads, given)
         parts = [ids for ids, _ in batch.rows()]
-        whole = self._whole_ids([lowered[place] for place in foreign], num_threads, False)
+        whole = self._whole_ids([lowered[place] for place in foreign], num_threads, False, given)
         for place, ids in zip(foreign, whole, strict=True):
             parts[place] = ids
         return dict(zip(texts, parts, strict=True))
@@ -407,14 +412,23 @@ def read_state(path: Path) -> dict[str, Any]:
     return _guarded(path, lambda: _parsed(path.read_text(encoding="utf-8")))
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")  # Python's reader takes it
+
+
 def _parsed(text: str) -> dict[str, Any]:
     try:
-        state = json.loads(text)
+        state = json.loads(text, parse_constant=_refuse_constant)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if not isinstance(state, dict):
         raise ValueError("wanted a JSON object")
     return state
+
+
+def _check_id(value: Any) -> None:
+    if type(value) is not int or not 0 <= value < _MOST_TOKENS:
+        raise ValueError(f"a token has the id {value!r:.40}, wanted 0..{_MOST_TOKENS - 1}")
 
 
 def _largest_id(state: dict[str, Any]) -> int:
@@ -435,8 +449,7 @@ def _largest_id(state: dict[str, Any]) -> int:
         ids += [one.get("id") for one in added if isinstance(one, dict)]
     largest = -1
     for value in ids:
-        if type(value) is not int or not 0 <= value < _MOST_TOKENS:
-            raise ValueError(f"a token has the id {value!r:.40}, wanted 0..{_MOST_TOKENS - 1}")
+        _check_id(value)
         largest = max(largest, value)
     return largest
 
