@@ -25,8 +25,8 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 def _forced(name, dtype):
     """Force an instruction set, prove that it multiplies this dtype, and put the old one back."""
     if name not in core.supported_isas():
-        # No test can add the hardware; tests/native/emulate_vnni.h stands in for VNNI alone, and
-        # tests/native/test_bfloat16.cpp runs the source of avx512_bf16 on plain floats.
+        # No test can add the hardware; tests/native/emulate_vnni.h stands in for VNNI alone, and the
+        # native tests run the source of avx512_bf16 and of amx on plain floats.
         assert name != "scalar", "any CPU runs the scalar build"
         has = ", ".join(core.supported_isas())
         pytest.skip(f"executes {name} instructions, which this CPU lacks: it has {has}")
@@ -43,13 +43,13 @@ def isa(request):
     yield from _forced(request.param, "float32")
 
 
-@pytest.fixture(params=["scalar", "avx2", "avx2_vnni", "avx512", "avx512_vnni"])
+@pytest.fixture(params=["scalar", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "amx"])
 def int8_isa(request):
     """Each instruction set with int8 kernels of its own in turn."""
     yield from _forced(request.param, "int8")
 
 
-@pytest.fixture(params=["avx512_bf16"])
+@pytest.fixture(params=["avx512_bf16", "amx"])
 def bfloat16_dot_isa(request):
     """Each instruction set that multiplies bfloat16 in pairs in turn."""
     yield from _forced(request.param, "bfloat16")

@@ -339,7 +339,7 @@ class Fuzz:
                 encoder = new_encoder(config, dtype)
                 weights = weights or random_weights(encoder, dtype, rng)
                 set_weights(encoder, weights)
-                is_own = dtype == "bfloat16" and core.isa_of(dtype) == "avx512_bf16"
+                is_own = dtype == "bfloat16" and core.isa_of(dtype) in ("avx512_bf16", "amx")
                 first = None
                 for threads in (1, number(2, 8)):
                     got = _encode(encoder, ids, offsets, threads, number(1, 8))

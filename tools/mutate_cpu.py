@@ -49,6 +49,7 @@ COPIES = "tests/models/test_copies.py"
 UPDATES = "tests/training/test_training_interrupts.py"
 STRANGERS = "tests/trust/test_strangers_files.py"
 NATIVE_TOKENS = "tests/tokens/test_native.py"
+STRANGE_FILES = "tests/tokens/test_strange_files.py"
 CRASH = "tests/search/test_index_crash.py"
 INTERRUPTS = "tests/trust/test_interrupts.py"
 
@@ -74,6 +75,10 @@ FAULTS = (
           "wanted", "native:test_sizes"),
     Fault("a division by no width", "csrc/cpu/linear/linear.inl.h", "K + N == 0 ? kMost :", "",
           "native:test_kernels"),
+    Fault("what lies behind a row", "csrc/cpu/linear/tiles.inl.h", "values[i * x.stride + k] = 0;", ";",
+          "native:test_bfloat16"),
+    Fault("a step in the wrong place", "csrc/cpu/linear/tiles.inl.h", "columns += AmxTile::kUnit * kColumnBytes;",
+          "columns += kColumnBytes;", "native:test_kernels"),
     Fault("rounded twice", "csrc/cpu/vectors/vec_scalar.h", "return error == 0 ?", "return error == error ?",
           "native:test_kernels"),
     Fault("rounded twice", "csrc/cpu/vectors/vec_scalar.h", "_mm_or_si128(is_halfway, is_small)", "is_halfway",
@@ -214,6 +219,18 @@ FAULTS = (
           "true", NATIVE_TOKENS),
     Fault("cut where nothing is lost", "csrc/tokenizer/batch.cpp", "count + num_special > limits.max_length",
           "count + num_special >= limits.max_length", NATIVE_TOKENS),
+    Fault("a table that grows slow", "csrc/tokenizer/probe_table.h", "++probes <= kMostProbes", "++probes > 0",
+          f"{STRANGE_FILES} -k slow"),
+    Fault("a text that cannot be interrupted", "csrc/tokenizer/text_reader.h", "if (should_stop_()) return",
+          "if (false) return", f"{INTERRUPTS} -k long_text"),
+    Fault("a word that cannot be interrupted", "csrc/tokenizer/byte_level/byte_pairs.cpp",
+          "++num_steps % kStepsPerLook == 0 && should_stop()", "false", f"{INTERRUPTS} -k long_text"),
+    Fault("a caller that waits deaf", "csrc/tokenizer/batch.cpp", "turn.run(work, look)", "turn.run(work)",
+          f"{INTERRUPTS} -k long_text"),
+    Fault("an id that the package does not give", "python/minifuse/tokens/native.py", '_id(token["id"]) == number and',
+          '_id(token["id"]) >= 0 and', f"{STRANGE_FILES} -k id_that"),
+    Fault("space that becomes a token's", "csrc/tokenizer/bert/bert_tokenizer.cpp", "becomes_space ? ' ' : small", "small",
+          f"{STRANGE_FILES} -k begins_with_a_space"),
     Fault("another's change goes unnoticed", "python/minifuse/tokens/tokenization.py", "        self.native = None\n",
           "        pass\n", f"{NATIVE_TOKENS} -k in_place"),
     Fault("a row cut short", "python/minifuse/files/texts.py", "if extra is not None:", "if False:", f"{FILES} -k fields"),

@@ -1,17 +1,23 @@
 // The best-first list of instruction sets (sets_x86.def) and the CPU test behind it. The test asks for
 // every feature that a set's file is compiled with, and for the operating system's consent (XGETBV):
-// a CPU may have AVX-512 while the system does not save its registers.
+// a CPU may have AVX-512 while the system does not save its registers. Linux must be asked for those of
+// AMX in words, since they take 8 KiB of each thread.
 
 #include "cpu/dispatch.h"
 
 #include <algorithm>
 #include <cstdlib>
 #include <sstream>
+#include <string_view>
 
 #include "common/check.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#endif
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace minifuse {
@@ -65,18 +71,30 @@ uint64_t enabled_state() {
   return (static_cast<uint64_t>(high) << 32) | low;
 }
 
+// Asks for the tile registers, for this process and those that it forks.
+bool may_use_tiles() {
+#if defined(__linux__)
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, its component
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
 std::vector<Feature> read_features() {
-  uint32_t a, b, c1, d, b7, c7, a71;
-  bool avx_state = false, avx512_state = false;
+  uint32_t a, b, c1, d, b7, c7, d7, a71;
+  bool avx_state = false, avx512_state = false, tile_state = false;
   if (!__get_cpuid(1, &a, &b, &c1, &d)) return {};
   if (c1 & (1u << 27)) {  // OSXSAVE: xgetbv may be executed
     const uint64_t state = enabled_state();
     avx_state = (state & 0x06) == 0x06;  // XMM and YMM
     avx512_state = (state & 0xE6) == 0xE6;  // and opmask, upper ZMM, high ZMM
+    tile_state = (state & 0x60000) == 0x60000;  // their configuration and data
   }
-  if (!__get_cpuid_count(7, 0, &a, &b7, &c7, &d)) b7 = c7 = 0;
+  if (!__get_cpuid_count(7, 0, &a, &b7, &c7, &d7)) b7 = c7 = d7 = 0;
   if (!__get_cpuid_count(7, 1, &a71, &b, &a, &d)) a71 = 0;
   const auto bit = [](uint32_t word, int index) { return ((word >> index) & 1) != 0; };
+  const bool has_tiles = bit(d7, 24) && tile_state && may_use_tiles();
 #if defined(MINIFUSE_EVEX_VNNI)  // its kernels are encoded for another feature (CMakeLists.txt)
   const bool has_avx_vnni = avx512_state && bit(c7, 11) && bit(b7, 31);
 #else
@@ -92,6 +110,9 @@ std::vector<Feature> read_features() {
       {"avx512vl", avx512_state && bit(b7, 31)},
       {"avx512_vnni", avx512_state && bit(c7, 11)},
       {"avx512_bf16", avx512_state && bit(a71, 5)},
+      {"amx_tile", has_tiles},
+      {"amx_int8", has_tiles && bit(d7, 25)},
+      {"amx_bf16", has_tiles && bit(d7, 22)},
   };
 }
 #else
@@ -113,11 +134,13 @@ bool has(const std::string& name) {
 
 // On a Sapphire Rapids the ceiling of vdpbf16ps is half that of float32's multiply-adds, and weights
 // that are widened are 1.8 times as fast. That is taken to hold for all of Intel's cores.
-bool has_slow_bfloat16() {
+bool is_slow_here(const InstructionSet& isa) {
 #if defined(__x86_64__)
   uint32_t a, b, c, d;
-  return __get_cpuid(0, &a, &b, &c, &d) && b == signature_INTEL_ebx && d == signature_INTEL_edx;
+  return std::string_view(isa.name) == "avx512_bf16" && __get_cpuid(0, &a, &b, &c, &d) &&
+         b == signature_INTEL_ebx && d == signature_INTEL_edx;
 #else
+  static_cast<void>(isa);
   return false;
 #endif
 }
@@ -189,8 +212,7 @@ const InstructionSet& select_isa(const std::string& name) {
   const bool from_environment = wanted.empty() && variable != nullptr && *variable != '\0';
   if (from_environment) wanted = variable;
   for (const InstructionSet& isa : instruction_sets()) {
-    if (wanted.empty() ? isa.is_supported() && !(isa.multiplies_pairs && has_slow_bfloat16())
-                       : wanted == isa.name) {
+    if (wanted.empty() ? isa.is_supported() && !is_slow_here(isa) : wanted == isa.name) {
       check(isa.is_supported(), from_environment ? "MINIFUSE_ISA" : "isa", "=", wanted,
             ": this CPU lacks it (it needs ", isa.features,
             "); supported here: ", supported_names());

@@ -20,7 +20,7 @@ class Trie {
     int32_t id = kNone;  // of the string that ends here
   };
 
-  // Of equal strings the last one counts. An empty one is never met.
+  // The last one of equal strings counts. An empty one is never met.
   template <typename Characters>
   void add(const Characters& characters, int32_t id) {
     Node* node = nullptr;

@@ -1,6 +1,6 @@
 // The bfloat16 kernels that multiply in pairs, against double precision on the same rounded values:
-// AVX-512 BF16's own where the CPU has it, and everywhere the same source, with the same tile of
-// 12 x 32, on plain floats.
+// those of AVX-512 BF16 and of AMX where the CPU has them, and everywhere the same source on plain
+// floats.
 
 #if defined(__SSE2__)
 #include <emmintrin.h>  // of vec_scalar.h
@@ -10,50 +10,14 @@
 #include "cpu/dispatch.h"
 #include "linear/quantize.h"
 #include "linear/packed_linear.h"
+#include "emulated_amx.h"
 #include "expect.h"
 
 namespace emulated {
 using namespace minifuse;
 namespace {
 
-#define kTileRows kScalarTileRows
-#define kTileVectors kScalarTileVectors
-#include "cpu/vectors/vec_scalar.h"
-#undef kTileRows
-#undef kTileVectors
-constexpr int kTileRows = 12, kTileVectors = 2;  // vec_avx512.h
-
-struct bf16x32 {
-  uint16_t lane[32];
-};
-float widened(uint16_t bits) {
-  const uint32_t word = static_cast<uint32_t>(bits) << 16;
-  float value;
-  __builtin_memcpy(&value, &word, 4);
-  return value;
-}
-bf16x32 load_pairs(const uint16_t* p) {
-  bf16x32 pairs;
-  __builtin_memcpy(pairs.lane, p, 64);
-  return pairs;
-}
-bf16x32 broadcast_pair(const uint16_t* p) {
-  bf16x32 pairs;
-  for (int i = 0; i < 16; ++i) __builtin_memcpy(pairs.lane + 2 * i, p, 4);
-  return pairs;
-}
-void dot(f32x16& acc, const bf16x32& x, const bf16x32& w) {
-  for (int i = 0; i < 16; ++i)
-    for (const int j : {2 * i + 1, 2 * i})
-      acc.lane[i] = __builtin_fmaf(widened(x.lane[j]), widened(w.lane[j]), acc.lane[i]);
-}
-void store_bfloat16(uint16_t* p, f32x16 v) { to_bfloat16(v.lane, 16, p); }
-void store_pairs(uint16_t* p, f32x16 even, f32x16 odd) {
-  for (int i = 0; i < 16; ++i) {
-    to_bfloat16(even.lane + i, 1, p + 2 * i);
-    to_bfloat16(odd.lane + i, 1, p + 2 * i + 1);
-  }
-}
+#include "emulate_bfloat16.h"
 
 #include "cpu/bfloat16_kernels.inl.h"
 
@@ -91,6 +55,7 @@ std::vector<float> linear(const LinearKernels& kernels, int64_t M, int64_t N, in
   PackedLinear packed(kernels.format, N, K);
   packed.pack(w.data(), K, 0, packed.num_panels);
   BufferOf<std::byte> scratch(kernels.scratch_bytes(M, K));
+  std::fill(scratch.data(), scratch.data() + scratch.size(), std::byte{0xFF});  // not a number
   std::vector<float> y(static_cast<size_t>(M * N));
   LinearParams params =
       with_scratch(packed.params(x.data(), K, y.data(), N, M, Activation::kNone), scratch);
@@ -196,22 +161,22 @@ void test_attention(const char* isa, void (*attention)(const AttentionParams&)) 
         }
 }
 
-void test_kernels(const LinearKernels& linear, void (*attention)(const AttentionParams&)) {
-  test_linear(linear);
-  test_attention(linear.format.isa, attention);
-  std::printf("%s: bfloat16 in pairs as double precision\n", linear.format.isa);
-}
-
 }  // namespace
 
 int main() {
-  test_kernels(emulated::kLinear, emulated::attention_bfloat16);
+  test_linear(emulated::kLinear);
+  test_attention(emulated::kLinear.format.isa, emulated::attention_bfloat16);
+  test_linear(emulated_amx().kernels.bfloat16);
   for (const InstructionSet& isa : instruction_sets()) {
     if (!isa.multiplies_pairs) continue;
-    if (isa.is_supported())
-      test_kernels(isa.kernels.bfloat16, isa.kernels.attention_bfloat16);
-    else
+    if (!isa.is_supported()) {
       std::printf("%s: this CPU lacks it; only its source ran\n", isa.name);
+      continue;
+    }
+    test_linear(isa.kernels.bfloat16);
+    if (isa.kernels.attention_bfloat16 != isa.kernels.attention)
+      test_attention(isa.name, isa.kernels.attention_bfloat16);
+    std::printf("%s: bfloat16 in pairs as double precision\n", isa.name);
   }
   return 0;
 }

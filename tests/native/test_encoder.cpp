@@ -4,6 +4,7 @@
 #include <chrono>
 #include <thread>
 
+#include "emulated_amx.h"
 #include "random_encoder.h"
 #include "threads/barrier.h"
 #include "threads/pool.h"
@@ -212,6 +213,8 @@ int main() {
     test_stop_and_states(*isa);
     std::printf("%s: the encoder keeps its bits\n", isa->name);
   }
+  for (const WeightType type : {WeightType::kBfloat16, WeightType::kInt8})
+    test_invariance(emulated_amx(), type, first_bits[static_cast<int>(type)]);
   test_stop_at_every_check();
   test_encode_within_should_stop(*runnable_sets().front());
   test_unfinished_weights();

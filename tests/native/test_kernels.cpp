@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "emulate_vnni.h"
+#include "emulated_amx.h"
 #include "linear/quantize.h"
 #include "linear/packed_linear.h"
 #include "expect.h"
@@ -33,6 +34,7 @@ std::vector<float> linear(const InstructionSet& isa, WeightType type, int64_t M,
     packed.pack(w.data(), K, 0, packed.num_panels);
   }
   BufferOf<std::byte> scratch(kernels.scratch_bytes(M, K));
+  std::fill(scratch.data(), scratch.data() + scratch.size(), std::byte{0xFF});
   std::vector<float> y(static_cast<size_t>(M * N));
   LinearParams params =
       with_scratch(packed.params(x.data(), K, y.data(), N, M, activation), scratch);
@@ -297,6 +299,23 @@ void test_attention_is_exact() {
     }
 }
 
+// Blocks, tiles and groups of which every part may be the last, in int8.
+void test_amx(const InstructionSet& amx) {
+  constexpr WeightType kType = WeightType::kInt8;
+  test_linear(amx, kType);
+  for (const int64_t K : {63, 64, 65, 191, 192, 193, 400})
+    for (const int64_t N : {5, 32, 33})
+      for (const int64_t M : {1, 15, 16, 17, 32, 33, 48, 49, 100})
+        EXPECT(same_bits(linear(amx, kType, M, N, K, Activation::kGelu, false),
+                         linear(scalar(), kType, M, N, K, Activation::kGelu, false)),
+               "%s M=%d N=%d K=%d", amx.name, int(M), int(N), int(K));
+  for (const int64_t M : {511, 512, 513, 700})  // several blocks
+    EXPECT(same_bits(linear(amx, kType, M, 40, 200, Activation::kNone, true),
+                     linear(scalar(), kType, M, 40, 200, Activation::kNone, true)),
+           "%s M=%d", amx.name, int(M));
+  std::printf("%s: int8 as the scalar build's\n", amx.name);
+}
+
 // VNNI where the CPU has all but vpdpbusd.
 void test_emulated_vnni() {
 #if defined(__x86_64__) && defined(__linux__)
@@ -334,6 +353,9 @@ int main() {
     test_vector_math(*isa);
     std::printf("%s: kernels as the scalar build's\n", isa->name);
   }
+  test_amx(emulated_amx());
+  for (const InstructionSet* isa : runnable_sets())
+    if (isa->name == std::string("amx")) test_amx(*isa);
   test_emulated_vnni();
   expect_invalid("is not known", [] { select_isa("sse2"); });
   return 0;

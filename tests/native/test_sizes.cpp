@@ -2,6 +2,7 @@
 // the functions that compute sizes, over all of them; and by encoding ragged batches whose blocks of
 // rows end everywhere, which sanitizers and checked kernels watch.
 
+#include "emulated_amx.h"
 #include "random_encoder.h"
 #include "threads/barrier.h"
 #include "threads/pool.h"
@@ -143,7 +144,9 @@ void test_reuse(const InstructionSet& isa, WeightType type, int64_t H) {
 int main(int argc, char**) {
   // Any argument: more batches, every instruction set. Without: what a check of a change can afford.
   const bool is_long = argc > 1;
-  for (const InstructionSet* isa : runnable_sets())
+  std::vector<const InstructionSet*> sets = runnable_sets();
+  sets.push_back(&emulated_amx());
+  for (const InstructionSet* isa : sets)
     for (const WeightType type : kTypes) {
       test_sizes(isa->linear(type));
       test_scratch_is_monotone(isa->linear(type));

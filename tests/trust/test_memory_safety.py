@@ -78,7 +78,7 @@ def test_long_pairs_keep_their_bits(minilm_folder, dtype, num_threads):
     run(SAME_BITS, minilm_folder, dtype, num_threads)
 
 
-@pytest.mark.parametrize("isa", ["avx512_bf16", "avx512_vnni", "avx2_vnni", "avx2"])
+@pytest.mark.parametrize("isa", ["amx", "avx512_bf16", "avx512_vnni", "avx2_vnni", "avx2"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
 def test_long_pairs_keep_their_bits_on_every_set(minilm_folder, dtype, isa, monkeypatch):
     if isa not in core.supported_isas():

@@ -135,15 +135,37 @@ struct Int8 {
                                           (end - begin + 3) / 4, acc, ahead);
   }
 
-  template <int kRows, int kAheadLines>
-  __attribute__((noinline)) static void tile(const LinearParams& p, Rows rows, const char* weight,
-                                             int64_t panel, int64_t first, Ahead ahead) {
+  // A group's sums of some rows are added to the bias, or to what the groups before it have left in y.
+  // panel, first: of the first row's first column.
+  template <int kRows>
+  MINIFUSE_INLINE static void add_group(const LinearParams& p, const Rows& rows, int64_t panel,
+                                        int64_t first, int64_t g,
+                                        const i32x16 (&acc)[kRows][Tile::kVectors]) {
     const int64_t column = panel * Tile::kColumns, padded_columns = round_up(p.N, Tile::kColumns);
     alignas(64) static constexpr float kNoBias[Tile::kColumns] = {};
     float* y = p.y + first * p.ldy + column;
-    // A group's sums are added to the bias in each row, then to the sums of the groups before it.
-    const float* before = p.bias ? p.bias + column : kNoBias;
-    int64_t before_stride = 0;
+    const float* before = g > 0 ? y : p.bias ? p.bias + column : kNoBias;
+    const int64_t before_stride = g > 0 ? p.ldy : 0;
+    struct OfColumns {
+      f32x16 scale, sum;
+    };
+    store_tile<kRows, Tile::kVectors>(
+        y, p.ldy, panel_width<Int8>(p, panel),
+        [&](auto j, int64_t) MINIFUSE_INLINE {
+          const int64_t at = g * padded_columns + column + 16 * j.value;
+          return OfColumns{load(p.weight_scale + at), load(p.weight_sum + at)};
+        },
+        [&](auto i, auto j, int64_t left, const OfColumns& columns) MINIFUSE_INLINE {
+          const Scale row = rows.scales[i.value * rows.groups + g];
+          const float* sums = before + i.value * before_stride + 16 * j.value;
+          return fma(to_float(acc[i.value][j.value]), mul(broadcast(row.scale), columns.scale),
+                     fma(broadcast(row.offset), columns.sum, load_upto(sums, left)));
+        });
+  }
+
+  template <int kRows, int kAheadLines>
+  __attribute__((noinline)) static void tile(const LinearParams& p, Rows rows, const char* weight,
+                                             int64_t panel, int64_t first, Ahead ahead) {
     for (int64_t g = 0; g < rows.groups; ++g) {
       const int64_t begin = g * kInt8Group;
       i32x16 acc[kRows][Tile::kVectors];
@@ -151,23 +173,7 @@ struct Int8 {
           [&](auto i, auto j) MINIFUSE_INLINE { acc[i.value][j.value] = zero_sums(); });
       multiply<kRows, kAheadLines>(rows, reinterpret_cast<const int8_t*>(weight), begin,
                                    p.K - begin < kInt8Group ? p.K : begin + kInt8Group, acc, ahead);
-      struct OfColumns {
-        f32x16 scale, sum;
-      };
-      store_tile<kRows, Tile::kVectors>(
-          y, p.ldy, panel_width<Int8>(p, panel),
-          [&](auto j, int64_t) MINIFUSE_INLINE {
-            const int64_t at = g * padded_columns + column + 16 * j.value;
-            return OfColumns{load(p.weight_scale + at), load(p.weight_sum + at)};
-          },
-          [&](auto i, auto j, int64_t left, const OfColumns& columns) MINIFUSE_INLINE {
-            const Scale row = rows.scales[i.value * rows.groups + g];
-            const float* sums = before + i.value * before_stride + 16 * j.value;
-            return fma(to_float(acc[i.value][j.value]), mul(broadcast(row.scale), columns.scale),
-                       fma(broadcast(row.offset), columns.sum, load_upto(sums, left)));
-          });
-      before = y;
-      before_stride = p.ldy;
+      add_group<kRows>(p, rows, panel, first, g, acc);
     }
   }
 

@@ -12,10 +12,11 @@
 // A Format (float_formats.inl.h, int8.inl.h, bfloat16_dot.inl.h) says how weights lie and how a tile is multiplied:
 //
 //   Tile         rows, vectors of 16 columns and columns of its register tile (kRows, kVectors,
-//                kColumns); a panel is as wide
+//                kColumns); a panel is as wide. kUnit: rows that it cannot divide. Registers: what
+//                must be alive while tiles are multiplied
 //   Rows         the rows of a block as its tiles read them; .from(row) begins further down
 //   rows()       makes them from x: as it lies, or rounded into the scratch memory
-//   tile()       kRows x NR of y, without the activation
+//   tile()       so many units by NR of y, without the activation
 //   kPanelLines  cache lines of a panel in four steps of k
 
 // Columns of y that a panel holds: fewer than NR in the last one.
@@ -133,7 +134,8 @@ MINIFUSE_INLINE inline auto timed(const LinearParams& p, uint64_t StageTicks::* 
 }
 
 // Rows [row, row + rows) of y, all panels asked for. Tiles of nearly equal height: 13 rows are
-// 7 + 6, because a tile of one row waits for the latency of its multiply-adds.
+// 7 + 6, because a tile of one row waits for the latency of its multiply-adds. Where a tile is made
+// of units, only the last one of all has fewer rows.
 //
 // The tiles of a panel fetch the panel behind it into L2: a model's weights exceed the last-level
 // cache, and without this the first tile of each waits for memory. One tile alone (a query) fetches
@@ -146,39 +148,42 @@ void linear_block(const LinearParams& p, int64_t row, int64_t rows) {
 #else
   constexpr int kAll = Format::kPanelLines, kHalf = kAll > 1 ? kAll / 2 : 1;
 #endif
-  constexpr int64_t kTallest = Format::Tile::kRows;
-  const int64_t num_tiles = (rows + kTallest - 1) / kTallest;
+  constexpr int64_t kUnit = Format::Tile::kUnit, kTallest = Format::Tile::kRows / kUnit;
+  const int64_t num_units = (rows + kUnit - 1) / kUnit;
+  const int64_t num_tiles = (num_units + kTallest - 1) / kTallest;
   const int64_t panel_bytes = Format::panel_bytes(p.K);
   check_scratch<Format>(p, rows);
+  [[maybe_unused]] const typename Format::Tile::Registers registers{};
   const typename Format::Rows x =
       timed(p, &StageTicks::quantization, [&] { return Format::rows(p, row, rows); });
   for (int64_t panel = p.panel_begin; panel < p.panel_end; ++panel) {
     const char* weight = static_cast<const char*>(p.packed_weight) + panel * panel_bytes;
-    // One tile of `height` rows from `first` on, which also fetches its part of the next panel.
-    const auto tile_with = [&](auto lines, int64_t tile, int64_t first, int64_t height) {
+    // One tile of so many units from row `first` on, which also fetches its part of the next panel.
+    const auto tile_with = [&](auto lines, int64_t tile, int64_t first, int64_t units) {
       constexpr int kLines = decltype(lines)::value;
       const int64_t fetched_bytes = p.K / 4 * 64 * kLines;
       const Ahead ahead = tile * fetched_bytes < panel_bytes
                               ? Ahead{weight + panel_bytes + tile * fetched_bytes, 64 * kLines}
                               : Ahead{weight, 0};
-      with_tile_rows<Format::Tile::kRows>(height, [&](auto kRows) {
-        Format::template tile<kRows.value, kLines>(p, x.from(first - row), weight, panel, first,
-                                                   ahead);
+      with_tile_rows<kTallest>(units, [&](auto kUnits) {
+        Format::template tile<kUnits.value, kLines>(p, x.from(first - row), weight, panel, first,
+                                                    ahead);
       });
     };
     int64_t activated = row;  // rows of this panel before it have been through the activation
     for (int64_t tile = 0; tile < num_tiles; ++tile) {
-      const int64_t first = row + rows * tile / num_tiles;
-      const int64_t height = row + rows * (tile + 1) / num_tiles - first;
+      const int64_t unit = num_units * tile / num_tiles;
+      const int64_t units = num_units * (tile + 1) / num_tiles - unit;
+      const int64_t first = row + kUnit * unit;
       if (num_tiles == 1)
-        tile_with(Int<kAll>{}, tile, first, height);
+        tile_with(Int<kAll>{}, tile, first, units);
       else if (num_tiles < 4)
-        tile_with(Int<kHalf>{}, tile, first, height);
+        tile_with(Int<kHalf>{}, tile, first, units);
       else
-        tile_with(Int<1>{}, tile, first, height);
+        tile_with(Int<1>{}, tile, first, units);
       if (p.activation != Activation::kNone &&
           (tile % kActivatedTiles == kActivatedTiles - 1 || tile == num_tiles - 1)) {
-        const int64_t end = first + height;
+        const int64_t end = tile == num_tiles - 1 ? row + rows : first + kUnit * units;
         timed(p, &StageTicks::activation, [&] { activate_rows<Format>(p, panel, activated, end); });
         activated = end;
       }
@@ -213,10 +218,11 @@ template <typename Format>
 double tile_loop(const LinearParams& p, int64_t iterations) {
   using Tile = typename Format::Tile;
   check_scratch<Format>(p, Tile::kRows);
+  [[maybe_unused]] const typename Tile::Registers registers{};
   const typename Format::Rows x = Format::rows(p, 0, Tile::kRows);
   const char* weight = static_cast<const char*>(p.packed_weight);
   for (int64_t i = 0; i < iterations; ++i)
-    Format::template tile<Tile::kRows, 1>(p, x, weight, 0, 0, Ahead{weight, 0});
+    Format::template tile<Tile::kRows / Tile::kUnit, 1>(p, x, weight, 0, 0, Ahead{weight, 0});
   return 2.0 * static_cast<double>(iterations * Tile::kRows * Tile::kColumns * p.K);
 }
 
