@@ -75,6 +75,8 @@ FAULTS = (
           "wanted", "native:test_sizes"),
     Fault("a division by no width", "csrc/cpu/linear/linear.inl.h", "K + N == 0 ? kMost :", "",
           "native:test_kernels"),
+    Fault("panels of another format", "csrc/search/search.cpp", "isa.kernels.search_int8_format",
+          "isa.kernels.int8.format", "native:test_search"),
     Fault("what lies behind a row", "csrc/cpu/linear/tiles.inl.h", "values[i * x.stride + k] = 0;", ";",
           "native:test_bfloat16"),
     Fault("a step in the wrong place", "csrc/cpu/linear/tiles.inl.h", "columns += AmxTile::kUnit * kColumnBytes;",

@@ -72,6 +72,7 @@ struct Kernels {
   Kernel<void(const SearchParams& params)> search_float32;
   Kernel<void(const SearchParams& params)> search_bfloat16;
   Kernel<void(const SearchParams& params)> search_int8;
+  MatrixFormat search_int8_format;  // of its queries
   // Rows of x [num_vectors, dim] as 8-bit codes [num_vectors, stride] and scales [num_vectors, 2]
   // (SearchParams); zeros past dim.
   Kernel<void(const float* x, int64_t num_vectors, int64_t dim, uint8_t* codes, int64_t stride,
@@ -97,6 +98,7 @@ struct Extension {
   // The same bits.
   const LinearKernels* int8 = nullptr;
   void (*search_int8)(const SearchParams& params) = nullptr;
+  const MatrixFormat* search_int8_format = nullptr;
 };
 
 }  // namespace minifuse

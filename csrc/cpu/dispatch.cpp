@@ -1,7 +1,7 @@
 // The best-first list of instruction sets (sets_x86.def) and the CPU test behind it. The test asks for
 // every feature that a set's file is compiled with, and for the operating system's consent (XGETBV):
-// a CPU may have AVX-512 while the system does not save its registers. Linux must be asked for those of
-// AMX in words, since they take 8 KiB of each thread.
+// a CPU may have AVX-512 while the system does not save its registers. Linux saves those of AMX for
+// processes that have asked for them, which is done when a set with them is chosen.
 
 #include "cpu/dispatch.h"
 
@@ -29,7 +29,10 @@ namespace {
   if (extension.bfloat16) kernels.bfloat16 = *extension.bfloat16;
   if (extension.attention_bfloat16) kernels.attention_bfloat16 = extension.attention_bfloat16;
   if (extension.int8) kernels.int8 = *extension.int8;
-  if (extension.search_int8) kernels.search_int8 = extension.search_int8;
+  if (extension.search_int8) {
+    kernels.search_int8 = extension.search_int8;
+    kernels.search_int8_format = *extension.search_int8_format;
+  }
   return kernels;
 }
 
@@ -71,10 +74,26 @@ uint64_t enabled_state() {
   return (static_cast<uint64_t>(high) << 32) | low;
 }
 
-// Asks for the tile registers, for this process and those that it forks.
+#if defined(__linux__)
+constexpr int kTileData = 18;  // the component of the tile registers
+#endif
+
+// Returns whether the operating system saves the tile registers of processes that ask for it.
+bool offers_tiles() {
+#if defined(__linux__)
+  constexpr int kGetOffered = 0x1021;  // ARCH_GET_XCOMP_SUPP
+  uint64_t offered = 0;
+  return syscall(SYS_arch_prctl, kGetOffered, &offered) == 0 && (offered >> kTileData & 1) != 0;
+#else
+  return false;
+#endif
+}
+
+// Asks for them, for this process and those that it forks. From then on Linux refuses signal stacks
+// that are too small for them, and while there is one it refuses this.
 bool may_use_tiles() {
 #if defined(__linux__)
-  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, its component
+  constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
   return false;
@@ -94,7 +113,7 @@ std::vector<Feature> read_features() {
   if (!__get_cpuid_count(7, 0, &a, &b7, &c7, &d7)) b7 = c7 = d7 = 0;
   if (!__get_cpuid_count(7, 1, &a71, &b, &a, &d)) a71 = 0;
   const auto bit = [](uint32_t word, int index) { return ((word >> index) & 1) != 0; };
-  const bool has_tiles = bit(d7, 24) && tile_state && may_use_tiles();
+  const bool has_tiles = bit(d7, 24) && tile_state && offers_tiles();
 #if defined(MINIFUSE_EVEX_VNNI)  // its kernels are encoded for another feature (CMakeLists.txt)
   const bool has_avx_vnni = avx512_state && bit(c7, 11) && bit(b7, 31);
 #else
@@ -143,6 +162,16 @@ bool is_slow_here(const InstructionSet& isa) {
   static_cast<void>(isa);
   return false;
 #endif
+}
+
+// Returns whether the operating system lets this process use the set's registers.
+bool is_granted(const InstructionSet& isa) {
+#if defined(__x86_64__)
+  if (std::string_view(isa.features).find("amx_tile") != std::string_view::npos)
+    return may_use_tiles();
+#endif
+  static_cast<void>(isa);
+  return true;
 }
 
 std::string supported_names() {
@@ -212,10 +241,15 @@ const InstructionSet& select_isa(const std::string& name) {
   const bool from_environment = wanted.empty() && variable != nullptr && *variable != '\0';
   if (from_environment) wanted = variable;
   for (const InstructionSet& isa : instruction_sets()) {
-    if (wanted.empty() ? isa.is_supported() && !is_slow_here(isa) : wanted == isa.name) {
+    if (wanted.empty() ? isa.is_supported() && !is_slow_here(isa) && is_granted(isa)
+                       : wanted == isa.name) {
       check(isa.is_supported(), from_environment ? "MINIFUSE_ISA" : "isa", "=", wanted,
             ": this CPU lacks it (it needs ", isa.features,
             "); supported here: ", supported_names());
+      check(is_granted(isa), from_environment ? "MINIFUSE_ISA" : "isa", "=", wanted,
+            ": the operating system refuses its registers, as it does where a signal stack of this "
+            "process is too small for them; supported here: ",
+            supported_names());
       return isa;
     }
   }

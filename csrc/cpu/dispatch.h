@@ -15,7 +15,8 @@ struct InstructionSet {
   Kernels kernels;
   bool multiplies_pairs;  // of bfloat16: both operands are rounded to it
 
-  // Returns whether the CPU has the features and the operating system saves their registers.
+  // Returns whether the CPU has the features and the operating system saves their registers, of AMX
+  // those of a process that select_isa() has asked for.
   bool is_supported() const;
   // The kernels for weights of this type. They are named after the instructions that they need, which
   // may be fewer than the set has.

@@ -23,6 +23,7 @@ namespace {
 constexpr LinearKernels kLinear = linear_kernels<Int8>("avx512_vnni");
 }  // namespace
 
-extern constinit const Extension kTable = {.int8 = &kLinear, .search_int8 = search_int8};
+extern constinit const Extension kTable = {
+    .int8 = &kLinear, .search_int8 = search_int8, .search_int8_format = &kLinear.format};
 
 }  // namespace minifuse::isa_avx512_vnni

@@ -32,6 +32,7 @@ constexpr Kernels filled_table(const char* isa) {
       .search_float32 = search_float32,
       .search_bfloat16 = search_bfloat16,
       .search_int8 = search_int8,
+      .search_int8_format = linear_kernels<Int8>(isa).format,
       .quantize_vectors = quantize_vectors,
       .attention_forward = attention_forward,
       .attention_backward = attention_backward,

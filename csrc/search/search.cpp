@@ -46,18 +46,19 @@ struct Queries {
   Queries(const InstructionSet& isa, const SearchSpace& space, const float* rows, int64_t count)
       : rows(rows), count(count) {
     const bool is_int8 = space.type == WeightType::kInt8;
-    const LinearKernels& kernels = is_int8 ? isa.linear(WeightType::kInt8) : isa.kernels.float32;
-    const int64_t columns = kernels.format.panel_columns, dim = space.dim;
+    const MatrixFormat& format =
+        is_int8 ? isa.kernels.search_int8_format : isa.kernels.float32.format;
+    const int64_t columns = format.panel_columns, dim = space.dim;
     padded = round_up(count, columns);
     if (is_int8) quantize(dim);
     const int64_t row_size = is_int8 ? round_up(dim, 64) : dim;
-    const int64_t panel_bytes = kernels.format.panel_bytes(dim);
+    const int64_t panel_bytes = format.panel_bytes(dim);
     panels = BufferOf<std::byte>(padded / columns * panel_bytes);
     for (int64_t first = 0; first < count; first += columns) {
       const void* from = is_int8 ? static_cast<const void*>(codes.data() + first * row_size)
                                  : static_cast<const void*>(rows + first * dim);
-      kernels.format.pack_panel(from, row_size, std::min(columns, count - first), dim,
-                                panels.data() + first / columns * panel_bytes);
+      format.pack_panel(from, row_size, std::min(columns, count - first), dim,
+                        panels.data() + first / columns * panel_bytes);
     }
   }
 

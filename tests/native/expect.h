@@ -58,7 +58,7 @@ inline std::vector<const InstructionSet*> runnable_sets() {
   std::vector<const InstructionSet*> sets;
   for (const InstructionSet& isa : instruction_sets()) {
     if (isa.is_supported())
-      sets.push_back(&isa);
+      sets.push_back(&select_isa(isa.name));  // which asks for its registers
     else
       std::printf("this CPU cannot run %s\n", isa.name);
   }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "emulated_amx.h"
 #include "expect.h"
 #include "search/search.h"
 #include "training/contrastive.h"
@@ -156,5 +157,6 @@ int main() {
     test_training(*isa);
     std::printf("%s: search and training as the scalar build's\n", isa->name);
   }
+  test_search(emulated_amx());
   return 0;
 }

@@ -104,9 +104,9 @@ template <typename Format>
 int64_t rows_per_block(int64_t M, int64_t N, int64_t K) {
   constexpr int64_t kRows = Format::Tile::kRows;
   constexpr int64_t kBlockFloats = 1536 * 1024 / sizeof(float);
-  constexpr int64_t kMost = kMaxBlockRows / kRows * kRows;
+  constexpr int64_t kLeast = round_up(48, kRows), kMost = kMaxBlockRows / kRows * kRows;
   const int64_t wanted = K + N == 0 ? kMost : round_up(kBlockFloats / (K + N), kRows);
-  const int64_t most = wanted < 48 ? 48 : wanted > kMost ? kMost : wanted;
+  const int64_t most = wanted < kLeast ? kLeast : wanted > kMost ? kMost : wanted;
   return block_of(M, most, kRows);
 }
 

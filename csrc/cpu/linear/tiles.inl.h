@@ -134,7 +134,7 @@ struct Int8Tiles {
                          void* panel) {
     pack_whole_steps<Int8, CodeTiles>(weight, ldw, num_rows, K, panel);
   }
-  // What lies behind the codes of a row, up to a whole step, is multiplied by zeros.
+  // The last step of a row reads on behind its codes and multiplies what lies there by zeros.
   static Rows rows(const LinearParams& p, int64_t row, int64_t rows) {
     return {Int8::rows(p, row, rows), rows};
   }
@@ -183,7 +183,7 @@ struct Bfloat16Tiles {
   }
   static Rows rows(const LinearParams& p, int64_t row, int64_t rows) {
     const Bfloat16Dot::Rows x = Bfloat16Dot::rows(p, row, rows);
-    // What lies behind a row, up to a whole step, is multiplied by zeros and must be finite.
+    // The last step of a row reads on behind it: times zero, that must be a number.
     uint16_t* const values = static_cast<uint16_t*>(p.scratch);
     for (int64_t i = 0; i < rows; ++i)
       for (int64_t k = p.K; k < round_up(p.K, PairTiles::kInputs); ++k)
