@@ -78,6 +78,23 @@ def test_added_tokens_behind_each_other():
     assert_package_agrees(state, "a [NEWER] [NEW] [X] x", is_native=True)
 
 
+def test_an_added_token_behind_pieces_that_are_alike():
+    """The package counts each of them."""
+    state = unigram([("<unk>", 0.0), ("a", -1.0), ("a", -2.0)])
+    token = {"content": "[X]", "single_word": False, "lstrip": False, "rstrip": False}
+    for number in (2, 3):
+        state["added_tokens"] = [{**token, "id": number, "normalized": False, "special": False}]
+        assert_package_agrees(state, "a[X]a", is_native=number == 3)
+
+
+def test_a_piece_that_begins_with_the_unknown_ones_name():
+    """CamemBERT's files have one."""
+    pieces = [("<unk>NOTUSED", -100.0), ("<s>", 0.0), *((c, -3.0) for c in "NOTUSEDab")]
+    state = unigram([("<unk>", 0.0), *pieces])
+    texts = ("<unk>NOTUSED", "é<unk>NOTUSED", "<unk>éNOTUSED", "é<unk>", "<unk>NO b")
+    assert_package_agrees(state, *texts, is_native=True)
+
+
 def test_added_tokens_that_are_alike():
     two = [AddedToken("[X]", normalized=True), AddedToken("[X]", normalized=False)]
     state = bert(VOCAB, *two)
@@ -118,6 +135,7 @@ def test_an_added_token_of_marks():
         ([("a", -1.0), ("aa", -100.0)], "aa"),
         ([("<unk>", 0.0), ("a", -2.0), ("<unk><unk>", -5.0)], "<unk><unk> a"),
         ([("<unk>", 0.0), ("a", -2.0), ("éé", -50.0), ("é<unk>", -9.0)], "é<unk>ü"),
+        ([("<unk>", 0.0), ("N", -2.0), ("<unk>NO", -5.0), ("O", -1.0)], "é<unk>NO <unk>N <unk>é"),
         ([("<unk>", 0.0), ("a", -2.0), ("aa", -2.0)], "aaa é aa"),
     ],
 )
@@ -178,6 +196,16 @@ def test_special_tokens_of_absurd_ids():
     assert len(tokenizer.encode(["a"], 8).ids) == 1
     with pytest.raises(ValueError, match="a token has the id 2147483648"):
         tokenizer.encode([("a", "a")], 8)
+
+
+def test_what_only_the_package_refuses():
+    """It is no matter for the ids; whoever asks for the package is told."""
+    state = bert(VOCAB)
+    state["decoder"] = {"type": "Foo"}
+    tokenizer = TextTokenizer(json.dumps(state))
+    assert tokenizer.encode(["a foo"], 8).ids.tolist() == [2, 3]
+    with pytest.raises(ValueError, match="the tokenizers package refuses: "):
+        tokenizer.hand_out()
 
 
 def colliding(levels: int) -> list[str]:

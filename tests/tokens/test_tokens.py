@@ -142,7 +142,7 @@ def test_threads_are_bounded_by_the_texts_of_a_call(pair, monkeypatch, num_threa
     texts = [f"sentence number {i}" * (i + 1) for i in range(7)]
     wanted = ours.encode(texts, 16)
     spy = Spy(ours.hand_out())
-    monkeypatch.setattr(ours, "backend", spy)
+    monkeypatch.setitem(ours.__dict__, "_backend", spy)
     tokens = ours.encode(texts, 16, num_threads)
     assert spy.sizes == sizes
     np.testing.assert_array_equal(tokens.ids, wanted.ids)

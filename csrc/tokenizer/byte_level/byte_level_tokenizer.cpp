@@ -67,11 +67,11 @@ class ByteLevelTokenizer::Reader : public TextReader<Reader> {
 
   void take(uint32_t c, uint32_t) {
     if (!t_.composes_) return look_for_added(c);
-    memory_.composer.put(c, [&](uint32_t composed) { look_for_added(composed); });
+    memory_.composer.put(c, should_stop_, [&](uint32_t composed) { look_for_added(composed); });
   }
 
   void end_normalizing() {
-    memory_.composer.finish([&](uint32_t composed) { look_for_added(composed); });
+    memory_.composer.finish(should_stop_, [&](uint32_t composed) { look_for_added(composed); });
   }
 
   void divide(uint32_t c) {

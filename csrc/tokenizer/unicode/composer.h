@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "tokenizer/tokenizer.h"
 #include "tokenizer/unicode/characters.h"
 
 namespace minifuse {
@@ -16,19 +17,23 @@ class Composer {
   void clear() { held_.clear(); }
   bool holds_nothing() const { return held_.empty(); }
 
-  // Calls pass(c) for each composed character that is certain now.
+  // Calls pass(c) for each composed character that is certain now. Where should_stop says true, what is
+  // passed is void.
   template <typename Pass>
-  void put(uint32_t c, Pass pass) {
-    if (!joins(c)) finish(pass);
+  void put(uint32_t c, const Tokenizer::Stop& should_stop, Pass pass) {
+    if (!joins(c)) finish(should_stop, pass);
     held_.push_back(c);
   }
   template <typename Pass>
-  void finish(Pass pass) {
+  void finish(const Tokenizer::Stop& should_stop, Pass pass) {
     if (held_.size() == 1 && !(characters_.properties(held_[0]) & kDecomposes)) {
       pass(held_[0]);
     } else if (!held_.empty()) {
-      compose();
-      for (const uint32_t c : composed_) pass(c);
+      compose(should_stop);
+      for (size_t i = 0; i < composed_.size(); ++i) {
+        if (i % kMarksPerLook == kMarksPerLook - 1 && should_stop()) break;
+        pass(composed_[i]);
+      }
     }
     held_.clear();
   }
@@ -37,11 +42,19 @@ class Composer {
   // True if c may change with what stands before it.
   bool joins(uint32_t c) const;
   // held_ -> composed_.
-  void compose();
+  void compose(const Tokenizer::Stop& should_stop);
+  // Sorts parts_ by their classes within each row of marks; those of one class keep their order.
+  void order(const Tokenizer::Stop& should_stop);
+  int class_of(uint32_t c) const {
+    return characters_.properties(c) & kOrdered ? Characters::order_class(c) : 0;
+  }
+
+  // A character may be followed by millions of marks: some milliseconds.
+  static constexpr size_t kMarksPerLook = 1 << 16;
 
   const Characters& characters_;
   std::vector<uint32_t> held_;  // a character and those behind it that join
-  std::vector<uint32_t> parts_, composed_;
+  std::vector<uint32_t> parts_, ordered_, composed_;
 };
 
 }  // namespace minifuse

@@ -40,11 +40,13 @@ class NativeTokenizer(NamedTuple):
     Attributes:
         encoder: texts to ids.
         prefix, suffix: ids of the special tokens before and behind a text.
+        leaves_texts: texts with some added tokens are left to the package.
     """
 
     encoder: core.Tokenizer
     prefix: list[int]
     suffix: list[int]
+    leaves_texts: bool
 
 
 def native_tokenizer(state: State) -> NativeTokenizer | None:
@@ -62,7 +64,8 @@ def native_tokenizer(state: State) -> NativeTokenizer | None:
         kind = model.get("type") or ("BPE" if "merges" in model else "WordPiece")
         _known(state.get("version", "1.0") == "1.0")
         prefix, suffix = _special_ids(state.get("post_processor"))
-        return NativeTokenizer(kinds[kind](state), prefix, suffix)
+        encoder, leaves_texts = kinds[kind](state)
+        return NativeTokenizer(encoder, prefix, suffix, leaves_texts)
     except errors:
         return None
 
@@ -110,14 +113,15 @@ def _special_ids(processor: State | None) -> tuple[list[int], list[int]]:
 
 
 def _added(
-    state: State, pieces: dict[str, int], absorbs_spaces: bool = False
+    state: State, pieces: dict[str, int], absorbs_spaces: bool = False, size: int | None = None
 ) -> dict[str, list[tuple[str, int]]]:
     """Added tokens as the native tokenizers take them.
 
-    pieces: ids of the vocabulary. absorbs_spaces: white space beside a word makes no difference.
+    pieces: ids of the vocabulary. size: their number, where some are alike. absorbs_spaces: white
+    space beside a word makes no difference.
     """
     tokens = state.get("added_tokens") or []
-    _check_ids(tokens, pieces)
+    _check_ids(tokens, pieces, len(pieces) if size is None else size)
     normalized = _normalize(state) if any(token["normalized"] for token in tokens) else str
     contents = [
         normalized(one["content"]) if one["normalized"] else one["content"] for one in tokens
@@ -140,13 +144,17 @@ def _added(
     return added
 
 
-def _check_ids(tokens: list[State], pieces: dict[str, int]) -> None:
+def _leaves_texts(added: dict[str, list[tuple[str, int]]]) -> bool:
+    return any(number == _FOREIGN for pairs in added.values() for _, number in pairs)
+
+
+def _check_ids(tokens: list[State], pieces: dict[str, int], size: int) -> None:
     """Let tokens pass whose ids are those that the package gives them, whatever the file says.
 
     It takes the id of a piece of that name, or else the next number that is free.
     """
     ids: set[int] = set()
-    highest = len(pieces) - 1
+    highest = size - 1
     for token in tokens:
         number = pieces.get(token["content"], highest + 1)
         _known(_id(token["id"]) == number and number not in ids)
@@ -170,7 +178,7 @@ def _normalize(state: State) -> Callable[[str], str]:
     return lambda text: str(normalizer.normalize_str(text))
 
 
-def _bert(state: State) -> core.Tokenizer:
+def _bert(state: State) -> tuple[core.Tokenizer, bool]:
     model, normalizer = state["model"], state["normalizer"]
     _known(normalizer["type"] == "BertNormalizer")
     _known(state["pre_tokenizer"] == {"type": "BertPreTokenizer"})
@@ -178,7 +186,7 @@ def _bert(state: State) -> core.Tokenizer:
     added = _added(state, model["vocab"], absorbs_spaces=True)
     # The core keeps no more marks in a row than a word may have.
     _known(not any(unicodedata.combining(c) for one, _ in added["added_normalized"] for c in one))
-    return core.BertTokenizer(
+    encoder = core.BertTokenizer(
         model["vocab"],
         continuation_prefix=model["continuing_subword_prefix"],
         unknown_id=model["vocab"][model["unk_token"]],
@@ -189,18 +197,27 @@ def _bert(state: State) -> core.Tokenizer:
         lowers=normalizer["lowercase"],
         **added,
     )
+    return encoder, _leaves_texts(added)
 
 
-def _unigram(state: State) -> core.Tokenizer:
+def _unigram(state: State) -> tuple[core.Tokenizer, bool]:
     model = state["model"]
     _known(not model.get("byte_fallback") and model["unk_id"] is not None)
     pieces = {piece: number for number, (piece, _) in enumerate(model["vocab"])}
     scores = [score for _, score in model["vocab"]]
-    # The package looks up a row of unknown characters as a whole. It might be a piece after all if
-    # a score were higher, or if a piece had the unknown one's name in it.
-    _known(min(scores) <= 0 and all(math.isfinite(score) for score in scores))
+    _known(all(type(score) in (int, float) and math.isfinite(score) for score in scores))
+    # The package looks up a row of unknown pieces as a whole, which might be a piece after all: one
+    # of several characters if no score is below its own, or one of the unknown piece's name and
+    # characters that are no pieces alone.
     unknown = model["vocab"][_id(model["unk_id"])][0]
-    _known(sum(unknown in piece for piece in pieces) == 1)
+    _known(min(scores) <= 0)
+    _known(
+        all(
+            piece == unknown or any(c in pieces and c not in unknown for c in piece)
+            for piece in pieces
+            if unknown in piece
+        )
+    )
     steps = _parts(state.get("normalizer"), "normalizers")
     charsmap = None
     if steps and steps[0]["type"] == "Precompiled":
@@ -224,7 +241,8 @@ def _unigram(state: State) -> core.Tokenizer:
     _known(metaspace["replacement"] == _WORD_START and metaspace.get("split", True))
     # Files of old versions say add_prefix_space, which must not contradict the scheme.
     _known(scheme == "never" or (scheme == "always" and metaspace.get("add_prefix_space", True)))
-    return core.UnigramTokenizer(
+    added = _added(state, pieces, size=len(scores))
+    encoder = core.UnigramTokenizer(
         model["vocab"],
         unknown_id=model["unk_id"],
         map=charsmap,
@@ -232,8 +250,9 @@ def _unigram(state: State) -> core.Tokenizer:
         spaces_become=spaces_become,
         splits_at_white_space=splits,
         prepends=scheme == "always",
-        **_added(state, pieces),
+        **added,
     )
+    return encoder, _leaves_texts(added)
 
 
 def _pair(merge: str | list[str]) -> tuple[str, str]:
@@ -242,7 +261,7 @@ def _pair(merge: str | list[str]) -> tuple[str, str]:
     return first, second
 
 
-def _byte_level(state: State) -> core.Tokenizer:
+def _byte_level(state: State) -> tuple[core.Tokenizer, bool]:
     model = state["model"]
     # Two merges that give the same id are the same to the package.
     _known(len(set(model["vocab"].values())) == len(model["vocab"]))
@@ -262,12 +281,14 @@ def _byte_level(state: State) -> core.Tokenizer:
     _known(not dividers)
     # Behind another expression, the package puts a space before each word.
     _known(pattern == "gpt2" or not byte_level["add_prefix_space"])
-    return core.ByteLevelTokenizer(
+    added = _added(state, model["vocab"])
+    encoder = core.ByteLevelTokenizer(
         model["vocab"],
         [_pair(merge) for merge in model["merges"]],
         composes=bool(steps),
         adds_prefix_space=byte_level["add_prefix_space"],
         pattern=pattern,
         takes_words_whole=bool(model.get("ignore_merges")),
-        **_added(state, model["vocab"]),
+        **added,
     )
+    return encoder, _leaves_texts(added)
