@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from minifuse.drop_in import DropIn, ModelCard
 from minifuse.files.whole import ignore_other_engines, new_folder
@@ -271,6 +270,8 @@ class BaseModel(DropIn, ABC):
         """Take over what __reduce__ kept."""
         self._name = state["name"]
         if state["tokenizer"] is not None:
+            from tokenizers import Tokenizer
+
             self.tokenizer = Tokenizer.from_str(state["tokenizer"])
         self.prompts = state["prompts"]
         self.default_prompt_name = state["default_prompt_name"]

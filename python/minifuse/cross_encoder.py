@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import tokenizers  # noqa: F401  pairs ask for it, and then a handler or a fork might be in its way
 
 from minifuse.base_model import BaseModel, either, progress_bar, update_json
 from minifuse.models.folder import read_cross_encoder_folder

@@ -177,7 +177,7 @@ def test_a_panic_of_the_tokenizer_becomes_a_value_error(tiny_folder):
     def panics():
         raise PanicException("index out of bounds")
 
-    with pytest.raises(ValueError, match="cannot encode these texts: index out of bounds"):
+    with pytest.raises(ValueError, match="the tokenizers package refuses: index out of bounds"):
         tokenizer._guarded(["a"], panics)
     for error in (KeyboardInterrupt, SystemExit, MemoryError):
 
@@ -355,12 +355,11 @@ def unreachable(monkeypatch, tmp_path):
     monkeypatch.setenv("MINIFUSE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
 
-    def snapshot(*arguments, local, **keywords):
-        if local:
-            return None
+    def fetch(*arguments):
         raise Unreachable("no route")
 
-    monkeypatch.setattr(resolve, "_snapshot", snapshot)
+    monkeypatch.setattr(resolve, "_cached_snapshot", lambda *arguments: None)
+    monkeypatch.setattr(resolve, "_fetch_snapshot", fetch)
     calls = []
 
     def pip(command, **keywords):
@@ -449,12 +448,10 @@ def test_a_pip_that_never_ends(unreachable, monkeypatch):
     "error", [OSError(28, "No space left on device"), PermissionError(13, "x")]
 )
 def test_an_error_of_this_machine_fetches_nothing(unreachable, monkeypatch, error):
-    def snapshot(*arguments, local, **keywords):
-        if local:
-            return None
+    def fetch(*arguments):
         raise error
 
-    monkeypatch.setattr(resolve, "_snapshot", snapshot)
+    monkeypatch.setattr(resolve, "_fetch_snapshot", fetch)
     with pytest.raises(FileNotFoundError, match="did not give it"):
         resolve.resolve_model("all-MiniLM-L6-v2")
     assert not unreachable

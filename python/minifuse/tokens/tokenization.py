@@ -12,19 +12,17 @@ import os
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
-from tokenizers.models import WordPiece
-from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
-from tokenizers.processors import TemplateProcessing
 
 from minifuse.native import core
 from minifuse.tokens.native import NativeTokenizer, native_tokenizer
 from minifuse.tokens.pairs import Pair, PairLayout
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 __all__ = ["TextTokenizer", "TokenBatch", "read_state"]
 
@@ -134,6 +132,10 @@ class TextTokenizer:
         self._do_lower_case = do_lower_case
         self._adds_special = adds_special
         self.native = native_tokenizer(state)
+        if self.native is not None and self.native.leaves_texts:
+            # Now: an import within a signal's handler, or in the child of a fork, may meet one that
+            # another thread had begun.
+            import tokenizers  # noqa: F401
         if self.native is None:
             before, after = self._special_of_package()
         elif adds_special:
@@ -157,13 +159,15 @@ class TextTokenizer:
         """The ``tokenizers.Tokenizer``, its truncation and padding switched off, to read only."""
         kept = self.__dict__.get("_backend")
         if kept is None:
-            made = Tokenizer.from_str(self._json)
+            from tokenizers import Tokenizer  # few models ask for it
+
+            made = self._guarded([], lambda: Tokenizer.from_str(self._json))
             made.no_truncation()
             made.no_padding()
             # Threads may make one each; the first is kept, or what somebody changes in it would be
             # lost. A lock could be held for ever: in the child of a fork, by a signal's handler.
             kept = self.__dict__.setdefault("_backend", made)
-        return cast(Tokenizer, kept)
+        return cast("Tokenizer", kept)
 
     def hand_out(self) -> Tokenizer:
         """Return the backend for somebody who may change it: from now on it gives all ids."""
@@ -355,7 +359,7 @@ class TextTokenizer:
         except BaseException as error:
             if not _is_of_tokenizers(error):
                 raise
-            raise ValueError(f"the tokenizer cannot encode these texts: {error}") from error
+            raise ValueError(f"the tokenizers package refuses: {error}") from error
 
     @staticmethod
     def _refuse_surrogates(texts: Sequence[str | Pair]) -> None:
@@ -469,6 +473,12 @@ def _from_vocab(path: Path, config_path: Path) -> Tokenizer:
     for token in (unknown, cls, sep):
         if token not in vocab:
             raise ValueError(f"the vocabulary lacks {token}")
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordPiece
+    from tokenizers.normalizers import BertNormalizer
+    from tokenizers.pre_tokenizers import BertPreTokenizer
+    from tokenizers.processors import TemplateProcessing
+
     tokenizer = Tokenizer(WordPiece(vocab, unk_token=unknown, max_input_chars_per_word=100))
     tokenizer.normalizer = BertNormalizer(
         lowercase=bool(config.get("do_lower_case", True)),
