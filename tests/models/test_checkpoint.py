@@ -185,6 +185,39 @@ def test_a_memo_of_any_size_takes_no_memory(tmp_path):
     assert done.stdout == "[]\n", done.stderr
 
 
+NESTED = b"\x85" * 200_000  # tuples of one: (((...)))
+DOUBLED = b"".join(b"q%cq%ch%ch%c\x86" % (2 * k, 2 * k, 2 * k, 2 * k) for k in range(60))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"})" + NESTED + b"K\x01s.", "key of type tuple"),
+        (b"}()" + NESTED + b"K\x01u.", "key of type tuple"),
+        (b"})" + DOUBLED + b"K\x01s.", "key of type tuple"),
+        (b"ccollections\nOrderedDict\n(](()" + NESTED + b"K\x01lel\x85R.", "data.pkl"),
+        (b"}\x8a\x09" + (2**61 - 1).to_bytes(9, "little") + b"K\x01s.", "no number that"),
+        (b"}K\x01K\x01K\x02K\x02(K\x03u.", "has no value"),
+        (b"(X\x07\x00\x00\x00storage)" + NESTED + b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04tQ.",
+         "a storage is damaged"),
+    ],
+)  # fmt: skip
+def test_keys_whose_hash_takes_for_ever(tmp_path, text, message):
+    """Python hashes nested tuples by recursion: a crash, or months within one call."""
+    archive(tmp_path / "evil.bin", b"\x80\x02" + text)
+    code = (
+        "import sys\n"
+        "from minifuse.files.torch_file import TorchFile\n"
+        "try: TorchFile(sys.argv[1])\n"
+        "except ValueError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "evil.bin")],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert message in done.stdout, (done.returncode, done.stderr[-500:])
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

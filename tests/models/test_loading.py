@@ -269,6 +269,14 @@ def test_a_file_that_shrinks_while_open_is_noticed(tmp_path):
             file.read("a")
 
 
+def test_an_error_while_a_tensor_is_copied_is_not_lost(tmp_path):
+    """Ctrl-C there keeps a frame alive, and with it what lies in the mapped file."""
+    path = tmp_path / "x.safetensors"
+    write_safetensors(path, {"a": np.zeros(8, np.float32)})
+    with pytest.raises(TypeError, match="no dtype"), SafetensorsFile(path) as file:
+        file._copy("a", ("F32",), "no dtype")
+
+
 def test_names_that_lead_nowhere(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))

@@ -439,6 +439,18 @@ def test_hardware(monkeypatch):
     assert minifuse.hardware.describe()["num_threads"] == 1
 
 
+@pytest.mark.parametrize("prompt", [None, "query: "])
+def test_the_text_with_a_lone_surrogate_is_named(tiny, prompt):
+    """By its place in the list and in the text, whatever is encoded with it and before it."""
+    texts = ["a", "b", "c d e f g h \udc80 long", "much longer " * 9]
+    with pytest.raises(ValueError, match=r"sentences\[2\] holds a lone surrogate at character 12"):
+        tiny.encode(texts, prompt=prompt)
+    with pytest.raises(ValueError, match=r"sentences\[1\] holds a lone surrogate at character 2"):
+        tiny.encode([("a", "b"), ("long text", "xy\ud800")], prompt=prompt)
+    with pytest.raises(ValueError, match="the prompt holds a lone surrogate"):
+        tiny.encode(["a"], prompt="\ud800")
+
+
 def test_affinity_limits_the_threads():
     script = "from minifuse import hardware; print(hardware.describe()['num_threads'])"
     cpu = min(os.sched_getaffinity(0))

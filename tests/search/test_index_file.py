@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -202,3 +204,32 @@ def test_a_killed_writer_loses_nothing_that_was_saved(tmp_path, rounds):
             vectors = index.reconstruct(range(saved))
             np.testing.assert_array_equal(vectors[:, 0], 1.0 + np.arange(saved) % 7)
     assert saved > 0
+
+
+def test_texts_that_are_all_empty(tmp_path):
+    """They take no bytes, and what is added behind them takes some."""
+    index = Index(4)
+    index.add(np.eye(1, 4, dtype=np.float32), texts=[""])
+    index.save(tmp_path / "index")
+    loaded = copy.copy(Index.load(tmp_path / "index"))
+    loaded.add(np.eye(1, 4, dtype=np.float32), texts=["hello"])
+    loaded.add(np.eye(1, 4, dtype=np.float32), texts=[""])
+    assert [loaded.text(i) for i in range(3)] == ["", "hello", ""]
+    loaded.save(tmp_path / "other")
+    again = pickle.loads(pickle.dumps(Index.load(tmp_path / "other", verify=True)))
+    again.add(np.eye(1, 4, dtype=np.float32), texts=["x"])
+    assert [again.text(i) for i in range(4)] == ["", "hello", "", "x"]
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8])
+def test_small_integers_of_numpy(kind):
+    index = Index(4, dtype="int8", rescore=True)
+    index.add(np.random.default_rng(0).standard_normal((40, 4)))
+    query = np.ones(4, np.float32)
+    for k, oversample in ((30, 5), (5, 60)):
+        scores, ids = index.search(query, kind(k), oversample=oversample)
+        wanted = index.search(query, k, oversample=oversample)
+        assert np.array_equal(scores, wanted[0])
+        assert np.array_equal(ids, wanted[1])
+    with pytest.raises(IndexError, match="no 64-bit number"):
+        index.reconstruct([2**63])

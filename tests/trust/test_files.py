@@ -26,6 +26,12 @@ def test_a_row_with_more_fields_than_the_header(tmp_path):
     assert next(texts) == "hello"
     with pytest.raises(ValueError, match=r"x\.csv, line 3: 3 columns, the header has 2"):
         next(texts)
+    path.write_text('id,text\n\n\n1,"two\nlines"\n\n2,hello, world\n')  # empty lines count as lines
+    with pytest.raises(ValueError, match=r"x\.csv, line 7: 3 columns"):
+        list(read_texts(str(path), "text"))
+    path.write_text('id,text\n\n1,"two\nlines",more\n')
+    with pytest.raises(ValueError, match=r"x\.csv, line 3: 3 columns"):
+        list(read_texts(str(path), "text"))
     path.with_suffix(".tsv").write_text("id\ttext\n1\ta\tb\n")
     with pytest.raises(ValueError, match="line 2: 3 columns"):
         list(read_rows(path.with_suffix(".tsv"), ["text"]))

@@ -249,6 +249,8 @@ def paired_difference(
         rows = rng.integers(0, len(t), len(t))
         if np.ptp(t[rows]) and np.ptp(x[rows]) and np.ptp(y[rows]):
             draws.append(statistic(x[rows], t[rows]) - statistic(y[rows], t[rows]))
+    if not draws:
+        raise ValueError("the values of one side are all equal: there is nothing to compare")
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
 
     rank_x, rank_y = stats.rankdata(x), stats.rankdata(y)

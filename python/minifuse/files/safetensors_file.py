@@ -149,11 +149,14 @@ class SafetensorsFile:
             raise self._fail("the file has shrunk since it was opened")
         count = math.prod(shape)
         raw = np.frombuffer(self._map, _DTYPES[dtype], count, offset).reshape(shape)
-        if dtype == "BF16":
-            array: npt.NDArray[Any] = (raw.astype(np.uint32) << 16).view(np.float32)
-        else:
-            array = raw.astype(result)
-        del raw
+        try:
+            if dtype == "BF16":
+                array: npt.NDArray[Any] = (raw.astype(np.uint32) << 16).view(np.float32)
+            else:
+                array = raw.astype(result)
+        finally:
+            # Ctrl-C here keeps this frame alive, and with a view on it the map could not be closed.
+            del raw
         if hasattr(self._map, "madvise") and size_bytes:
             start = offset // mmap.PAGESIZE * mmap.PAGESIZE
             self._map.madvise(mmap.MADV_DONTNEED, start, offset + size_bytes - start)

@@ -118,6 +118,13 @@ def read_header(path: str | Path) -> list[str]:
             raise ValueError(f"{path}, line 1: not a table ({error})") from error
 
 
+def _line_ends_in(row: dict[Any, Any]) -> int:
+    """Return the number of line ends within a row's columns."""
+    columns = [*row.get(None, ()), *(value for name, value in row.items() if name is not None)]
+    joined = "".join(value for value in columns if value)
+    return joined.replace("\r\n", "\n").replace("\r", "\n").count("\n")
+
+
 def read_rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     """Line numbers and the columns asked for of a .csv or .tsv with a header.
 
@@ -139,6 +146,7 @@ def read_rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, l
                     raise ValueError(f"{path}: column {column!r} {given}; the header has {header}")
             number = rows.line_num + 1
             for row in rows:
+                number = rows.line_num - _line_ends_in(row)  # empty lines may stand before it
                 extra = row.get(None)  # where DictReader puts them
                 if extra is not None:
                     raise ValueError(

@@ -93,6 +93,35 @@ def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: 
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
+class _Dictionary(dict[str, Any]):
+    """In place of collections.OrderedDict, empty at first: its items come by instructions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+def _put(target: Any, key: Any, value: Any) -> None:
+    """target[key] = value, of a key with a quick hash: that of nested tuples may take for ever."""
+    if not isinstance(target, dict) or not (type(key) is str or type(key) is int):
+        raise ValueError(f"a dictionary has a key of type {type(key).__name__}, wanted strings")
+    if type(key) is int and not 0 <= key < 1 << 31:  # larger ones may all have the same hash
+        raise ValueError("a dictionary's key is no number that torch.save writes")
+    target[key] = value
+
+
+def _load_setitem(unpickler: Any) -> None:
+    value, key = unpickler.stack.pop(), unpickler.stack.pop()
+    _put(unpickler.stack[-1], key, value)
+
+
+def _load_setitems(unpickler: Any) -> None:
+    items = unpickler.pop_mark()
+    if len(items) % 2:
+        raise ValueError("a dictionary's last key has no value")
+    for key, value in zip(items[::2], items[1::2], strict=True):
+        _put(unpickler.stack[-1], key, value)
+
+
 class _Instructions(dict[int, Any]):
     """Instructions of a pickle -> what carries them out."""
 
@@ -110,13 +139,14 @@ class _Unpickler(pickle._Unpickler):
 
     dispatch = _Instructions(
         {opcode[0]: pickle._Unpickler.dispatch[opcode[0]] for opcode in _INSTRUCTIONS}
+        | {pickle.SETITEM[0]: _load_setitem, pickle.SETITEMS[0]: _load_setitems}
     )
 
     def __init__(self, text: bytes) -> None:
         super().__init__(io.BytesIO(text))
         # New ones for each file: a pickle may set attributes of what it is given.
         self._stubs: dict[tuple[str, str], Any] = {
-            ("collections", "OrderedDict"): type("OrderedDict", (dict,), {}),
+            ("collections", "OrderedDict"): type("OrderedDict", (_Dictionary,), {}),
             ("torch._utils", "_rebuild_tensor_v2"): lambda *place: _rebuild_tensor(*place),
             ("torch._utils", "_rebuild_parameter"): lambda tensor, *rest: tensor,
             **{("torch", name): name for name in _STORAGES},
@@ -135,7 +165,10 @@ class _Unpickler(pickle._Unpickler):
             kind, storage, key, _, size = identity
         except (TypeError, ValueError) as error:
             raise ValueError("a storage is damaged") from error
-        if kind != "storage" or storage not in _STORAGES or not isinstance(key, str):
+        # All three: comparing or hashing nested tuples may take for ever.
+        if not all(type(part) is str for part in (kind, storage, key)):
+            raise ValueError("a storage is damaged")
+        if kind != "storage" or storage not in _STORAGES:
             raise ValueError("a storage is damaged")
         if type(size) is not int or not 0 <= size < 1 << 48:
             raise ValueError("a storage is damaged")

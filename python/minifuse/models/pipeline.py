@@ -25,7 +25,7 @@ from minifuse.models.weights import load_encoder
 from minifuse.native import core
 from minifuse.native.devices import CUDA_DTYPES, Device, new_tensor
 from minifuse.tokens.pairs import Pair
-from minifuse.tokens.tokenization import TextTokenizer, TokenBatch
+from minifuse.tokens.tokenization import LoneSurrogate, TextTokenizer, TokenBatch, surrogate_of
 
 __all__ = ["CudaPipeline", "EncodeInfo", "OutputValue", "Pipeline", "Request", "pipeline_of"]
 
@@ -33,6 +33,7 @@ FloatArray = npt.NDArray[np.float32]
 OutputValue = Literal["sentence_embedding", "token_embeddings"]
 # Places of texts in a call, and their tokens, longest first.
 _Window = tuple[npt.NDArray[np.intp], TokenBatch]
+_DAMAGED_PROMPT = "the prompt holds a lone surrogate: it is not valid Unicode"
 
 
 class EncodeInfo(NamedTuple):
@@ -206,7 +207,10 @@ class Pipeline:
 
     def prompt_length(self, prompt: str) -> int:
         """Tokens of the prompt that stay out of the pooling: all but the closing one."""
-        return len(self.tokenize([prompt]).ids) - self.tokenizer.suffix_length
+        try:
+            return len(self.tokenize([prompt]).ids) - self.tokenizer.suffix_length
+        except LoneSurrogate:
+            raise ValueError(_DAMAGED_PROMPT) from None
 
     def _windows(self, texts: list[str | Pair], request: Request) -> Iterator[_Window]:
         lengths = [length_of(text) for text in texts]
@@ -217,12 +221,30 @@ class Pipeline:
     def _window(
         self, texts: list[str | Pair], places: npt.NDArray[np.intp], request: Request
     ) -> _Window:
-        prompted = [with_prompt(request.prompt, texts[place]) for place in places.tolist()]
-        tokens = self.tokenize(prompted, request.num_threads, request.max_length)
-        if request.refuses_long:
-            self._refuse_long(tokens, places, request)
+        tokens = self._tokens(texts, places.tolist(), request, request.num_threads)
         ordered, order = tokens.sorted_by_length()
         return places[order], ordered
+
+    def _tokens(
+        self,
+        texts: list[str | Pair],
+        places: list[int],
+        request: Request,
+        num_threads: int | None = None,
+    ) -> TokenBatch:
+        """Tokens of the texts at these places, each behind the prompt."""
+        prompted = [with_prompt(request.prompt, texts[place]) for place in places]
+        try:
+            tokens = self.tokenize(prompted, num_threads, request.max_length)
+        except LoneSurrogate as error:
+            place = places[error.index]
+            character = surrogate_of(texts[place])
+            if character is None:
+                raise ValueError(_DAMAGED_PROMPT) from None
+            raise LoneSurrogate(place, character) from None
+        if request.refuses_long:
+            self._refuse_long(tokens, places, request)
+        return tokens
 
     def _refuse_long(self, tokens: TokenBatch, places: Any, request: Request) -> None:
         if not tokens.truncated.any():
@@ -262,10 +284,7 @@ class Pipeline:
         if request.prompt and not self.include_prompt:
             pool_from = self.prompt_length(request.prompt)
         if len(texts) == 1:  # a query: nothing to sort or to put together
-            prompted = [with_prompt(request.prompt, texts[0])]
-            tokens = self.tokenize(prompted, max_length=request.max_length)
-            if request.refuses_long:
-                self._refuse_long(tokens, (0,), request)
+            tokens = self._tokens(texts, [0], request)
             encoded = self._encode_tokens(tokens, pool_from, request)
             return encoded, EncodeInfo(tokens.seqlens, tokens.truncated)
         result = self._room(len(texts), request)

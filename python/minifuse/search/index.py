@@ -283,6 +283,7 @@ class Index:
         total = sum(segment.count for segment in segments)
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= total:
             raise ValueError(f"k is {k!r}, wanted 1..{total}, the number of vectors in the index")
+        k = int(k)  # NumPy's small integers overflow below
         if oversample < 1:
             raise ValueError(f"oversample is {oversample}, wanted at least 1")
         threads = num_threads or self._threads or core.default_num_threads()
@@ -326,7 +327,10 @@ class Index:
         """The float32 vectors [len(ids), dim] of these ids, as stored: rounded in fewer bits."""
         segments = self._present()
         starts = np.cumsum([0] + [segment.count for segment in segments])
-        places = np.asarray(ids, np.int64).reshape(-1)
+        try:
+            places = np.asarray(ids, np.int64).reshape(-1)
+        except OverflowError as error:
+            raise IndexError(f"an id is no 64-bit number, wanted 0..{starts[-1] - 1}") from error
         if places.size and (places.min() < 0 or places.max() >= starts[-1]):
             raise IndexError(
                 f"ids reach {places.min()}..{places.max()}, wanted 0..{starts[-1] - 1}"

@@ -366,6 +366,8 @@ def _segment(
         offset += _padded(size)
     if head.num_vectors < 1 or "vectors" not in parts:
         raise _damage(path, f"the segment at byte {head.begin} holds no vectors")
+    if "text_offsets" in parts:  # texts that are all empty take no bytes
+        parts.setdefault("text_bytes", np.zeros(0, np.uint8))
     return Segment(**parts)
 
 

@@ -24,7 +24,7 @@ from minifuse.tokens.pairs import Pair, PairLayout
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["TextTokenizer", "TokenBatch", "read_state"]
+__all__ = ["LoneSurrogate", "TextTokenizer", "TokenBatch", "read_state", "surrogate_of"]
 
 # tokenizers' thread pool does not survive a fork. It would notice, work serially and print a
 # warning in every child; told beforehand, it is silent.
@@ -37,6 +37,33 @@ _MAX_TOKENS = np.iinfo(np.int32).max
 # No vocabulary comes near it.
 _MOST_TOKENS = 1 << 24
 T = TypeVar("T")
+
+
+class LoneSurrogate(ValueError):
+    """A text is not valid Unicode.
+
+    Attributes:
+        index: of the text among those that were given.
+        character: the place in it.
+    """
+
+    def __init__(self, index: int, character: int) -> None:
+        super().__init__(
+            f"sentences[{index}] holds a lone surrogate at character {character}: it is not valid "
+            "Unicode; decode it with errors='replace'"
+        )
+        self.index = index
+        self.character = character
+
+
+def surrogate_of(text: str | Pair) -> int | None:
+    """Return the place of the first lone surrogate of a text, or of one of a pair's; None: none."""
+    for part in (text,) if isinstance(text, str) else text:
+        try:
+            part.encode("utf-8")
+        except UnicodeEncodeError as error:
+            return error.start
+    return None
 
 
 class TokenBatch:
@@ -214,8 +241,7 @@ class TextTokenizer:
         None takes all CPUs.
 
         Raises:
-            ValueError: a lone surrogate, which is no valid Unicode, in what was read of an element:
-                as much as the tokens that are kept take.
+            LoneSurrogate: in what was read of an element: as much as the tokens that are kept take.
         """
         if all(isinstance(text, str) for text in texts):
             return self._encode_texts(texts, max_seq_length, num_threads)
@@ -363,15 +389,10 @@ class TextTokenizer:
 
     @staticmethod
     def _refuse_surrogates(texts: Sequence[str | Pair]) -> None:
-        pairs = ((text,) if isinstance(text, str) else text for text in texts)
-        for index, part in ((index, part) for index, pair in enumerate(pairs) for part in pair):
-            try:
-                part.encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise ValueError(
-                    f"sentences[{index}] holds a lone surrogate at character {error.start}: it is "
-                    "not valid Unicode; decode it with errors='replace'"
-                ) from error
+        for index, text in enumerate(texts):
+            character = surrogate_of(text)
+            if character is not None:
+                raise LoneSurrogate(index, character)
 
 
 def _packed(rows: list[tuple[list[int], bool]]) -> TokenBatch:
