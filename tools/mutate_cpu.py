@@ -225,6 +225,8 @@ FAULTS = (
           f"{STRANGE_FILES} -k slow"),
     Fault("a text that cannot be interrupted", "csrc/tokenizer/text_reader.h", "if (should_stop_()) return",
           "if (false) return", f"{INTERRUPTS} -k long_text"),
+    Fault("a child that waits for its parent's turn", "csrc/threads/pool.cpp", "    throw_in_a_child_of(process);\n", "",
+          f"{INTERRUPTS} -k waits_for_a_turn"),
     Fault("a word that cannot be interrupted", "csrc/tokenizer/byte_level/byte_pairs.cpp",
           "++num_steps % kStepsPerLook == 0 && should_stop()", "false", f"{INTERRUPTS} -k long_text"),
     Fault("a caller that waits deaf", "csrc/tokenizer/batch.cpp", "turn.run(work, look)", "turn.run(work)",

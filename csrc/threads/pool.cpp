@@ -35,6 +35,15 @@ void keep_off_this_cpu([[maybe_unused]] std::thread& thread, [[maybe_unused]] in
 #endif
 }
 
+// Ends the call where this is a child of the process that began it.
+void throw_in_a_child_of(uint64_t process) {
+  if (fork_generation() == process) return;
+  throw std::runtime_error(
+      "this process was forked by a signal handler while its parent computed, and the other "
+      "threads of that computation are the parent's: end the child in the handler (os._exit), or "
+      "fork elsewhere");
+}
+
 }  // namespace
 
 // The process (its fork_generation) in which this thread is computing within run(), as its caller or
@@ -122,25 +131,27 @@ void ThreadPool::work(Worker& worker) {
 
 bool ThreadPool::wait_for_turn(std::unique_lock<std::mutex>& lock, int limit,
                                const std::function<bool()>& should_stop) {
-  const uint64_t ticket = next_ticket_++;
+  const uint64_t ticket = next_ticket_++, process = fork_generation();
   waiting_.push_back(ticket);
   // Whoever leaves lets the next one look: also where should_stop throws.
   struct Place {
     ThreadPool& pool;
     std::unique_lock<std::mutex>& lock;
-    uint64_t ticket;
+    uint64_t ticket, process;
     ~Place() {
+      if (fork_generation() != process) return;  // the pool and its mutex are the parent's
       if (!lock.owns_lock()) lock.lock();
       std::erase(pool.waiting_, ticket);
       pool.turn_.notify_all();
     }
-  } const place{*this, lock, ticket};
+  } const place{*this, lock, ticket, process};
   const auto is_my_turn = [&] { return waiting_.front() == ticket && in_use_ < limit; };
   while (!is_my_turn()) {
     turn_.wait_for(lock, std::chrono::milliseconds(50));
     if (is_my_turn() || !should_stop) continue;
     lock.unlock();
     const bool stop = should_stop();
+    throw_in_a_child_of(process);
     lock.lock();
     if (stop) return false;
   }
@@ -228,13 +239,7 @@ void ThreadPool::Turn::wait_for_workers(const std::atomic<int>& remaining,
   }
 }
 
-void ThreadPool::Turn::throw_in_a_child() const {
-  if (fork_generation() == inside_.process) return;
-  throw std::runtime_error(
-      "this process was forked by a signal handler while its parent computed, and the other "
-      "threads of that computation are the parent's: end the child in the handler (os._exit), or "
-      "fork elsewhere");
-}
+void ThreadPool::Turn::throw_in_a_child() const { throw_in_a_child_of(inside_.process); }
 
 void ThreadPool::Turn::run(const Task& task, const std::function<void()>& while_waiting) {
   Job job{&task, num_members(), num_members() - 1, {}, {}};

@@ -336,3 +336,47 @@ for child in children:
     assert os.waitpid(child, 0)[1] == 0
 """
     run(script, minilm_folder, timeout=400)
+
+
+def test_a_signal_handler_that_forks_while_its_thread_waits_for_a_turn(minilm_folder):
+    """The threads that the child would wait for are its parent's."""
+    script = """
+import os, signal, sys, threading, time
+import numpy as np
+from minifuse import SentenceTransformer
+model = SentenceTransformer(sys.argv[1], num_threads=2)
+texts = ["word " * 250] * 3
+expected = model.encode(texts)
+parent, children, done = os.getpid(), [], []
+
+def work():
+    while not done:
+        model.encode(texts * 8)
+
+def handler(*_):
+    if os.getpid() == parent and not children:
+        child = os.fork()
+        if child:
+            children.append(child)
+
+signal.signal(signal.SIGALRM, handler)
+others = [threading.Thread(target=work, daemon=True) for _ in range(2)]
+for other in others:
+    other.start()
+time.sleep(0.1)
+signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+try:
+    while not children and os.getpid() == parent:
+        assert np.array_equal(model.encode(texts), expected)
+except RuntimeError as error:
+    assert os.getpid() != parent and "forked by a signal handler" in str(error)
+finally:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    if os.getpid() != parent:
+        os._exit(0 if np.array_equal(model.encode(texts), expected) else 1)
+assert os.waitpid(children[0], 0)[1] == 0
+done.append(True)
+for other in others:
+    other.join()
+"""
+    run(script, minilm_folder, timeout=120)
