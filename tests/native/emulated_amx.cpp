@@ -1,9 +1,10 @@
-#include "emulated_amx.h"
+// The tile registers of AMX as arrays, and an instruction set that computes with them.
 
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
+#include "expect.h"
 #include "linear/quantize.h"
 
 #if defined(__SSE2__)

@@ -65,4 +65,8 @@ inline std::vector<const InstructionSet*> runnable_sets() {
   return sets;
 }
 
+// An instruction set `amx` whose tile registers are arrays: its int8 and bfloat16 kernels are compiled
+// from the source of isa_amx.cpp and run on every machine; the rest is the scalar set's.
+const InstructionSet& emulated_amx();  // emulated_amx.cpp
+
 }  // namespace minifuse::test

@@ -10,7 +10,6 @@
 #include "cpu/dispatch.h"
 #include "linear/quantize.h"
 #include "linear/packed_linear.h"
-#include "emulated_amx.h"
 #include "expect.h"
 
 namespace emulated {

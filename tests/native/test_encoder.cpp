@@ -4,7 +4,6 @@
 #include <chrono>
 #include <thread>
 
-#include "emulated_amx.h"
 #include "random_encoder.h"
 #include "threads/barrier.h"
 #include "threads/pool.h"

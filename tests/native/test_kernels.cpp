@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "emulate_vnni.h"
-#include "emulated_amx.h"
 #include "linear/quantize.h"
 #include "linear/packed_linear.h"
 #include "expect.h"

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "emulated_amx.h"
 #include "expect.h"
 #include "search/search.h"
 #include "training/contrastive.h"

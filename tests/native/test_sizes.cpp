@@ -2,7 +2,6 @@
 // the functions that compute sizes, over all of them; and by encoding ragged batches whose blocks of
 // rows end everywhere, which sanitizers and checked kernels watch.
 
-#include "emulated_amx.h"
 #include "random_encoder.h"
 #include "threads/barrier.h"
 #include "threads/pool.h"
