@@ -160,6 +160,16 @@ def archive(path, text, **members):
             file.writestr(f"archive/{name}", data)
 
 
+def in_a_process(code, path):
+    return subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
 def test_what_a_pickle_sets_is_gone_with_the_file(tmp_path):
     """It may set attributes of the functions that it is given: of those of one file."""
     text = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}X\x06\x00\x00\x00markedK\x01sb."
@@ -178,10 +188,7 @@ def test_a_memo_of_any_size_takes_no_memory(tmp_path):
         "resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))\n"
         "print(TorchFile(sys.argv[1]).names())"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "memo.bin")],
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
+    done = in_a_process(code, tmp_path / "memo.bin")
     assert done.stdout == "[]\n", done.stderr
 
 
@@ -211,10 +218,7 @@ def test_keys_whose_hash_takes_for_ever(tmp_path, text, message):
         "try: TorchFile(sys.argv[1])\n"
         "except ValueError as error: print(error)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "evil.bin")],
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
+    done = in_a_process(code, tmp_path / "evil.bin")
     assert message in done.stdout, (done.returncode, done.stderr[-500:])
 
 

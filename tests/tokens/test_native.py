@@ -98,6 +98,17 @@ def test_long_words(tokenizer, unit):
         assert_same(tokenizer, [text, "x" + text + " b"], 50)
 
 
+@pytest.mark.parametrize("kind", ["bert", "gpt2-composed", "qwen2"])
+@pytest.mark.parametrize("size", [2, 63, 64, 65, 400])
+def test_marks_of_many_classes_in_a_row(kind, size):
+    """They are sorted by their classes, and those of one class keep their order."""
+    rng = random.Random(size)
+    marks = [*map(chr, (0x301, 0x300, 0x323, 0x327, 0x345, 0x338, 0x302E, 0x3099, 0x1D165, 0x5B0))]
+    for _ in range(20):
+        text = "e" + "".join(rng.choices(marks, k=size)) + "a" + "".join(rng.choices(marks, k=3))
+        assert_same(made(kind), [text, "\u1e69" + text], 10**9)
+
+
 # Byte-level BPE reads a word to its end, so its texts have short words.
 SHORT_WORDS, ALL_WORDS = ("ab ", "a1 "), ("ab ", "a1 ", "日本", "\t", "e\u0301")
 

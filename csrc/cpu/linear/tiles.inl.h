@@ -94,15 +94,6 @@ MINIFUSE_INLINE inline void over_rows(int64_t count, F f) {
   for (; row < count; ++row) f(Int<1>{}, row);
 }
 
-// A panel whose last step is whole: zeros behind what Format has packed.
-template <typename Format, typename Step>
-void pack_whole_steps(const void* weight, int64_t ldw, int64_t num_rows, int64_t K, void* panel) {
-  Format::pack_panel(weight, ldw, num_rows, K, panel);
-  char* const bytes = static_cast<char*>(panel);
-  for (int64_t i = Format::panel_bytes(K); i < Format::panel_bytes(round_up(K, Step::kInputs)); ++i)
-    bytes[i] = 0;
-}
-
 template <typename Step>
 double tile_peak_loop(int64_t iterations, float* sink) {
   const AmxTile::Registers registers;
@@ -119,21 +110,31 @@ double tile_peak_loop(int64_t iterations, float* sink) {
   return 2.0 * 4 * 16 * 16 * Step::kInputs * static_cast<double>(iterations);
 }
 
-struct Int8Tiles {
-  static constexpr WeightType kWeightType = Int8::kWeightType;
+// A format on tiles: Format, which multiplies the same panels on vectors, with the products of Step.
+template <typename Format, typename Step>
+struct TileFormat {
+  static constexpr WeightType kWeightType = Format::kWeightType;
   using Tile = AmxTile;
-  using Rows = RowsOfTiles<Int8::Rows>;
-  static constexpr int kPanelLines = Int8::kPanelLines;
-  static_assert(kInt8Group % CodeTiles::kInputs == 0);
+  using Rows = RowsOfTiles<typename Format::Rows>;
+  static constexpr int kPanelLines = Format::kPanelLines;
 
-  static int64_t scratch_bytes(int64_t M, int64_t K) { return Int8::scratch_bytes(M, K); }
-  static int64_t panel_bytes(int64_t K) {
-    return Int8::panel_bytes(round_up(K, CodeTiles::kInputs));
-  }
+  static int64_t scratch_bytes(int64_t M, int64_t K) { return Format::scratch_bytes(M, K); }
+  static int64_t panel_bytes(int64_t K) { return Format::panel_bytes(round_up(K, Step::kInputs)); }
+  // The last step of a panel is whole: zeros stand behind what Format packs.
   static void pack_panel(const void* weight, int64_t ldw, int64_t num_rows, int64_t K,
                          void* panel) {
-    pack_whole_steps<Int8, CodeTiles>(weight, ldw, num_rows, K, panel);
+    Format::pack_panel(weight, ldw, num_rows, K, panel);
+    char* const bytes = static_cast<char*>(panel);
+    for (int64_t i = Format::panel_bytes(K); i < panel_bytes(K); ++i) bytes[i] = 0;
   }
+  static double peak_loop(int64_t iterations, float* sink) {
+    return tile_peak_loop<Step>(iterations, sink);
+  }
+};
+
+struct Int8Tiles : TileFormat<Int8, CodeTiles> {
+  static_assert(kInt8Group % CodeTiles::kInputs == 0);
+
   // The last step of a row reads on behind its codes and multiplies what lies there by zeros.
   static Rows rows(const LinearParams& p, int64_t row, int64_t rows) {
     return {Int8::rows(p, row, rows), rows};
@@ -161,26 +162,9 @@ struct Int8Tiles {
                 });
     }
   }
-
-  static double peak_loop(int64_t iterations, float* sink) {
-    return tile_peak_loop<CodeTiles>(iterations, sink);
-  }
 };
 
-struct Bfloat16Tiles {
-  static constexpr WeightType kWeightType = Bfloat16Dot::kWeightType;
-  using Tile = AmxTile;
-  using Rows = RowsOfTiles<Bfloat16Dot::Rows>;
-  static constexpr int kPanelLines = Bfloat16Dot::kPanelLines;
-
-  static int64_t scratch_bytes(int64_t M, int64_t K) { return Bfloat16Dot::scratch_bytes(M, K); }
-  static int64_t panel_bytes(int64_t K) {
-    return Bfloat16Dot::panel_bytes(round_up(K, PairTiles::kInputs));
-  }
-  static void pack_panel(const void* weight, int64_t ldw, int64_t num_rows, int64_t K,
-                         void* panel) {
-    pack_whole_steps<Bfloat16Dot, PairTiles>(weight, ldw, num_rows, K, panel);
-  }
+struct Bfloat16Tiles : TileFormat<Bfloat16Dot, PairTiles> {
   static Rows rows(const LinearParams& p, int64_t row, int64_t rows) {
     const Bfloat16Dot::Rows x = Bfloat16Dot::rows(p, row, rows);
     // The last step of a row reads on behind it: times zero, that must be a number.
@@ -208,9 +192,5 @@ struct Bfloat16Tiles {
                 });
                 store_sums<Bfloat16Tiles, kRows>(p, panel, first + row, acc);
               });
-  }
-
-  static double peak_loop(int64_t iterations, float* sink) {
-    return tile_peak_loop<PairTiles>(iterations, sink);
   }
 };

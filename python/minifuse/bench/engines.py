@@ -30,7 +30,8 @@ from minifuse.hardware import describe
 from minifuse.models.folder import read_model_folder
 from minifuse.models.resolve import cache_folder, resolve_model
 from minifuse.sentence_transformer import SentenceTransformer
-from minifuse.tokens.tokenization import TextTokenizer, TokenBatch
+from minifuse.tokens.token_batch import TokenBatch
+from minifuse.tokens.tokenization import TextTokenizer
 
 __all__ = ["ENGINES", "Engine", "installed_engines", "start_engine"]
 

@@ -25,7 +25,8 @@ from minifuse.models.weights import load_encoder
 from minifuse.native import core
 from minifuse.native.devices import CUDA_DTYPES, Device, new_tensor
 from minifuse.tokens.pairs import Pair
-from minifuse.tokens.tokenization import LoneSurrogate, TextTokenizer, TokenBatch, surrogate_of
+from minifuse.tokens.token_batch import TokenBatch
+from minifuse.tokens.tokenization import LoneSurrogate, TextTokenizer, surrogate_of
 
 __all__ = ["CudaPipeline", "EncodeInfo", "OutputValue", "Pipeline", "Request", "pipeline_of"]
 

@@ -19,7 +19,8 @@ from minifuse.models.modules import weights_of
 from minifuse.models.pipeline import Pipeline, Request
 from minifuse.native import FloatArray, core
 from minifuse.native.devices import Device
-from minifuse.tokens.tokenization import TextTokenizer, TokenBatch
+from minifuse.tokens.token_batch import TokenBatch
+from minifuse.tokens.tokenization import TextTokenizer
 
 __all__ = [
     "MaskedLanguageHead",

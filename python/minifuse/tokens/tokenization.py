@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from minifuse.native import core
 from minifuse.tokens.native import NativeTokenizer, native_tokenizer
 from minifuse.tokens.pairs import Pair, PairLayout
+from minifuse.tokens.token_batch import MAX_TOKENS, TokenBatch
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["LoneSurrogate", "TextTokenizer", "TokenBatch", "read_state", "surrogate_of"]
+__all__ = ["LoneSurrogate", "TextTokenizer", "read_state", "surrogate_of"]
 
 # tokenizers' thread pool does not survive a fork. It would notice, work serially and print a
 # warning in every child; told beforehand, it is silent.
@@ -33,7 +33,6 @@ if hasattr(os, "register_at_fork"):
         after_in_child=lambda: os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     )
 
-_MAX_TOKENS = np.iinfo(np.int32).max
 # No vocabulary comes near it.
 _MOST_TOKENS = 1 << 24
 T = TypeVar("T")
@@ -64,62 +63,6 @@ def surrogate_of(text: str | Pair) -> int | None:
         except UnicodeEncodeError as error:
             return error.start
     return None
-
-
-class TokenBatch:
-    """Token ids of a batch, packed.
-
-    Attributes:
-        ids: int32 [total_tokens].
-        seqlens: int64 [batch].
-        truncated: bool [batch], whether the text was cut.
-        token_types: int32 [total_tokens]; None: all are 0.
-    """
-
-    __slots__ = ("ids", "seqlens", "token_types", "truncated")
-
-    def __init__(
-        self,
-        ids: npt.NDArray[np.int32],
-        seqlens: npt.NDArray[np.int64],
-        truncated: npt.NDArray[np.bool_],
-        token_types: npt.NDArray[np.int32] | None = None,
-    ) -> None:
-        self.ids = ids
-        self.seqlens = seqlens
-        self.truncated = truncated
-        self.token_types = token_types
-
-    def cu_seqlens(self) -> npt.NDArray[np.int32]:
-        """int32 [batch + 1]: where each sentence begins."""
-        if len(self.seqlens) == 1:
-            return np.array((0, len(self.ids)), np.int32)
-        offsets = np.zeros(len(self.seqlens) + 1, np.int64)
-        np.cumsum(self.seqlens, out=offsets[1:])
-        if offsets[-1] > _MAX_TOKENS:
-            raise ValueError(f"{offsets[-1]} tokens in one batch, wanted at most {_MAX_TOKENS}")
-        return offsets.astype(np.int32)
-
-    def rows(self) -> list[tuple[list[int], bool]]:
-        """The ids of each sentence, and whether it was cut."""
-        ends = np.cumsum(self.seqlens)
-        parts = np.split(self.ids, ends[:-1]) if len(ends) else []
-        return [(part.tolist(), bool(cut)) for part, cut in zip(parts, self.truncated, strict=True)]
-
-    def types(self) -> npt.NDArray[np.int32]:
-        """The type of each token, int32 [total_tokens]."""
-        return np.zeros_like(self.ids) if self.token_types is None else self.token_types
-
-    def sorted_by_length(self) -> tuple[TokenBatch, npt.NDArray[np.intp]]:
-        """The same sentences, longest first, and the place each had before."""
-        order = np.argsort(-self.seqlens, kind="stable")
-        starts = self.cu_seqlens()[:-1].astype(np.int64)
-        lengths = self.seqlens[order]
-        # The index of each token: its sentence's start, plus its place in the sentence.
-        first = np.repeat(starts[order] - (np.cumsum(lengths) - lengths), lengths)
-        place = first + np.arange(len(self.ids))
-        types = None if self.token_types is None else self.token_types[place]
-        return TokenBatch(self.ids[place], lengths, self.truncated[order], types), order
 
 
 class TextTokenizer:
@@ -308,7 +251,7 @@ class TextTokenizer:
             if min(len(ids_of[text]) for text in pair) > max_seq_length
             for text in pair
         }
-        ids_of |= self._ids_of(list(uncounted), _MAX_TOKENS - 1, num_threads, texts)
+        ids_of |= self._ids_of(list(uncounted), MAX_TOKENS - 1, num_threads, texts)
         alone = [text for text in texts if isinstance(text, str)]
         own = iter(self._encode_texts(alone, max_seq_length, num_threads).rows())
         rows: list[tuple[list[int], list[int], bool]] = []

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from minifuse.tokens.tokenization import TokenBatch
+from minifuse.tokens.token_batch import TokenBatch
 
 __all__ = ["Packed", "accumulate_gradients", "forward", "pack", "pieces"]
 
