@@ -3,7 +3,6 @@
 #include <pthread.h>
 
 #include <atomic>
-#include <map>
 
 #include "bindings/bindings.h"
 #include "common/fork_safe.h"
@@ -29,18 +28,14 @@ WeightType parse_weight_type(const std::string& name) {
 }
 
 Pooling parse_pooling(const std::string& name) {
-  static const std::map<std::string, Pooling> names = {
-      {"mean", Pooling::kMean},
-      {"cls", Pooling::kCls},
-      {"max", Pooling::kMax},
-      {"mean_sqrt_len_tokens", Pooling::kMeanSqrtLen},
-      {"weightedmean", Pooling::kWeightedMean},
-      {"lasttoken", Pooling::kLastToken},
-  };
-  const auto found = names.find(name);
-  check(found != names.end(), "pooling is '", name,
-        "', wanted one of mean, cls, max, mean_sqrt_len_tokens, weightedmean, lasttoken");
-  return found->second;
+  if (name == "mean") return Pooling::kMean;
+  if (name == "cls") return Pooling::kCls;
+  if (name == "max") return Pooling::kMax;
+  if (name == "mean_sqrt_len_tokens") return Pooling::kMeanSqrtLen;
+  if (name == "weightedmean") return Pooling::kWeightedMean;
+  if (name == "lasttoken") return Pooling::kLastToken;
+  fail("pooling is '", name,
+       "', wanted one of mean, cls, max, mean_sqrt_len_tokens, weightedmean, lasttoken");
 }
 
 namespace {
@@ -54,6 +49,9 @@ void prepare_process() {
   main_thread = threading.attr("main_thread")().attr("ident").cast<unsigned long>();
   pthread_atfork(nullptr, nullptr, [] { main_thread = PyThread_get_thread_ident(); });
   ForkState::get();
+  // The first call that made an array would look NumPy up, and give the GIL away meanwhile as no
+  // daemon thread may while the interpreter shuts down (see ReleaseGil).
+  py::detail::npy_api::get();
 }
 
 std::vector<int32_t> copy_vector(const char* name, const IntArray& array) {

@@ -186,6 +186,23 @@ time.sleep(float(sys.argv[2]))
         run(script, tiny_folder, seconds)
 
 
+def test_native_calls_import_nothing(tiny_folder):
+    """A daemon thread that first looks NumPy up while the interpreter shuts down would be ended in
+    the middle of the call, without the GIL that the objects of its stack need."""
+    script = """
+import json, pathlib, sys
+from minifuse.tokens.native import native_tokenizer
+tokenizer = native_tokenizer(json.loads(pathlib.Path(sys.argv[1], "tokenizer.json").read_text()))
+for name in list(sys.modules):
+    if name.split(".")[0] == "numpy":
+        sys.modules[name] = None  # an import of it raises
+ids, *_ = tokenizer.encoder.encode(
+    ["a dog"], prefix=[], suffix=[], max_length=8, num_threads=1)
+assert len(ids) > 0
+"""
+    run(script, tiny_folder)
+
+
 @pytest.mark.skipif(
     "MINIFUSE_SANITIZED" in os.environ,
     reason="the sanitizer's allocator of GCC 12 does not hand its own locks to the child of a fork",
