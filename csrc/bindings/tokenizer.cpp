@@ -168,6 +168,15 @@ Text view(PyObject* text) {
           static_cast<int>(PyUnicode_KIND(text))};
 }
 
+// A copy [size]. NumPy's own way to copy gives the GIL away, as no daemon thread may that could be
+// ended then (see ReleaseGil).
+template <typename T, typename U>
+py::array_t<T> array_of(const std::vector<U>& values) {
+  py::array_t<T> array(static_cast<py::ssize_t>(values.size()));
+  std::copy(values.begin(), values.end(), array.mutable_data());
+  return array;
+}
+
 // (ids int32 [total_tokens], seqlens int64 [batch], truncated bool [batch], foreign): the places of
 // texts that only the `tokenizers` package treats, which have no ids here. None where a text holds
 // a lone surrogate.
@@ -195,13 +204,8 @@ py::object encode(const Tokenizer& tokenizer, const py::sequence& sentences,
   }
   poller.raise_if_signalled();
   if (tokens.invalid >= 0) return py::none();
-  const auto size = static_cast<py::ssize_t>(texts.size());
-  const auto total = static_cast<py::ssize_t>(tokens.ids.size());
-  py::array_t<bool> truncated(size);
-  std::copy(tokens.truncated.begin(), tokens.truncated.end(), truncated.mutable_data());
-  return py::make_tuple(py::array_t<int32_t>(total, tokens.ids.data()),
-                        py::array_t<int64_t>(size, tokens.lengths.data()), truncated,
-                        tokens.foreign);
+  return py::make_tuple(array_of<int32_t>(tokens.ids), array_of<int64_t>(tokens.lengths),
+                        array_of<bool>(tokens.truncated), tokens.foreign);
 }
 
 }  // namespace

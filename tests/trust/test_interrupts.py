@@ -186,6 +186,24 @@ time.sleep(float(sys.argv[2]))
         run(script, tiny_folder, seconds)
 
 
+def test_daemon_threads_that_make_tokens_while_the_interpreter_ends(tiny_folder):
+    """They hold Python's objects, and must keep the GIL whenever they could be ended."""
+    script = """
+import json, pathlib, sys, threading, time
+from minifuse.tokens.native import native_tokenizer
+tokenizer = native_tokenizer(json.loads(pathlib.Path(sys.argv[1], "tokenizer.json").read_text()))
+texts = ["the sky is blue " * 8] * 200
+def work():
+    while True:
+        tokenizer.encoder.encode(texts, prefix=[2], suffix=[3], max_length=64, num_threads=1)
+for _ in range(3):
+    threading.Thread(target=work, daemon=True).start()
+time.sleep(0.05)
+"""
+    for _ in range(10):
+        run(script, tiny_folder)
+
+
 def test_native_calls_import_nothing(tiny_folder):
     """A daemon thread that first looks NumPy up while the interpreter shuts down would be ended in
     the middle of the call, without the GIL that the objects of its stack need."""
