@@ -78,6 +78,6 @@ def test_the_script_for_a_gpu_runs_to_the_first_cuda_call(tmp_path, minilm_folde
 
 
 def test_the_predictions_of_the_page_are_the_script_s():
-    script = ROOT / "tools" / "predict_cuda.py"
+    script = ROOT / "tools" / "cuda" / "predict_cuda.py"
     printed = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
     assert printed.stdout in (ROOT / "docs" / "cuda.md").read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
 """Predict the CUDA kernels' times from their tiles: the prediction that a first run on a GPU tests.
 
-    python tools/predict_cuda.py [--tokens N] [--write]
+    python tools/cuda/predict_cuda.py [--tokens N] [--write]
 
 For each kernel of MiniLM's layer in bfloat16, a block's work is counted from the tile shapes in
 csrc/cuda: operations of the tensor cores, bytes through shared memory (ldmatrix reads and cp.async

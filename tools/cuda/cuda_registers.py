@@ -1,6 +1,6 @@
 """The registers and spills of every instance of a CUDA kernel, as ptxas reports them.
 
-    python tools/cuda_registers.py [--write]
+    python tools/cuda/cuda_registers.py [--write]
 
 Compiles csrc/cuda/kernels_*.cu for sm_80 and sm_90a, and hopper/kernels.cu for the latter
 (minutes); --write puts the table into docs/cuda.md. The build itself fails on a spill, so the table
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pages import CUDA_PAGE, page_parser, print_or_write
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 ARCHITECTURES = ("sm_80", "sm_90a")
 TYPES = ("float32", "bfloat16", "float16")
 INSTANCE = re.compile(
