@@ -22,6 +22,7 @@
 #include "cpu/dispatch.h"
 #include "model/batch.h"
 #include "threads/pool.h"
+#include "threads/should_stop.h"
 
 namespace minifuse {
 
@@ -40,6 +41,10 @@ const InstructionSet& active_isa();
 Activation parse_activation(const std::string& name);
 WeightType parse_weight_type(const std::string& name);
 Pooling parse_pooling(const std::string& name);
+
+inline std::vector<int64_t> shape_of(const py::array& array) {
+  return {array.shape(), array.shape() + array.ndim()};
+}
 
 // A copy of int32 [n]: another thread may change an array after it was checked, and what was checked
 // must be what is read. Throws where it has another number of dimensions.
@@ -114,6 +119,21 @@ class SignalPoller {
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
   bool raised_ = false;
 };
+
+// work(should_stop) without the GIL; raises afterwards what a signal's handler raised meanwhile.
+template <typename Work>
+void compute(Work work) {
+  SignalPoller poller;
+  const ShouldStop should_stop = [&poller] { return poller(); };
+  try {
+    const ReleaseGil release;
+    work(should_stop);
+  } catch (const std::exception&) {
+    poller.raise_if_signalled();  // what the user asked for goes before what failed meanwhile
+    throw;
+  }
+  poller.raise_if_signalled();
+}
 
 void register_encoder(py::module_& module);
 void register_row_ops(py::module_& module);

@@ -16,12 +16,9 @@ namespace {
 
 void run(const Encoder& encoder, const Batch& batch, const Outputs& outputs, int64_t batch_size,
          int num_threads) {
-  SignalPoller poller;
-  {
-    const ReleaseGil release;
-    encoder.encode(batch, outputs, batch_size, num_threads, [&poller] { return poller(); });
-  }
-  poller.raise_if_signalled();
+  compute([&](const ShouldStop& should_stop) {
+    encoder.encode(batch, outputs, batch_size, num_threads, should_stop);
+  });
 }
 
 FloatArray encode(const Encoder& encoder, const IntArray& ids, const IntArray& cu_seqlens,
@@ -166,10 +163,15 @@ void register_encoder(py::module_& module) {
       .def(
           "set_weight",
           [](Encoder& e, const std::string& name, const FloatArray& array) {
-            e.weights().set(name, array.data(),
-                            std::vector<int64_t>(array.shape(), array.shape() + array.ndim()));
+            e.weights().set(name, array.data(), shape_of(array));
           },
           py::arg("name"), py::arg("array").noconvert())
+      .def(
+          "set_weight_rows",
+          [](Encoder& e, const std::string& name, const FloatArray& rows, int64_t first_row) {
+            e.weights().set_rows(name, rows.data(), shape_of(rows), first_row);
+          },
+          py::arg("name"), py::arg("rows").noconvert(), py::arg("first_row"))
       .def("set_quantized_weight", &set_quantized_weight, py::arg("name"),
            py::arg("codes").noconvert(), py::arg("scale").noconvert(),
            py::arg("input_scale").noconvert())

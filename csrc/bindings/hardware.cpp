@@ -6,6 +6,7 @@
 
 #include "bindings/bindings.h"
 #include "linear/packed_linear.h"
+#include "threads/items.h"
 
 namespace minifuse {
 namespace {
@@ -20,8 +21,7 @@ double measure_rate(int num_threads, double seconds, Make make) {
   check(seconds > 0 && seconds <= 60, "seconds is ", seconds, ", wanted > 0 and <= 60");
   num_threads = std::min(num_threads, ThreadPool::most_threads());
   std::vector<double> rate(static_cast<size_t>(num_threads), 0.0);
-  const ReleaseGil release;
-  ThreadPool::get().run(num_threads, [&](int member, int) {
+  const auto measure = [&](int member, Items& measurements) {
     using Clock = std::chrono::steady_clock;
     const auto elapsed = [](Clock::time_point since) {
       return std::chrono::duration<double>(Clock::now() - since).count();
@@ -33,9 +33,13 @@ double measure_rate(int num_threads, double seconds, Make make) {
       const Clock::time_point begin = Clock::now();
       const double operations = work();
       rates.push_back(operations / elapsed(begin));
-    } while (elapsed(start) < seconds);
+    } while (elapsed(start) < seconds && !measurements.is_stopped(member));
     std::nth_element(rates.begin(), rates.begin() + rates.size() / 2, rates.end());
     rate[static_cast<size_t>(member)] = rates[rates.size() / 2];
+  };
+  compute([&](const ShouldStop& should_stop) {
+    Items measurements(0, should_stop);  // no items to take: each thread makes its own
+    measurements.run(num_threads, [&](int member) { measure(member, measurements); });
   });
   double total = 0;
   for (const double one : rate) total += one;

@@ -14,8 +14,8 @@
 namespace minifuse {
 namespace {
 
-// In flops a float: moved, and quantised with a search for its scale.
-constexpr double kMoveCost = 4.0, kSearchCost = 100.0;
+// The cost of a float in flops: in a norm, in a function, and quantised with a search for its scale.
+constexpr double kNormCost = 16.0, kFunctionCost = 32.0, kSearchCost = 100.0;
 // A group's Cholesky factor, in flops.
 constexpr double kFactorCost = static_cast<double>(kInt8Group * kInt8Group * kInt8Group) / 3.0;
 
@@ -35,10 +35,11 @@ PackedLinear pack_linear(const FloatArray& weight, const std::string& dtype) {
   PackedLinear packed(active_isa().linear(parse_weight_type(dtype)).format, weight.shape(0),
                       weight.shape(1));
   const float* data = weight.data();
-  const ReleaseGil release;
   const double cost = packed.format->weight_type == WeightType::kInt8 ? kSearchCost : kMoveCost;
-  share(packed.num_panels, 1, cost * static_cast<double>(packed.N * packed.K),
-        [&](int64_t begin, int64_t end) { packed.pack(data, packed.K, begin, end); });
+  compute([&](const ShouldStop& should_stop) {
+    share(packed.num_panels, 1, cost * static_cast<double>(packed.N * packed.K), should_stop,
+          [&](int64_t begin, int64_t end) { packed.pack(data, packed.K, begin, end); });
+  });
   return packed;
 }
 
@@ -55,23 +56,24 @@ py::tuple quantize_linear(const FloatArray& weight, const FloatArray& max_input,
         "moments are misshapen, wanted [", groups, ", ", kInt8Group, ", ", kInt8Group, "]");
   CodeArray codes({N, K});
   FloatArray scale({groups, N}), input_scale(K);
-  {
-    const float* w = weight.data();
-    int8_t* code = codes.mutable_data();
-    float *scales = scale.mutable_data(), *inputs = input_scale.mutable_data();
-    const float *maxima = max_input.data(), *moment = moments.data();
-    const ReleaseGil release;
+  const float* w = weight.data();
+  int8_t* code = codes.mutable_data();
+  float *scales = scale.mutable_data(), *inputs = input_scale.mutable_data();
+  const float *maxima = max_input.data(), *moment = moments.data();
+  compute([&](const ShouldStop& should_stop) {
     smoothing_scales(w, K, N, K, maxima, inputs);
     std::vector<float> feedback(static_cast<size_t>(groups * kInt8Group * kInt8Group));
-    share(groups, 1, kFactorCost * static_cast<double>(groups), [&](int64_t begin, int64_t end) {
-      for (int64_t group = begin; group < end; ++group)
-        rounding_feedback(moment, inputs, K, group, feedback.data());
-    });
-    share(N, 1, kSearchCost * static_cast<double>(N * K), [&](int64_t begin, int64_t end) {
-      quantize_rows(w + begin * K, K, end - begin, K, inputs, feedback.data(), code + begin * K,
-                    scales + begin, N);
-    });
-  }
+    share(groups, 1, kFactorCost * static_cast<double>(groups), should_stop,
+          [&](int64_t begin, int64_t end) {
+            for (int64_t group = begin; group < end; ++group)
+              rounding_feedback(moment, inputs, K, group, feedback.data());
+          });
+    share(N, 1, kSearchCost * static_cast<double>(N * K), should_stop,
+          [&](int64_t begin, int64_t end) {
+            quantize_rows(w + begin * K, K, end - begin, K, inputs, feedback.data(),
+                          code + begin * K, scales + begin, N);
+          });
+  });
   return py::make_tuple(codes, scale, input_scale);
 }
 
@@ -131,14 +133,9 @@ FloatArray layer_norm(const FloatArray& x, const FloatArray& gamma, const FloatA
                               .M = M,
                               .H = H};
   const Kernels& kernels = active_isa().kernels;
-  const ReleaseGil release;
-  share(M, 4, 16.0 * static_cast<double>(M * H), [&](int64_t begin, int64_t end) {
-    LayerNormParams part = whole;
-    part.x += begin * H;
-    part.y += begin * H;
-    if (part.residual) part.residual += begin * H;
-    part.M = end - begin;
-    kernels.layer_norm(part);
+  compute([&](const ShouldStop& should_stop) {
+    share(M, 4, kNormCost * static_cast<double>(M * H), should_stop,
+          [&](int64_t begin, int64_t end) { kernels.layer_norm(rows_of(whole, begin, end)); });
   });
   return y;
 }
@@ -159,14 +156,6 @@ void check_linear(const FloatArray& x, const PackedLinear& weight,
   if (bias) check_vector("bias", *bias, weight.N);
 }
 
-// Rows [begin, end).
-LinearParams rows_of(LinearParams p, int64_t begin, int64_t end) {
-  p.x += begin * p.ldx;
-  p.y += begin * p.ldy;
-  p.M = end - begin;
-  return p;
-}
-
 // Scratch memory for what the calling thread is about to compute.
 ThreadScratch<std::byte> scratch_for(const LinearKernels& kernels, int64_t M, int64_t K) {
   return ThreadScratch<std::byte>(kernels.scratch_bytes(M, K));
@@ -180,21 +169,24 @@ FloatArray linear(const FloatArray& x, const PackedLinear& weight,
       linear_params(x, weight, bias, y.mutable_data(), parse_activation(activation));
   if (y.size() == 0) return y;
   const LinearKernels& kernels = kernels_of(weight);
-  const ReleaseGil release;
-  if (p.M < 8 * kernels.tile_rows) {  // few rows: share the columns, so each panel is read once
-    share(p.panel_end, 1, linear_flops(p), [&](int64_t begin, int64_t end) {
-      auto scratch = scratch_for(kernels, p.M, p.K);
-      LinearParams part = with_scratch(p, scratch.buffer());
-      part.panel_begin = begin;
-      part.panel_end = end;
-      kernels.linear(part);
-    });
-  } else {
-    share(p.M, kernels.tile_rows, linear_flops(p), [&](int64_t begin, int64_t end) {
-      auto scratch = scratch_for(kernels, end - begin, p.K);
-      kernels.linear(with_scratch(rows_of(p, begin, end), scratch.buffer()));
-    });
-  }
+  const auto columns = [&](int64_t begin, int64_t end) {
+    auto scratch = scratch_for(kernels, p.M, p.K);
+    LinearParams part = with_scratch(p, scratch.buffer());
+    part.panel_begin = begin;
+    part.panel_end = end;
+    kernels.linear(part);
+  };
+  const auto rows = [&](int64_t begin, int64_t end) {
+    auto scratch = scratch_for(kernels, end - begin, p.K);
+    kernels.linear(with_scratch(rows_of(p, begin, end), scratch.buffer()));
+  };
+  compute([&](const ShouldStop& should_stop) {
+    if (p.M < 8 * kernels.tile_rows)  // few rows: share the columns, so each panel is read once
+      share(p.panel_end, 1, linear_flops(p), should_stop, columns);
+    else
+      share(p.M, kernels.tile_rows, kernels.block_rows(p.M, p.N, p.K), linear_flops(p), should_stop,
+            rows);
+  });
   return y;
 }
 
@@ -224,13 +216,13 @@ FloatArray linear_residual_layer_norm(const FloatArray& x, const PackedLinear& w
                              .M = p.M,
                              .H = N};
   const LinearKernels& kernels = kernels_of(weight);
-  const ReleaseGil release;
-  share(p.M, 4, linear_flops(p), [&](int64_t begin, int64_t end) {
-    LayerNormParams part = norm;
-    part.residual += begin * N;
-    auto scratch = scratch_for(kernels, end - begin, p.K);
-    kernels.linear_residual_layer_norm(with_scratch(rows_of(p, begin, end), scratch.buffer()),
-                                       part);
+  compute([&](const ShouldStop& should_stop) {
+    const int64_t block = kernels.block_rows(p.M, p.N, p.K);
+    share(p.M, 4, block, linear_flops(p), should_stop, [&](int64_t begin, int64_t end) {
+      auto scratch = scratch_for(kernels, end - begin, p.K);
+      kernels.linear_residual_layer_norm(with_scratch(rows_of(p, begin, end), scratch.buffer()),
+                                         rows_of(norm, begin, end));
+    });
   });
   return y;
 }
@@ -249,11 +241,10 @@ FloatArray gelu_ffn(const FloatArray& x, const PackedLinear& w1,
   LinearParams second = w2.params(nullptr, ldhidden, y.mutable_data(), w2.N, x.shape(0),
                                   Activation::kNone);  // x: the hidden rows of a block
   second.bias = data_or_null(b2);
-  const ReleaseGil release;
-  share(first.M, 4, linear_flops(first) + linear_flops(second), [&](int64_t begin, int64_t end) {
-    // The hidden rows of a block stay in L2 between the two matrices.
-    constexpr int64_t kBlock = 96, kMostFloats = int64_t{8} << 20;
-    const int64_t block = std::clamp<int64_t>(kMostFloats / ldhidden, 1, kBlock);
+  // The hidden rows of a block stay in L2 between the two matrices.
+  constexpr int64_t kBlock = 96, kMostFloats = int64_t{8} << 20;
+  const int64_t block = std::clamp<int64_t>(kMostFloats / ldhidden, 1, kBlock);
+  const auto rows = [&](int64_t begin, int64_t end) {
     const int64_t most = std::min(block, end - begin);
     ThreadScratch<float> hidden(most * ldhidden);
     ThreadScratch<std::byte> scratch(
@@ -268,6 +259,9 @@ FloatArray gelu_ffn(const FloatArray& x, const PackedLinear& w1,
       two.x = hidden.data();
       kernels2.linear(two);
     }
+  };
+  compute([&](const ShouldStop& should_stop) {
+    share(first.M, 4, block, linear_flops(first) + linear_flops(second), should_stop, rows);
   });
   return y;
 }
@@ -277,24 +271,39 @@ FloatArray l2_normalize(const FloatArray& x) {
   const int64_t M = x.shape(0), H = x.shape(1);
   FloatArray y({x.shape(0), x.shape(1)});
   if (y.size() == 0) return y;
+  const float* from = x.data();
   float* out = y.mutable_data();
-  std::copy_n(x.data(), M * H, out);
   const Kernels& kernels = active_isa().kernels;
-  const ReleaseGil release;
-  kernels.l2_normalize(out, H, M, H);
+  compute([&](const ShouldStop& should_stop) {
+    share(M, 4, kMoveCost * static_cast<double>(M * H), should_stop,
+          [&](int64_t begin, int64_t end) {
+            std::copy(from + begin * H, from + end * H, out + begin * H);
+            kernels.l2_normalize(out + begin * H, H, end - begin, H);
+          });
+  });
   return y;
 }
 
 FloatArray vector_math(const std::string& name, const FloatArray& x) {
   const Kernels& kernels = active_isa().kernels;
+  const bool is_exp = name == "exp", is_erf = name == "erf";
+  const Activation activation = is_exp || is_erf ? Activation::kNone : parse_activation(name);
   FloatArray y(std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim()));
-  if (name == "exp") {
-    kernels.exp(x.data(), y.mutable_data(), x.size());
-  } else if (name == "erf") {
-    kernels.erf(x.data(), y.mutable_data(), x.size());
-  } else {
-    kernels.activate(x.data(), y.mutable_data(), x.size(), parse_activation(name));
-  }
+  if (y.size() == 0) return y;
+  const float* from = x.data();
+  float* to = y.mutable_data();
+  const int64_t size = y.size();
+  compute([&](const ShouldStop& should_stop) {
+    share(size, 64, kFunctionCost * static_cast<double>(size), should_stop,
+          [&](int64_t begin, int64_t end) {
+            if (is_exp)
+              kernels.exp(from + begin, to + begin, end - begin);
+            else if (is_erf)
+              kernels.erf(from + begin, to + begin, end - begin);
+            else
+              kernels.activate(from + begin, to + begin, end - begin, activation);
+          });
+  });
   return y;
 }
 

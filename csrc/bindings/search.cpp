@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "bindings/bindings.h"
+#include "bindings/share.h"
 #include "linear/quantize.h"
 
 namespace minifuse {
@@ -25,14 +26,13 @@ SearchSpace borrow_space(const SegmentArrays& segments, const std::string& dtype
   // Kernels read four codes at a time.
   check(space.type != WeightType::kInt8 || stride % 4 == 0, "stride is ", stride,
         ", wanted a multiple of 4 for codes");
-  const char kind = space.type == WeightType::kFloat32 ? 'f' : 'u';
-  const py::ssize_t itemsize = space.type == WeightType::kFloat32    ? 4
-                               : space.type == WeightType::kBfloat16 ? 2
-                                                                     : 1;
+  const py::dtype wanted = space.type == WeightType::kFloat32    ? py::dtype::of<float>()
+                           : space.type == WeightType::kBfloat16 ? py::dtype::of<uint16_t>()
+                                                                 : py::dtype::of<uint8_t>();
+  const py::ssize_t itemsize = wanted.itemsize();
   int64_t first_id = 0;
   for (const auto& [vectors, scale] : segments) {
-    check(vectors.dtype().kind() == kind && vectors.itemsize() == itemsize,
-          "vectors have another dtype than ", dtype);
+    check(vectors.dtype().is(wanted), "vectors have another dtype than ", dtype);
     check(vectors.ndim() == 2 && vectors.shape(1) == stride && vectors.strides(1) == itemsize &&
               vectors.strides(0) == stride * itemsize,
           "vectors: wanted C-contiguous [count, ", stride, "]");
@@ -50,19 +50,14 @@ void check_queries(const FloatArray& queries, int64_t dim) {
   check(queries.ndim() == 2 && queries.shape(1) == dim, "queries: wanted [num_queries, ", dim, "]");
 }
 
-// run(scores, ids, should_stop) without the GIL; the two arrays [num_queries, k].
+// Returns what run(scores, ids, should_stop) has found: two arrays [num_queries, k].
 template <typename Run>
 py::tuple run_search(int64_t num_queries, int64_t k, Run run) {
   FloatArray scores({num_queries, k});
   IdArray ids({num_queries, k});
   float* score_data = scores.mutable_data();
   int64_t* id_data = ids.mutable_data();
-  SignalPoller poller;
-  {
-    const ReleaseGil release;
-    run(score_data, id_data, [&poller] { return poller(); });
-  }
-  poller.raise_if_signalled();
+  compute([&](const ShouldStop& should_stop) { run(score_data, id_data, should_stop); });
   return py::make_tuple(scores, ids);
 }
 
@@ -73,11 +68,12 @@ py::tuple search_segments(const SegmentArrays& segments, const std::string& dtyp
   check(k >= 0 && k <= space.num_vectors(), "k is ", k, ", wanted 0..", space.num_vectors());
   check(num_threads > 0, "num_threads is ", num_threads, ", wanted > 0");
   const InstructionSet& isa = active_isa();
-  return run_search(queries.shape(0), k,
-                    [&](float* scores, int64_t* ids, const std::function<bool()>& should_stop) {
-                      search(isa, space, queries.data(), queries.shape(0), k, num_threads,
-                             should_stop, scores, ids);
-                    });
+  const float* rows = queries.data();
+  const int64_t num_queries = queries.shape(0);
+  return run_search(
+      num_queries, k, [&](float* scores, int64_t* ids, const ShouldStop& should_stop) {
+        search(isa, space, rows, num_queries, k, num_threads, should_stop, scores, ids);
+      });
 }
 
 py::tuple rescore_candidates(const SegmentArrays& segments, int64_t dim, const FloatArray& queries,
@@ -94,10 +90,12 @@ py::tuple rescore_candidates(const SegmentArrays& segments, int64_t dim, const F
   for (const int64_t id : checked)
     check(id >= -1 && id < num_vectors, "candidate ", id, ", wanted -1..", num_vectors - 1);
   const InstructionSet& isa = active_isa();
-  return run_search(queries.shape(0), k,
-                    [&](float* scores, int64_t* ids, const std::function<bool()>& should_stop) {
-                      rescore(isa, space, queries.data(), queries.shape(0), checked.data(), width,
-                              k, num_threads, should_stop, scores, ids);
+  const float* rows = queries.data();
+  const int64_t num_queries = queries.shape(0);
+  return run_search(num_queries, k,
+                    [&](float* scores, int64_t* ids, const ShouldStop& should_stop) {
+                      rescore(isa, space, rows, num_queries, checked.data(), width, k, num_threads,
+                              should_stop, scores, ids);
                     });
 }
 
@@ -113,17 +111,27 @@ py::tuple quantize_vectors(const FloatArray& x, int64_t stride) {
   const int64_t count = x.shape(0), dim = x.shape(1);
   uint8_t* code_data = codes.mutable_data();
   float* scale_data = scale.mutable_data();
-  {
-    const ReleaseGil release;
-    kernels.quantize_vectors(data, count, dim, code_data, stride, scale_data);
-  }
+  compute([&](const ShouldStop& should_stop) {
+    share(count, 1, kMoveCost * static_cast<double>(count * dim), should_stop,
+          [&](int64_t begin, int64_t end) {
+            kernels.quantize_vectors(data + begin * dim, end - begin, dim,
+                                     code_data + begin * stride, stride, scale_data + begin * 2);
+          });
+  });
   return py::make_tuple(codes, scale);
 }
 
 // The bits of the nearest bfloat16, ties to even.
 py::array_t<uint16_t> round_to_bfloat16(const FloatArray& x) {
   py::array_t<uint16_t> bits(std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim()));
-  to_bfloat16(x.data(), x.size(), bits.mutable_data());
+  if (bits.size() == 0) return bits;
+  const float* from = x.data();
+  uint16_t* to = bits.mutable_data();
+  const int64_t size = bits.size();
+  compute([&](const ShouldStop& should_stop) {
+    share(size, 64, kMoveCost * static_cast<double>(size), should_stop,
+          [&](int64_t begin, int64_t end) { to_bfloat16(from + begin, end - begin, to + begin); });
+  });
   return bits;
 }
 

@@ -50,6 +50,57 @@ void check_heads(const char* name, const py::array& array, int ndim) {
         ": the last dimension is not contiguous");
 }
 
+// The heads and queries of a sentence that a thread takes at a time.
+struct AttentionPart {
+  int64_t sentence, head_begin, head_end, query_begin, query_end;
+};
+
+// The parts of a call whose attention takes so many flops in all: a few for each thread.
+class AttentionParts {
+ public:
+  explicit AttentionParts(double flops)
+      : num_threads_(threads_for(flops, INT64_MAX)),
+        most_flops_(num_threads_ == 1 ? kFlopsPerPart
+                                      : std::min(kFlopsPerPart, flops / (16.0 * num_threads_))) {}
+
+  // Divides a sentence's heads and, where one is still too much, its queries.
+  void add_sentence(int64_t sentence, int64_t heads, int64_t seqlen_q, double flops) {
+    const double most = static_cast<double>(heads * seqlen_q);
+    const auto wanted = static_cast<int64_t>(std::min(std::ceil(flops / most_flops_), most));
+    const int64_t of_heads = std::clamp<int64_t>(wanted, 1, heads);
+    const int64_t of_queries =
+        std::clamp<int64_t>(wanted / heads, 1, std::max<int64_t>(1, seqlen_q / kFewestQueries));
+    for (int64_t i = 0; i < of_heads; ++i)
+      for (int64_t j = 0; j < of_queries; ++j)
+        parts_.push_back({sentence, heads * i / of_heads, heads * (i + 1) / of_heads,
+                          seqlen_q * j / of_queries, seqlen_q * (j + 1) / of_queries});
+  }
+
+  // work(next) without the GIL on each thread; next() is its next part, null after the last.
+  template <typename Work>
+  void run(Work work) const {
+    compute([&](const ShouldStop& should_stop) {
+      const auto count = static_cast<int64_t>(parts_.size());
+      Items items(count, should_stop);
+      const int64_t threads = std::clamp<int64_t>(count, 1, num_threads_);
+      run_items(items, static_cast<int>(threads), [&](int member) {
+        work([&]() -> const AttentionPart* {
+          const std::optional<int64_t> item = items.next(member);
+          return item ? &parts_[static_cast<size_t>(*item)] : nullptr;
+        });
+      });
+    });
+  }
+
+ private:
+  const int num_threads_;
+  const double most_flops_;
+  std::vector<AttentionPart> parts_;
+};
+
+// The time that a kernel takes that also takes exponentials and divides, by that of its products.
+constexpr double kSoftmaxCost = 4.0;
+
 FloatArray attention(const py::array& q, const py::array& k, const py::array& v,
                      const std::optional<ByteArray>& mask, double scale) {
   check_heads("q", q, 4);
@@ -74,15 +125,17 @@ FloatArray attention(const py::array& q, const py::array& k, const py::array& v,
   const uint8_t* keep = mask ? mask->data() : nullptr;
   if (out.size() == 0) return out;
   const Kernels& kernels = active_isa().kernels;
-  const ReleaseGil release;
-  const double flops = 4.0 * static_cast<double>(batch * heads * seqlen_q * seqlen_k * D);
-  // An item is one head of one sentence; a masked key is dropped, not added as minus infinity.
-  share(batch * heads, 1, 4.0 * flops, [&](int64_t begin, int64_t end) {
+  const double flops = kSoftmaxCost * 4.0 * static_cast<double>(heads * seqlen_q) *
+                       static_cast<double>(seqlen_k * D);  // of a sentence
+  AttentionParts parts(flops * static_cast<double>(batch));
+  for (int64_t b = 0; b < batch; ++b) parts.add_sentence(b, heads, seqlen_q, flops);
+  // A masked key is dropped, not added as minus infinity.
+  parts.run([&](auto next) {
     std::vector<int32_t> kept;
     int64_t listed = -1;
     ThreadScratch<float> scratch(attention_scratch_floats(seqlen_k, D));
-    for (int64_t item = begin; item < end;) {
-      const int64_t b = item / heads, head = item % heads;
+    while (const AttentionPart* part = next()) {
+      const int64_t b = part->sentence;
       AttentionParams p{.q = read_only(qs.sentence(b)),
                         .k = read_only(ks.sentence(b)),
                         .v = read_only(vs.sentence(b)),
@@ -90,10 +143,12 @@ FloatArray attention(const py::array& q, const py::array& k, const py::array& v,
                         .seqlen_q = seqlen_q,
                         .seqlen_k = seqlen_k,
                         .head_dim = D,
-                        .head_begin = head,
-                        .head_end = std::min(heads, head + end - item),
+                        .head_begin = part->head_begin,
+                        .head_end = part->head_end,
                         .scale = static_cast<float>(scale),
-                        .scratch = scratch.data()};
+                        .scratch = scratch.data(),
+                        .query_begin = part->query_begin,
+                        .query_end = part->query_end};
       if (keep != nullptr) {
         if (listed != b) {
           kept.clear();
@@ -106,10 +161,10 @@ FloatArray attention(const py::array& q, const py::array& k, const py::array& v,
         if (count > 0 && kept.back() != count - 1) p.key_index = kept.data();
         p.seqlen_k = count;
       }
-      item += p.head_end - p.head_begin;
       if (p.seqlen_k == 0) {  // nothing to attend to: zeros
         for (int64_t h = p.head_begin; h < p.head_end; ++h)
-          std::fill_n(p.out.data + h * p.out.head_stride, seqlen_q * D, 0.0f);
+          std::fill_n(p.out.data + h * p.out.head_stride + p.query_begin * D,
+                      (p.query_end - p.query_begin) * D, 0.0f);
         continue;
       }
       kernels.attention(p);
@@ -171,12 +226,16 @@ FloatArray attention_varlen(const py::array& q, const py::array& k, const py::ar
           ", ", heads, ", ", D, ")");
   const std::vector<int32_t> offsets = offsets_of(cu_seqlens, total);
   const size_t batch = offsets.size() - 1;
+  const auto seqlen_of = [&](size_t b) { return int64_t{offsets[b + 1]} - offsets[b]; };
+  const auto flops_of = [&](size_t b) {
+    const auto seqlen = static_cast<double>(seqlen_of(b));
+    return kSoftmaxCost * 4.0 * seqlen * seqlen * static_cast<double>(heads * D);
+  };
   double flops = 0;
   int64_t max_seqlen = 0;
   for (size_t b = 0; b < batch; ++b) {
-    const double seqlen = offsets[b + 1] - offsets[b];
-    max_seqlen = std::max<int64_t>(max_seqlen, offsets[b + 1] - offsets[b]);
-    flops += 4.0 * seqlen * seqlen * static_cast<double>(heads * D);
+    max_seqlen = std::max(max_seqlen, seqlen_of(b));
+    flops += flops_of(b);
   }
   std::optional<PaddedBias> bias;
   if (relative_bias) bias.emplace(*relative_bias, heads, max_seqlen);
@@ -184,13 +243,15 @@ FloatArray attention_varlen(const py::array& q, const py::array& k, const py::ar
   if (out.size() == 0) return out;
   const StridedFloats qs(q), ks(k), vs(v), outs(out);
   const Kernels& kernels = active_isa().kernels;
-  const ReleaseGil release;
-
-  // Sentences differ, so the heads are shared out: every thread gets the same share of each.
-  share(heads, 1, 4.0 * flops, [&](int64_t begin, int64_t end) {
+  AttentionParts parts(flops);
+  for (size_t b = 0; b < batch; ++b)
+    if (seqlen_of(b) > 0)
+      parts.add_sentence(static_cast<int64_t>(b), heads, seqlen_of(b), flops_of(b));
+  parts.run([&](auto next) {
     ThreadScratch<float> scratch(attention_scratch_floats(max_seqlen, D));
-    for (size_t b = 0; b < batch; ++b) {
-      const int64_t row = offsets[b], seqlen = offsets[b + 1] - row;
+    while (const AttentionPart* part = next()) {
+      const auto b = static_cast<size_t>(part->sentence);
+      const int64_t row = offsets[b], seqlen = seqlen_of(b);
       kernels.attention({.q = read_only(qs.tokens_from(row)),
                          .k = read_only(ks.tokens_from(row)),
                          .v = read_only(vs.tokens_from(row)),
@@ -198,12 +259,14 @@ FloatArray attention_varlen(const py::array& q, const py::array& k, const py::ar
                          .seqlen_q = seqlen,
                          .seqlen_k = seqlen,
                          .head_dim = D,
-                         .head_begin = begin,
-                         .head_end = end,
+                         .head_begin = part->head_begin,
+                         .head_end = part->head_end,
                          .scale = static_cast<float>(scale),
                          .scratch = scratch.data(),
                          .bias = bias ? bias->of_distance_0() : nullptr,
-                         .bias_stride = bias ? bias->stride() : 0});
+                         .bias_stride = bias ? bias->stride() : 0,
+                         .query_begin = part->query_begin,
+                         .query_end = part->query_end});
     }
   });
   return out;
@@ -217,12 +280,14 @@ FloatArray pool_rows(const float* x, int64_t batch, int64_t H, int64_t total_row
   if (y.size() == 0) return y;
   float* out = y.mutable_data();
   const Kernels& kernels = active_isa().kernels;
-  const ReleaseGil release;
-  share(batch, 1, 4.0 * static_cast<double>(total_rows * H), [&](int64_t begin, int64_t end) {
+  const auto sentences = [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
       const auto [first, count, mask] = range_of(b);
       kernels.pool({x + first * H, H, mask, out + b * H, 0, count, H, Pooling::kMean});
     }
+  };
+  compute([&](const ShouldStop& should_stop) {
+    share(batch, 1, kMoveCost * static_cast<double>(total_rows * H), should_stop, sentences);
   });
   return y;
 }

@@ -2,11 +2,14 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <functional>
+#include <optional>
 #include <utility>
 
 #include "common/buffer.h"
-#include "threads/pool.h"
+#include "threads/items.h"
 
 namespace minifuse {
 
@@ -39,6 +42,8 @@ class ThreadScratch {
 
 // Work below this many flops stays on the calling thread: waking another costs microseconds.
 constexpr double kFlopsPerThread = 1e6;
+// The cost of a float that is read, changed a little and written, in flops.
+constexpr double kMoveCost = 4.0;
 
 inline int threads_for(double flops, int64_t max_parts) {
   static const int available = default_num_threads();
@@ -47,18 +52,35 @@ inline int threads_for(double flops, int64_t max_parts) {
                                     static_cast<double>(std::max<int64_t>(1, max_parts))}));
 }
 
-// f(begin, end) over [0, n) in one contiguous part per thread; `flops` in all decide how many.
+// work(member) on so many threads; one alone needs no turn of the pool.
+template <typename Work>
+void run_items(Items& items, int num_threads, Work work) {
+  if (num_threads == 1)
+    work(0);
+  else
+    items.run(num_threads, std::ref(work));
+}
+
+// f(begin, end) over [0, n), part by part, until should_stop says true. Every thread gets about equally
+// many parts, which begin at multiples of `unit`. Where a thread gets several, none is smaller than
+// `fewest`: so many are worth what f does once for all of them.
 template <typename F>
-void share(int64_t n, int64_t granularity, double flops, F f) {
-  const int64_t units = (n + granularity - 1) / granularity;
-  const auto part = [&](int64_t member, int64_t size) {
-    const int64_t begin = std::min(n, units * member / size * granularity);
-    const int64_t end = std::min(n, units * (member + 1) / size * granularity);
-    if (begin < end) f(begin, end);
-  };
-  const int threads = threads_for(flops, units);
-  if (threads == 1) return part(0, 1);
-  ThreadPool::get().run(threads, [&](int member, int size) { part(member, size); });
+void share(int64_t n, int64_t unit, int64_t fewest, double flops, const ShouldStop& should_stop,
+           F f) {
+  const int threads = threads_for(flops, (n + unit - 1) / unit);
+  const double rounds = std::min(flops / kFlopsPerPart, static_cast<double>(n / std::max<int64_t>(1, fewest))) / threads;
+  const bool is_long = rounds > 1;
+  const Parts parts(n, is_long ? fewest : unit,
+                    threads * (is_long ? static_cast<int64_t>(std::ceil(rounds)) : 1));
+  Items items(parts.count(), should_stop);
+  run_items(items, threads, [&](int member) {
+    while (const std::optional<int64_t> part = items.next(member))
+      if (parts.begin(*part) < parts.end(*part)) f(parts.begin(*part), parts.end(*part));
+  });
+}
+template <typename F>
+void share(int64_t n, int64_t unit, double flops, const ShouldStop& should_stop, F f) {
+  share(n, unit, unit, flops, should_stop, f);
 }
 
 }  // namespace minifuse

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "bindings/bindings.h"
@@ -57,17 +58,18 @@ FloatArray splade_weights(const FloatArray& x, const IntArray& cu_seqlens,
   const float *rows = x.data(), *biases = bias.data();
   const int64_t columns = weight.format->panel_columns;
   const int64_t slice = kSliceColumns / columns;  // panels
-  const ReleaseGil release;
-  const double flops = 2.0 * static_cast<double>(M * weight.K * N);
-  share(weight.num_panels, slice, flops, [&](int64_t begin, int64_t end) {
+  // A thread takes the words of a slice through all rows.
+  const int64_t num_slices = (weight.num_panels + slice - 1) / slice;
+  const auto work = [&](Items& slices, int member) {
     ThreadScratch<float> scores(kBlockRows * kSliceColumns);
     ThreadScratch<std::byte> scratch(kernels.scratch_bytes(kBlockRows, weight.K));
-    for (int64_t panel = begin; panel < end; panel += slice) {
-      const int64_t first = panel * columns;
+    while (const std::optional<int64_t> number = slices.next(member)) {
+      const int64_t panel = *number * slice, first = panel * columns;
       const int64_t count = std::min(N - first, kSliceColumns);
       for (int64_t b = 0; b < batch; ++b) std::fill_n(out + b * N + first, count, 0.0f);
       int64_t b = 0;
       for (int64_t row = 0; row < M; row += kBlockRows) {
+        if (slices.is_stopped(member)) return;
         const int64_t height = std::min(M - row, kBlockRows);
         LinearParams part = weight.params(rows + row * weight.K, weight.K, scores.data(),
                                           kSliceColumns, height, Activation::kNone);
@@ -81,16 +83,22 @@ FloatArray splade_weights(const FloatArray& x, const IntArray& cu_seqlens,
           while (offsets[static_cast<size_t>(b + 1)] <= row + i) ++b;
           float* const highest = out + b * N + first;
           const float* const score = scores.data() + i * kSliceColumns;
-          for (int64_t c = 0; c < count; ++c) highest[c] = std::max(highest[c], score[c]);
+          for (int64_t c = 0; c < count; ++c)  // NaN is higher than any number
+            highest[c] = score[c] <= highest[c] || highest[c] != highest[c] ? highest[c] : score[c];
         }
       }
       for (b = 0; b < batch; ++b)
         for (float *w = out + b * N + first, *last = w + count; w < last; ++w)
-          if (*w > 0) {
+          if (*w > 0 && *w <= std::numeric_limits<float>::max()) {
             const double once = log_of_one_more(*w);
             *w = static_cast<float>(is_twice ? log_of_one_more(once) : once);
           }
     }
+  };
+  const double flops = 2.0 * static_cast<double>(M * weight.K * N);
+  compute([&](const ShouldStop& should_stop) {
+    Items slices(num_slices, should_stop);
+    run_items(slices, threads_for(flops, num_slices), [&](int member) { work(slices, member); });
   });
   return y;
 }

@@ -195,14 +195,10 @@ py::object encode(const Tokenizer& tokenizer, const py::sequence& sentences,
                            std::string(Py_TYPE(text.ptr())->tp_name));
     texts.push_back(view(text.ptr()));
   }
-  SignalPoller poller;
   TokenizedTexts tokens;
-  {
-    const ReleaseGil release;
-    tokens = tokenize(tokenizer, texts, {prefix, suffix, max_length}, num_threads,
-                      [&] { return poller(); });
-  }
-  poller.raise_if_signalled();
+  compute([&](const ShouldStop& should_stop) {
+    tokens = tokenize(tokenizer, texts, {prefix, suffix, max_length}, num_threads, should_stop);
+  });
   if (tokens.invalid >= 0) return py::none();
   return py::make_tuple(array_of<int32_t>(tokens.ids), array_of<int64_t>(tokens.lengths),
                         array_of<bool>(tokens.truncated), tokens.foreign);

@@ -5,7 +5,6 @@
 #include "training/contrastive.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <optional>
 
@@ -58,14 +57,15 @@ Shape shape_of(const FloatArray& qkv, int64_t num_heads) {
 // run(params) of every (sentence, head), shared out among threads.
 template <typename Run>
 void over_sentences(const Sentences& s, const Shape& shape, const float* qkv, float* out,
-                    float dropout, uint64_t seed, const int64_t* numbers, Run run) {
+                    float dropout, uint64_t seed, const int64_t* numbers,
+                    const ShouldStop& should_stop, Run run) {
   const int64_t H = shape.hidden_size, A = shape.num_heads, D = shape.head_dim;
-  std::atomic<int64_t> next{0};
   const double flops = 8.0 * static_cast<double>(s.total_tokens * s.max_seqlen * H);
-  ThreadPool::get().run(threads_for(flops, s.batch * A), [&](int, int) {
+  Items items(s.batch * A, should_stop);
+  run_items(items, threads_for(flops, s.batch * A), [&](int member) {
     Buffer scratch(attention_training_floats(s.max_seqlen, D));
-    for (int64_t item = next++; item < s.batch * A; item = next++) {
-      const int64_t sentence = item / A, head = item % A;
+    while (const std::optional<int64_t> item = items.next(member)) {
+      const int64_t sentence = *item / A, head = *item % A;
       const int64_t row = s.cu_seqlens[static_cast<size_t>(sentence)];
       const int64_t seqlen = s.cu_seqlens[static_cast<size_t>(sentence + 1)] - row;
       if (seqlen == 0) continue;
@@ -90,7 +90,8 @@ void over_sentences(const Sentences& s, const Shape& shape, const float* qkv, fl
 }
 
 void check_dropout(double dropout) {
-  check(dropout >= 0 && dropout < 1, "dropout is ", dropout, ", wanted 0 <= dropout < 1");
+  check(dropout >= 0 && static_cast<float>(dropout) < 1, "dropout is ", dropout,
+        ", wanted 0 <= dropout < 1");
 }
 
 // out [total_tokens, H]; numbers [batch]: where each sentence's draws begin.
@@ -104,10 +105,13 @@ FloatArray attention_forward(const FloatArray& qkv, const IntArray& cu_seqlens,
   if (out.size() == 0) return out;
   float* result = out.mutable_data();
   const Kernels& kernels = active_isa().kernels;
-  const ReleaseGil release;
-  over_sentences(
-      sentences, shape, qkv.data(), result, static_cast<float>(dropout), seed, numbers.data(),
-      [&](const AttentionTrainingParams& params, int64_t) { kernels.attention_forward(params); });
+  const float* from = qkv.data();
+  const int64_t* draws = numbers.data();
+  compute([&](const ShouldStop& should_stop) {
+    over_sentences(
+        sentences, shape, from, result, static_cast<float>(dropout), seed, draws, should_stop,
+        [&](const AttentionTrainingParams& params, int64_t) { kernels.attention_forward(params); });
+  });
   return out;
 }
 
@@ -124,18 +128,20 @@ FloatArray attention_backward(const FloatArray& qkv, const FloatArray& out, cons
           "out and dout: wanted [", qkv.shape(0), ", ", H, "]");
   FloatArray dqkv({qkv.shape(0), qkv.shape(1)});
   if (dqkv.size() == 0) return dqkv;
-  float* gradient = dqkv.mutable_data();
+  float *gradient = dqkv.mutable_data(), *result = const_cast<float*>(out.data());
+  const float *from = qkv.data(), *dresult = dout.data();
+  const int64_t* draws = numbers.data();
   const Kernels& kernels = active_isa().kernels;
-  const ReleaseGil release;
-  over_sentences(sentences, shape, qkv.data(), const_cast<float*>(out.data()),
-                 static_cast<float>(dropout), seed, numbers.data(),
-                 [&](AttentionTrainingParams params, int64_t row) {
-                   params.dout = dout.data() + row * H;
-                   params.dq = gradient + row * 3 * H;
-                   params.dk = params.dq + H;
-                   params.dv = params.dq + 2 * H;
-                   kernels.attention_backward(params);
-                 });
+  compute([&](const ShouldStop& should_stop) {
+    over_sentences(sentences, shape, from, result, static_cast<float>(dropout), seed, draws,
+                   should_stop, [&](AttentionTrainingParams params, int64_t row) {
+                     params.dout = dresult + row * H;
+                     params.dq = gradient + row * 3 * H;
+                     params.dk = params.dq + H;
+                     params.dv = params.dq + 2 * H;
+                     kernels.attention_backward(params);
+                   });
+  });
   return dqkv;
 }
 
@@ -147,17 +153,19 @@ FloatArray dropout(const FloatArray& x, const LongArray& numbers, double p, uint
   check_dropout(p);
   FloatArray y({x.shape(0), x.shape(1)});
   if (y.size() == 0) return y;
-  const int64_t width = x.shape(1);
+  const int64_t num_rows = x.shape(0), width = x.shape(1);
   const float* from = x.data();
   float* to = y.mutable_data();
   const int64_t* first = numbers.data();
   const Kernels& kernels = active_isa().kernels;
-  const ReleaseGil release;
-  share(x.shape(0), 1, 8.0 * static_cast<double>(x.size()), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row)
-      kernels.dropout(from + row * width, to + row * width, width, seed,
-                      static_cast<uint64_t>(first[row]) * static_cast<uint64_t>(width),
-                      static_cast<float>(p));
+  compute([&](const ShouldStop& should_stop) {
+    share(num_rows, 1, 8.0 * static_cast<double>(num_rows * width), should_stop,
+          [&](int64_t begin, int64_t end) {
+            for (int64_t row = begin; row < end; ++row)
+              kernels.dropout(from + row * width, to + row * width, width, seed,
+                              static_cast<uint64_t>(first[row]) * static_cast<uint64_t>(width),
+                              static_cast<float>(p));
+          });
   });
   return y;
 }
@@ -188,12 +196,11 @@ py::tuple contrastive(const FloatArray& a, const FloatArray& b, double scale, do
                                  .group_b = group_b ? group_b->data() : nullptr};
   float *da_data = da.mutable_data(), *db_data = db.mutable_data();
   double loss = 0;
-  {
-    const InstructionSet& isa = active_isa();
-    const int threads = default_num_threads();  // reads the environment: with the GIL
-    const ReleaseGil release;
-    loss = contrastive_loss(isa, params, threads, da_data, db_data);
-  }
+  const InstructionSet& isa = active_isa();
+  const int threads = default_num_threads();  // reads the environment: with the GIL
+  compute([&](const ShouldStop& should_stop) {
+    loss = contrastive_loss(isa, params, threads, should_stop, da_data, db_data).value_or(0);
+  });
   return py::make_tuple(loss, da, db);
 }
 

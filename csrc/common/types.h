@@ -53,6 +53,13 @@ struct LinearParams {
   int64_t scratch_bytes = 0;  // how many bytes lie at scratch; checked builds compare it with need
   StageTicks* ticks = nullptr;  // or null; of its stages, those inside a linear kernel
 };
+// The same for the rows [begin, end) alone.
+static inline LinearParams rows_of(LinearParams p, int64_t begin, int64_t end) {
+  p.x += begin * p.ldx;
+  p.y += begin * p.ldy;
+  p.M = end - begin;
+  return p;
+}
 
 // y = LayerNorm(x + residual) * gamma + beta, row by row, or RMSNorm(x + residual) * gamma (Zhang and
 // Sennrich 2019); y may be x or residual, sum may be residual.
@@ -70,6 +77,14 @@ struct LayerNormParams {
   int64_t M, H;
   bool is_rms = false;
 };
+static inline LayerNormParams rows_of(LayerNormParams p, int64_t begin, int64_t end) {
+  p.x += begin * p.ldx;
+  p.y += begin * p.ldy;
+  if (p.residual) p.residual += begin * p.ldr;
+  if (p.sum) p.sum += begin * p.ldr;
+  p.M = end - begin;
+  return p;
+}
 
 // The heads of a sentence's tokens: [seqlen, num_heads, head_dim] with strides from token to token
 // and from head to head.
@@ -79,7 +94,9 @@ struct Heads {
   int64_t row_stride, head_stride;
 };
 
-inline constexpr int64_t kAllKeys = INT32_MAX;
+inline constexpr int64_t kAllKeys = INT32_MAX, kAllQueries = INT32_MAX;
+// To transpose a head's keys takes a hundredth of the time of so many queries.
+inline constexpr int64_t kFewestQueries = 512;
 
 // out = softmax(scale * q k^T) v for one sentence, over the heads [head_begin, head_end).
 struct AttentionParams {
@@ -100,6 +117,8 @@ struct AttentionParams {
   // A query attends to keys at most so many places before and after it. Others cost no time but for
   // those of a tile's own rows. Not together with key_index.
   int64_t keys_before = kAllKeys, keys_after = kAllKeys;
+  // The queries [query_begin, query_end) alone, or all behind the first.
+  int64_t query_begin = 0, query_end = kAllQueries;
 };
 
 // x = R(position) x in place for each head of each row, which turns the pair (x[d], x[d + D / 2]) by

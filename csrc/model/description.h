@@ -96,8 +96,8 @@ struct ModelDescription {
     check(num_attention_heads % key_value_heads() == 0,
           "config: num_attention_heads=", num_attention_heads,
           " is not a multiple of num_key_value_heads=", num_key_value_heads);
-    check(std::isfinite(attention_scale) && attention_scale >= 0, "config: scores are scaled by ",
-          attention_scale, ", wanted a finite number > 0");
+    check(attention_scale >= 0 && std::isfinite(softmax_scale()) && softmax_scale() > 0,
+          "config: scores are scaled by ", attention_scale, ", wanted a finite float32 > 0");
     check(norms != Norms::kPost || (has_embedding_norm && !has_rms_norms),
           "config: RMSNorm behind attention is not supported");
     in_range("head_dim", head_dim(), 1, kMaxHeadDim);
@@ -105,10 +105,10 @@ struct ModelDescription {
       in_range("num_attention_heads * max_position_embeddings",
                num_attention_heads * max_position_embeddings, 1, 1 << 24);
     for (const double theta : {rotary_theta, local_rotary_theta})
-      check(std::isfinite(theta) && theta >= 0, "config: the base of rotary positions is ", theta,
-            ", wanted a finite number > 0");
-    check(std::isfinite(rotary_scale) && rotary_scale > 0,
-          "config: rotary positions are scaled by ", rotary_scale, ", wanted a finite number > 0");
+      check(theta == 0 || (theta >= 1 && theta <= 1e30), "config: the base of rotary positions is ",
+            theta, ", wanted 1..1e30");
+    check(rotary_scale >= 1e-3 && rotary_scale <= 1e6, "config: rotary positions are scaled by ",
+          rotary_scale, ", wanted 0.001..1000000");
     check(local_rotary_theta == 0 || rotary_theta > 0,
           "config: rotary positions in some layers only are not supported");
     check(windows.empty() || static_cast<int64_t>(windows.size()) == num_hidden_layers,

@@ -161,7 +161,7 @@ void Encoder::pool_chunk(const Batch& batch, const Outputs& outputs, const Chunk
 }
 
 bool Encoder::encode(const Batch& batch, const Outputs& outputs, int64_t max_sentences,
-                     int num_threads, const std::function<bool()>& should_stop) const {
+                     int num_threads, const ShouldStop& should_stop) const {
   check(weights_.is_finished(), "the encoder's weights are not complete: call finish_weights()");
   num_threads = std::min(num_threads, ThreadPool::most_threads());
   const Schedule schedule = plan(batch, max_sentences, num_threads);

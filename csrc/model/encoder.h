@@ -1,7 +1,6 @@
 // The encoder over packed sentences, from token ids to pooled vectors.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <vector>
 
@@ -13,6 +12,7 @@
 #include "model/weights/weights.h"
 #include "model/workspace.h"
 #include "threads/machine.h"
+#include "threads/should_stop.h"
 
 namespace minifuse {
 
@@ -38,7 +38,7 @@ class Encoder {
   // Returns false where should_stop, asked now and then on the calling thread, said true; it must
   // not throw. Safe from several threads, and from should_stop itself (a signal's handler).
   bool encode(const Batch& batch, const Outputs& outputs, int64_t max_sentences, int num_threads,
-              const std::function<bool()>& should_stop) const;
+              const ShouldStop& should_stop) const;
 
  private:
   struct Call;

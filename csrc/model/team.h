@@ -4,11 +4,11 @@
 
 #include <atomic>
 #include <cstdint>
-#include <functional>
 #include <limits>
 
 #include "common/fork_safe.h"
 #include "threads/barrier.h"
+#include "threads/should_stop.h"
 
 namespace minifuse {
 
@@ -16,7 +16,7 @@ namespace minifuse {
 // thread of the call hears the answer.
 class StopRequest {
  public:
-  explicit StopRequest(const std::function<bool()>& should_stop) : should_stop_(should_stop) {}
+  explicit StopRequest(const ShouldStop& should_stop) : should_stop_(should_stop) {}
 
   // Asks, on the thread that called, until there was a yes: then a team leaves behind its meeting of
   // this number.
@@ -32,7 +32,7 @@ class StopRequest {
  private:
   static constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 
-  const std::function<bool()>& should_stop_;
+  const ShouldStop& should_stop_;
   const uint64_t process_ = fork_generation();
   std::atomic<int64_t> meeting_{kNever};
 };
@@ -66,6 +66,12 @@ class Team {
     }
     if (!is_alone()) barrier_->wait(size);
     has_left_ = stop_.ends(meeting_);
+  }
+  // Asked within a long step: true where the rest of the step is not wanted, since every member leaves
+  // behind the meeting that ends it.
+  bool leaves_after_this_step() {
+    if (is_caller_) stop_.ask(is_alone() ? 0 : meeting_ + 1);
+    return stop_.ends(meeting_ + 1);
   }
   // True after the meeting behind which the call stops: nothing more is to be computed, and this
   // member meets nobody any more.

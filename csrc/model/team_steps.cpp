@@ -4,6 +4,11 @@
 #include <cmath>
 
 namespace minifuse {
+namespace {
+
+double row_flops(const LinearParams& p) { return 2.0 * static_cast<double>(p.N * p.K); }
+
+}  // namespace
 
 TeamSteps::TeamSteps(const Weights& weights, int64_t layer, const EncoderKernels& kernels,
                      const int32_t* cu_seqlens, const Chunk& chunk, Workspace& workspace,
@@ -32,11 +37,27 @@ LinearParams TeamSteps::params(const LayerLinear& w, const Rows& x, const Rows& 
   return params;
 }
 
+template <typename F>
+void TeamSteps::in_parts(int64_t n, double flops_of_one, int64_t unit, F f) const {
+  const Parts parts(
+      n, unit,
+      static_cast<int64_t>(std::ceil(flops_of_one * static_cast<double>(n) / kFlopsPerPart)));
+  for (int64_t part = 0; part < parts.count(); ++part) {
+    if (part > 0 && team_.leaves_after_this_step()) return;
+    f(parts.begin(part), parts.end(part));
+  }
+}
+
 void TeamSteps::multiply(const LinearParams& whole) const {
-  LinearParams part = whole;
-  part.panel_begin = team_.begin(whole.panel_end);
-  part.panel_end = team_.end(whole.panel_end);
-  observer_.time(&StageTicks::matrices, [&] { kernels_.linear.linear(part); });
+  LinearParams columns = whole;
+  columns.panel_begin = team_.begin(whole.panel_end);
+  columns.panel_end = team_.end(whole.panel_end);
+  const double flops_of_row = row_flops(whole) / team_.size;
+  observer_.time(&StageTicks::matrices, [&] {
+    in_parts(whole.M, flops_of_row, block_rows(whole), [&](int64_t begin, int64_t end) {
+      kernels_.linear.linear(rows_of(columns, begin, end));
+    });
+  });
   team_.meet();
 }
 
@@ -59,30 +80,42 @@ void TeamSteps::attention(const Rows& qkv, const Rows& out) const noexcept {
   observer_.time(&StageTicks::attention, [&] {
     for (int64_t item = team_.begin(num_items); item < item_end;) {
       const int64_t sentence = chunk_.first + item / KV, head = item % KV;
-      const int64_t heads = std::min(KV - head, item_end - item);
       const int64_t row = cu_seqlens_[sentence] - cu_seqlens_[chunk_.first];
       const int64_t seqlen = cu_seqlens_[sentence + 1] - cu_seqlens_[sentence];
+      const int64_t reached = std::min(seqlen, 2 * reach + 1);
+      const double flops_of_query = 4.0 * static_cast<double>(reached * D * group);  // in a head
+      const double flops_of_head = flops_of_query * static_cast<double>(seqlen);
+      const int64_t most_heads =
+          std::max<int64_t>(1, static_cast<int64_t>(kFlopsPerPart / std::max(flops_of_head, 1.0)));
+      const int64_t heads = std::min({KV - head, item_end - item, most_heads});
       float* q = qkv.data + row * qkv.stride;
       float *k = q + A * D, *v = k + KV * D;
       place_heads(q + head * group * D, qkv.stride, seqlen, heads * group, layer().query_norm);
       place_heads(k + head * D, qkv.stride, seqlen, heads, layer().key_norm);
-      kernels_.attention({.q = {q, qkv.stride, D},
-                          .k = {k, qkv.stride, D},
-                          .v = {v, qkv.stride, D},
-                          .out = {out.data + row * out.stride, out.stride, D},
-                          .seqlen_q = seqlen,
-                          .seqlen_k = seqlen,
-                          .head_dim = D,
-                          .head_begin = head * group,
-                          .head_end = (head + heads) * group,
-                          .queries_per_key = group,
-                          .scale = description_.softmax_scale(),
-                          .scratch = ws_.attention_scratch_of(team_.member),
-                          .bias = weights_.bias_of_distance_0(),
-                          .bias_stride = bias_stride,
-                          .keys_before = reach,
-                          .keys_after = description_.is_causal ? 0 : reach});
+      AttentionParams p{.q = {q, qkv.stride, D},
+                        .k = {k, qkv.stride, D},
+                        .v = {v, qkv.stride, D},
+                        .out = {out.data + row * out.stride, out.stride, D},
+                        .seqlen_q = seqlen,
+                        .seqlen_k = seqlen,
+                        .head_dim = D,
+                        .head_begin = head * group,
+                        .head_end = (head + heads) * group,
+                        .queries_per_key = group,
+                        .scale = description_.softmax_scale(),
+                        .scratch = ws_.attention_scratch_of(team_.member),
+                        .bias = weights_.bias_of_distance_0(),
+                        .bias_stride = bias_stride,
+                        .keys_before = reach,
+                        .keys_after = description_.is_causal ? 0 : reach};
+      in_parts(seqlen, flops_of_query * static_cast<double>(heads), kFewestQueries,
+               [&](int64_t begin, int64_t end) {
+                 p.query_begin = begin;
+                 p.query_end = end;
+                 kernels_.attention(p);
+               });
       item += heads;
+      if (item < item_end && team_.leaves_after_this_step()) return;
     }
   });
   team_.meet();
@@ -140,18 +173,18 @@ void TeamSteps::linear_norm(const LayerLinear& w, const Rows& x, const NormWeigh
   rows.sum = keeps_sum ? residual.data : nullptr;
   rows.M = y.count;
   if (team_.is_alone() && !inner) {
-    observer_.time(&StageTicks::matrices,
-                   [&] { kernels_.linear.linear_residual_layer_norm(linear, rows); });
+    observer_.time(&StageTicks::matrices, [&] {
+      in_parts(linear.M, row_flops(linear), block_rows(linear), [&](int64_t begin, int64_t end) {
+        kernels_.linear.linear_residual_layer_norm(rows_of(linear, begin, end),
+                                                   rows_of(rows, begin, end));
+      });
+    });
     team_.meet();
     return;
   }
   multiply(linear);
   if (team_.has_left()) return;
-  const int64_t begin = team_.begin(y.count);
-  rows.x = rows.y = y.data + begin * y.stride;
-  rows.residual += begin * residual.stride;
-  if (keeps_sum) rows.sum += begin * residual.stride;
-  rows.M = team_.end(y.count) - begin;
+  rows = rows_of(rows, team_.begin(y.count), team_.end(y.count));
   observer_.time(&StageTicks::layer_norm, [&] {
     if (inner) {
       LayerNormParams first = norm_params(*inner, w.N);

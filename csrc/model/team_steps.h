@@ -9,6 +9,7 @@
 #include "model/plan.h"
 #include "model/team.h"
 #include "model/workspace.h"
+#include "threads/items.h"
 
 namespace minifuse {
 
@@ -76,6 +77,14 @@ class TeamSteps {
                       Activation activation) const;
   // This member's columns.
   void multiply(const LinearParams& params) const;
+  // f(begin, end) over n rows or queries in parts that begin at multiples of `unit`, until the call
+  // stops. A step of an ordinary chunk is one part.
+  template <typename F>
+  void in_parts(int64_t n, double flops_of_one, int64_t unit, F f) const;
+  // The rows that a kernel multiplies by all weights before it goes on to others.
+  int64_t block_rows(const LinearParams& p) const {
+    return kernels_.linear.block_rows(p.M, p.N, p.K);
+  }
 
   const Weights& weights_;
   const int64_t layer_;

@@ -5,14 +5,14 @@
 #include "search/search.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <mutex>
 
 #include "common/buffer.h"
-#include "threads/pool.h"
+#include "common/check.h"
+#include "threads/items.h"
 #include "search/top_k.h"
 
 namespace minifuse {
@@ -21,7 +21,7 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 // Vectors that a thread takes at a time: 12 MiB of float32 at 384 dimensions.
 constexpr int64_t kBlockVectors = 8192;
-// Products of a block, at most: a signal is asked about behind each block, and the scalar build takes
+// Products of a block, at most: a signal is asked about before each block, and the scalar build takes
 // some tenths of a second for so many. But as many vectors as fill the kernels' tiles.
 constexpr int64_t kMostProducts = 50'000'000;
 constexpr int64_t kFewestVectors = 64;
@@ -75,8 +75,12 @@ struct Queries {
     for (int64_t q = 0; q < count; ++q) {
       const float* x = rows + q * dim;
       float largest = 0;
-      for (int64_t k = 0; k < dim; ++k) largest = std::max(largest, std::fabs(x[k]));
+      for (int64_t k = 0; k < dim; ++k) {
+        check(x[k] == x[k], "query ", q, " holds a NaN");
+        largest = std::max(largest, std::fabs(x[k]));
+      }
       if (!(largest > 1e-30f)) continue;
+      check(largest <= std::numeric_limits<float>::max(), "query ", q, " holds an infinity");
       int32_t total = 0;
       for (int64_t k = 0; k < dim; ++k) {
         const auto code = static_cast<int8_t>(std::nearbyint(x[k] / largest * 64.0f));
@@ -170,8 +174,8 @@ int64_t SearchSpace::num_vectors() const {
 }
 
 bool search(const InstructionSet& isa, const SearchSpace& space, const float* queries,
-            int64_t num_queries, int64_t k, int num_threads,
-            const std::function<bool()>& should_stop, float* scores, int64_t* ids) {
+            int64_t num_queries, int64_t k, int num_threads, const ShouldStop& should_stop,
+            float* scores, int64_t* ids) {
   const auto kernel = isa.search(space.type);
   const int64_t most_queries = queries_at_once(k);
   for (int64_t first = 0; first < num_queries; first += most_queries) {
@@ -181,27 +185,22 @@ bool search(const InstructionSet& isa, const SearchSpace& space, const float* qu
     const int threads =
         static_cast<int>(std::clamp<int64_t>(num_blocks, 1, std::max(1, num_threads)));
     const Queries packed(isa, space, queries + first * space.dim, count);
-    std::atomic<int64_t> next{0};
-    std::atomic<bool> is_stopped{false};
+    Items items(num_blocks, should_stop);
     std::mutex mutex;
     Findings all(packed, k);
-    const bool ran = ThreadPool::get().run(
-        threads,
-        [&](int member, int) {
-          Findings mine(packed, k);
-          Buffer scratch(search_scratch_floats(space.dim));
-          for (int64_t i = next++; i < num_blocks && !is_stopped; i = next++) {
-            const Block& block = blocks[static_cast<size_t>(i)];
-            kernel(params_of(space, *block.segment, block.begin, block.end, packed, mine,
-                             scratch.data()));
-            if (member == 0 && should_stop && should_stop()) is_stopped = true;
-          }
-          const std::lock_guard<std::mutex> lock(mutex);
-          for (int64_t q = 0; q < count; ++q)
-            all.best[static_cast<size_t>(q)].merge(mine.best[static_cast<size_t>(q)]);
-        },
-        should_stop);
-    if (!ran || is_stopped) return false;
+    const bool is_whole = items.run(threads, [&](int member) {
+      Findings mine(packed, k);
+      Buffer scratch(search_scratch_floats(space.dim));
+      while (const std::optional<int64_t> i = items.next(member)) {
+        const Block& block = blocks[static_cast<size_t>(*i)];
+        kernel(
+            params_of(space, *block.segment, block.begin, block.end, packed, mine, scratch.data()));
+      }
+      const std::lock_guard<std::mutex> lock(mutex);
+      for (int64_t q = 0; q < count; ++q)
+        all.best[static_cast<size_t>(q)].merge(mine.best[static_cast<size_t>(q)]);
+    });
+    if (!is_whole) return false;
     for (int64_t q = 0; q < count; ++q)
       write(all.best[static_cast<size_t>(q)], k, scores + (first + q) * k, ids + (first + q) * k);
   }
@@ -210,56 +209,50 @@ bool search(const InstructionSet& isa, const SearchSpace& space, const float* qu
 
 bool rescore(const InstructionSet& isa, const SearchSpace& space, const float* queries,
              int64_t num_queries, const int64_t* candidates, int64_t num_candidates, int64_t k,
-             int num_threads, const std::function<bool()>& should_stop, float* scores,
-             int64_t* ids) {
+             int num_threads, const ShouldStop& should_stop, float* scores, int64_t* ids) {
   const auto kernel = isa.search(WeightType::kFloat32);
   const int threads =
       static_cast<int>(std::clamp<int64_t>(num_queries, 1, std::max(1, num_threads)));
-  std::atomic<int64_t> next{0};
-  std::atomic<bool> is_stopped{false};
-  const bool ran = ThreadPool::get().run(
-      threads,
-      [&](int member, int) {
-        Buffer scratch(search_scratch_floats(space.dim));
-        // Candidates are gathered a block at a time, whatever their number.
-        const int64_t most = std::clamp<int64_t>(kMostFindingsBytes / 4 / space.dim, 1,
-                                                 std::max<int64_t>(1, num_candidates));
-        Buffer gathered(most * space.dim);
-        for (int64_t q = next++; q < num_queries && !is_stopped; q = next++) {
-          // In ascending order, as the thresholds want them.
-          std::vector<int64_t> wanted(candidates + q * num_candidates,
-                                      candidates + (q + 1) * num_candidates);
-          std::erase(wanted, -1);
-          std::sort(wanted.begin(), wanted.end());
-          const int64_t count = static_cast<int64_t>(wanted.size());
-          const SearchSpace some{WeightType::kFloat32, space.dim, space.dim, {}};
-          const Queries one(isa, some, queries + q * space.dim, 1);
-          Findings found(one, k);
-          auto segment = space.segments.begin();
-          for (int64_t first = 0; first < count && !is_stopped; first += most) {
-            const int64_t rows = std::min(most, count - first);
-            for (int64_t i = 0; i < rows; ++i) {
-              const int64_t id = wanted[static_cast<size_t>(first + i)];
-              while (id >= segment->first_id + segment->count) ++segment;
-              std::memcpy(gathered.data() + i * space.dim,
-                          static_cast<const float*>(segment->vectors) +
-                              (id - segment->first_id) * space.stride,
-                          static_cast<size_t>(space.dim) * sizeof(float));
-            }
-            const Segment block{gathered.data(), nullptr, rows, first};
-            kernel(params_of(some, block, 0, rows, one, found, scratch.data()));
-            if (member == 0 && should_stop && should_stop()) is_stopped = true;
-          }
-          if (is_stopped) return;
-          write(found.best[0], k, scores + q * k, ids + q * k);
-          for (int64_t i = 0; i < k; ++i) {
-            int64_t& id = ids[q * k + i];
-            if (id >= 0) id = wanted[static_cast<size_t>(id)];
-          }
+  Items items(num_queries, should_stop);
+  return items.run(threads, [&](int member) {
+    Buffer scratch(search_scratch_floats(space.dim));
+    // Candidates are gathered a block at a time, whatever their number.
+    const int64_t most = std::clamp<int64_t>(kMostFindingsBytes / 4 / space.dim, 1,
+                                             std::max<int64_t>(1, num_candidates));
+    Buffer gathered(most * space.dim);
+    while (const std::optional<int64_t> item = items.next(member)) {
+      const int64_t q = *item;
+      // In ascending order, as the thresholds want them.
+      std::vector<int64_t> wanted(candidates + q * num_candidates,
+                                  candidates + (q + 1) * num_candidates);
+      std::erase(wanted, -1);
+      std::sort(wanted.begin(), wanted.end());
+      const int64_t count = static_cast<int64_t>(wanted.size());
+      const SearchSpace some{WeightType::kFloat32, space.dim, space.dim, {}};
+      const Queries one(isa, some, queries + q * space.dim, 1);
+      Findings found(one, k);
+      auto segment = space.segments.begin();
+      for (int64_t first = 0; first < count; first += most) {
+        if (items.is_stopped(member)) return;
+        const int64_t rows = std::min(most, count - first);
+        for (int64_t i = 0; i < rows; ++i) {
+          const int64_t id = wanted[static_cast<size_t>(first + i)];
+          while (id >= segment->first_id + segment->count) ++segment;
+          std::memcpy(
+              gathered.data() + i * space.dim,
+              static_cast<const float*>(segment->vectors) + (id - segment->first_id) * space.stride,
+              static_cast<size_t>(space.dim) * sizeof(float));
         }
-      },
-      should_stop);
-  return ran && !is_stopped;
+        const Segment block{gathered.data(), nullptr, rows, first};
+        kernel(params_of(some, block, 0, rows, one, found, scratch.data()));
+      }
+      write(found.best[0], k, scores + q * k, ids + q * k);
+      for (int64_t i = 0; i < k; ++i) {
+        int64_t& id = ids[q * k + i];
+        if (id >= 0) id = wanted[static_cast<size_t>(id)];
+      }
+    }
+  });
 }
 
 }  // namespace minifuse

@@ -2,10 +2,10 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <vector>
 
 #include "cpu/dispatch.h"
+#include "threads/should_stop.h"
 
 namespace minifuse {
 
@@ -31,14 +31,13 @@ struct SearchSpace {
 // of -infinity. Returns false where should_stop, asked now and then on the calling thread, said
 // true.
 bool search(const InstructionSet& isa, const SearchSpace& space, const float* queries,
-            int64_t num_queries, int64_t k, int num_threads,
-            const std::function<bool()>& should_stop, float* scores, int64_t* ids);
+            int64_t num_queries, int64_t k, int num_threads, const ShouldStop& should_stop,
+            float* scores, int64_t* ids);
 
 // The same among the vectors candidates [num_queries, num_candidates] only (-1: none), by their
 // float32 vectors. Scores have the bits that a search of all of them would give.
 bool rescore(const InstructionSet& isa, const SearchSpace& space, const float* queries,
              int64_t num_queries, const int64_t* candidates, int64_t num_candidates, int64_t k,
-             int num_threads, const std::function<bool()>& should_stop, float* scores,
-             int64_t* ids);
+             int num_threads, const ShouldStop& should_stop, float* scores, int64_t* ids);
 
 }  // namespace minifuse

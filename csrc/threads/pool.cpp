@@ -130,7 +130,7 @@ void ThreadPool::work(Worker& worker) {
 }
 
 bool ThreadPool::wait_for_turn(std::unique_lock<std::mutex>& lock, int limit,
-                               const std::function<bool()>& should_stop) {
+                               const ShouldStop& should_stop) {
   const uint64_t ticket = next_ticket_++, process = fork_generation();
   waiting_.push_back(ticket);
   // Whoever leaves lets the next one look: also where should_stop throws.
@@ -189,7 +189,7 @@ ThreadPool::Turn::Inside::~Inside() {
   if (!is_nested) inside_process = 0;
 }
 
-ThreadPool::Turn::Turn(ThreadPool& pool, int num_threads, const std::function<bool()>& should_stop)
+ThreadPool::Turn::Turn(ThreadPool& pool, int num_threads, const ShouldStop& should_stop)
     : pool_(pool) {
   if (inside_.is_nested) {
     has_come_ = true;
@@ -260,9 +260,10 @@ void ThreadPool::Turn::run(const Task& task, const std::function<void()>& while_
   if (job.error) std::rethrow_exception(job.error);
 }
 
-bool ThreadPool::run(int num_threads, const Task& task, const std::function<bool()>& should_stop) {
+bool ThreadPool::run(int num_threads, const Task& task, const ShouldStop& should_stop,
+                     const std::function<void()>& while_waiting) {
   Turn turn(*this, num_threads, should_stop);
-  if (turn.has_come()) turn.run(task);
+  if (turn.has_come()) turn.run(task, while_waiting);
   return turn.has_come();
 }
 

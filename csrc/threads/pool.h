@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "threads/machine.h"
+#include "threads/should_stop.h"
 
 namespace minifuse {
 
@@ -31,9 +32,10 @@ class ThreadPool {
 
   class Turn;
 
-  // Waits for a turn and runs task in it; false where should_stop said true meanwhile, and nothing
-  // ran.
-  bool run(int num_threads, const Task& task, const std::function<bool()>& should_stop = {});
+  // Waits for a turn and runs task in it, see Turn; false where should_stop said true before its turn
+  // came, and nothing ran.
+  bool run(int num_threads, const Task& task, const ShouldStop& should_stop = {},
+           const std::function<void()>& while_waiting = {});
 
   // Joins every worker. A later run() starts new ones.
   void shutdown();
@@ -45,8 +47,7 @@ class ThreadPool {
   ThreadPool() = default;
   void work(Worker& worker);
   // Waits until fewer threads are in use than the limit; false where should_stop said true.
-  bool wait_for_turn(std::unique_lock<std::mutex>& lock, int limit,
-                     const std::function<bool()>& should_stop);
+  bool wait_for_turn(std::unique_lock<std::mutex>& lock, int limit, const ShouldStop& should_stop);
   // An idle worker, a new one, or null where no thread can be started. The mutex is held.
   Worker* borrow_worker() noexcept;
 
@@ -73,7 +74,7 @@ class ThreadPool::Turn {
   // thread cannot be started (a limit on processes), and one where the calling thread is within a
   // turn already: a signal's handler that computes while its thread computes must not wait for
   // itself. should_stop is asked while waiting.
-  Turn(ThreadPool& pool, int num_threads, const std::function<bool()>& should_stop);
+  Turn(ThreadPool& pool, int num_threads, const ShouldStop& should_stop);
   Turn(const Turn&) = delete;
   ~Turn();
 

@@ -1,9 +1,8 @@
 #include "tokenizer/batch.h"
 
 #include <algorithm>
-#include <atomic>
 
-#include "threads/pool.h"
+#include "threads/items.h"
 
 namespace minifuse {
 namespace {
@@ -41,8 +40,7 @@ Tokenizer::Outcome append_text(const Tokenizer& tokenizer, const Text& text,
 }  // namespace
 
 TokenizedTexts tokenize(const Tokenizer& tokenizer, const std::vector<Text>& texts,
-                        const TokenLimits& limits, int num_threads,
-                        const std::function<bool()>& should_stop) {
+                        const TokenLimits& limits, int num_threads, const ShouldStop& should_stop) {
   const int64_t size = static_cast<int64_t>(texts.size());
   const int64_t num_parts = (size + kTextsPerPart - 1) / kTextsPerPart;
   TokenizedTexts result;
@@ -50,18 +48,14 @@ TokenizedTexts tokenize(const Tokenizer& tokenizer, const std::vector<Text>& tex
   result.truncated.resize(texts.size());
   std::vector<std::vector<int32_t>> parts(static_cast<size_t>(num_parts));
   std::vector<Tokenizer::Outcome> outcomes(texts.size());
-  std::atomic<int64_t> next{0};
-  std::atomic<bool> stops{false};
-  const auto work = [&](int member, int) {
+  Items items(num_parts, should_stop);
+  const auto work = [&](int member) {
     const std::unique_ptr<Tokenizer::Scratch> scratch = tokenizer.make_scratch();
-    scratch->should_stop = [&, asks = member == 0] {
-      if (asks && should_stop()) stops = true;
-      return stops.load();
-    };
-    for (int64_t part; (part = next.fetch_add(1)) < num_parts;) {
-      std::vector<int32_t>& ids = parts[static_cast<size_t>(part)];
-      const int64_t end = std::min((part + 1) * kTextsPerPart, size);
-      for (int64_t i = part * kTextsPerPart; i < end; ++i) {
+    scratch->should_stop = [&items, member] { return items.is_stopped(member); };
+    while (const std::optional<int64_t> part = items.next(member)) {
+      std::vector<int32_t>& ids = parts[static_cast<size_t>(*part)];
+      const int64_t end = std::min((*part + 1) * kTextsPerPart, size);
+      for (int64_t i = *part * kTextsPerPart; i < end; ++i) {
         if (scratch->should_stop()) return;
         const auto place = static_cast<size_t>(i);
         outcomes[place] = append_text(tokenizer, texts[place], limits, *scratch, ids,
@@ -74,16 +68,11 @@ TokenizedTexts tokenize(const Tokenizer& tokenizer, const std::vector<Text>& tex
   const int64_t useful = std::min(num_parts, 1 + num_characters / kCharactersPerThread);
   const int threads = static_cast<int>(std::min<int64_t>(num_threads, useful));
   if (threads <= 1) {
-    work(0, 1);
+    work(0);
+    result.was_stopped = items.is_stopped(0);
   } else {
-    ThreadPool::Turn turn(ThreadPool::get(), threads, should_stop);
-    result.was_stopped = !turn.has_come();
-    const auto look = [&] {
-      if (should_stop()) stops = true;
-    };
-    if (turn.has_come()) turn.run(work, look);
+    result.was_stopped = !items.run(threads, work);
   }
-  result.was_stopped |= stops;
   if (result.was_stopped) return result;
   for (int64_t i = 0; i < size; ++i) {
     const Tokenizer::Outcome outcome = outcomes[static_cast<size_t>(i)];

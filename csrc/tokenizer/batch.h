@@ -2,9 +2,9 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <vector>
 
+#include "threads/should_stop.h"
 #include "tokenizer/tokenizer.h"
 
 namespace minifuse {
@@ -28,7 +28,6 @@ struct TokenizedTexts {
 // should_stop is asked on the calling thread, now and then: while it reads texts, and while it waits
 // for others that do.
 TokenizedTexts tokenize(const Tokenizer& tokenizer, const std::vector<Text>& texts,
-                        const TokenLimits& limits, int num_threads,
-                        const std::function<bool()>& should_stop);
+                        const TokenLimits& limits, int num_threads, const ShouldStop& should_stop);
 
 }  // namespace minifuse

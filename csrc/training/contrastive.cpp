@@ -6,13 +6,12 @@
 #include "training/contrastive.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <limits>
 #include <vector>
 
 #include "linear/packed_linear.h"
-#include "threads/pool.h"
+#include "threads/items.h"
 
 namespace minifuse {
 namespace {
@@ -36,22 +35,22 @@ PackedLinear packed_transposed(const MatrixFormat& format, const float* x, int64
 }
 
 // For each tile of rows of x [rows, d]: s = x other^T, weigh(first row, count, s) turns it into
-// weights, gradient [rows, d] += factor (s other).
+// weights, gradient [rows, d] += factor (s other). False where should_stop said true.
 template <typename Weigh>
-void over_tiles(const InstructionSet& isa, const float* x, int64_t rows, int64_t d,
-                const float* other, int64_t num_other, float factor, int num_threads, Weigh weigh,
-                float* gradient) {
+bool over_tiles(const InstructionSet& isa, const float* x, int64_t rows, int64_t d,
+                const float* other, int64_t num_other, float factor, int num_threads,
+                const ShouldStop& should_stop, Weigh weigh, float* gradient) {
   const LinearKernels& kernels = isa.kernels.float32;
   const PackedLinear scores = packed(kernels.format, other, num_other, d);
   const PackedLinear sums = packed_transposed(kernels.format, other, num_other, d);
   const int64_t num_tiles = (rows + kTileRows - 1) / kTileRows;
   const int threads =
       static_cast<int>(std::min<int64_t>(num_threads, std::max<int64_t>(1, num_tiles)));
-  std::atomic<int64_t> next{0};
-  ThreadPool::get().run(threads, [&](int, int) {
+  Items tiles(num_tiles, should_stop);
+  return tiles.run(threads, [&](int member) {
     Buffer s(kTileRows * num_other), out(kTileRows * d);
-    for (int64_t tile = next++; tile < num_tiles; tile = next++) {
-      const int64_t first = tile * kTileRows, count = std::min(kTileRows, rows - first);
+    while (const std::optional<int64_t> tile = tiles.next(member)) {
+      const int64_t first = *tile * kTileRows, count = std::min(kTileRows, rows - first);
       kernels.linear(
           scores.params(x + first * d, d, s.data(), num_other, count, Activation::kNone));
       weigh(first, count, s.data());
@@ -63,8 +62,9 @@ void over_tiles(const InstructionSet& isa, const float* x, int64_t rows, int64_t
 
 }  // namespace
 
-double contrastive_loss(const InstructionSet& isa, const ContrastiveParams& p, int num_threads,
-                        float* da, float* db) {
+std::optional<double> contrastive_loss(const InstructionSet& isa, const ContrastiveParams& p,
+                                       int num_threads, const ShouldStop& should_stop, float* da,
+                                       float* db) {
   constexpr float kMasked = -std::numeric_limits<float>::infinity();
   const auto is_masked = [&p](int64_t i, int64_t j) {
     return p.group_a && i != j && p.group_a[i] == p.group_b[j];
@@ -76,8 +76,8 @@ double contrastive_loss(const InstructionSet& isa, const ContrastiveParams& p, i
   std::vector<float> right_term(largest.size());
   std::vector<double> loss(largest.size());
 
-  over_tiles(
-      isa, p.a, p.n, p.d, p.b, p.m, p.weight * p.scale, num_threads,
+  const bool has_sums = over_tiles(
+      isa, p.a, p.n, p.d, p.b, p.m, p.weight * p.scale, num_threads, should_stop,
       [&](int64_t first, int64_t count, float* s) {
         for (int64_t r = 0; r < count; ++r) {
           const int64_t i = first + r;
@@ -106,9 +106,10 @@ double contrastive_loss(const InstructionSet& isa, const ContrastiveParams& p, i
         }
       },
       da);
+  if (!has_sums) return std::nullopt;
 
-  over_tiles(
-      isa, p.b, p.m, p.d, p.a, p.n, p.weight * p.scale, num_threads,
+  const bool is_whole = over_tiles(
+      isa, p.b, p.m, p.d, p.a, p.n, p.weight * p.scale, num_threads, should_stop,
       [&](int64_t first, int64_t count, float* s) {
         for (int64_t r = 0; r < count; ++r) {
           const int64_t j = first + r;
@@ -122,6 +123,7 @@ double contrastive_loss(const InstructionSet& isa, const ContrastiveParams& p, i
         }
       },
       db);
+  if (!is_whole) return std::nullopt;
 
   double total = 0;
   for (const double one : loss) total += one;

@@ -10,9 +10,10 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
+#include <optional>
 
 #include "cpu/dispatch.h"
+#include "threads/should_stop.h"
 
 namespace minifuse {
 
@@ -26,8 +27,10 @@ struct ContrastiveParams {
   const int64_t* group_b = nullptr;  // [m]
 };
 
-// Returns the loss; adds to da [n, d] and db [m, d].
-double contrastive_loss(const InstructionSet& isa, const ContrastiveParams& params, int num_threads,
-                        float* da, float* db);
+// Returns the loss, and adds to da [n, d] and db [m, d]. Nothing is returned where should_stop, asked
+// now and then on the calling thread, said true: da and db are then unfinished.
+std::optional<double> contrastive_loss(const InstructionSet& isa, const ContrastiveParams& params,
+                                       int num_threads, const ShouldStop& should_stop, float* da,
+                                       float* db);
 
 }  // namespace minifuse

@@ -165,6 +165,40 @@ def test_attention_takes_strided_views(rng):
     np.testing.assert_array_equal(ops.attention(q, k, v), ops.attention(*copies))
 
 
+def test_long_attention_is_divided(rng):
+    """The queries of a head are computed in parts, which change no bit of a row."""
+    q, k, v = (rng.standard_normal((1, 1, 4000, 64), dtype=np.float32) for _ in range(3))
+    whole = ops.attention(q, k, v)
+    for first, last in ((0, 60), (1990, 2100), (3999, 4000)):
+        np.testing.assert_array_equal(
+            ops.attention(np.ascontiguousarray(q[:, :, first:last]), k, v), whole[:, :, first:last]
+        )
+    offsets = np.array([0, 4000], np.int32)
+    rows = ops.attention_varlen(*(x[0].transpose(1, 0, 2).copy() for x in (q, k, v)), offsets)
+    np.testing.assert_array_equal(rows[:, 0], whole[0, 0])
+
+
+@pytest.mark.parametrize("place", ["q", "k", "v"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_attention_of_what_is_no_number_is_pytorchs(isa, rng, place, value):
+    arrays = {name: rng.standard_normal((1, 2, 37, 24), dtype=np.float32) for name in "qkv"}
+    arrays[place][0, 1, 5, 3] = value
+    found = ops.attention(*arrays.values())
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        *(torch.from_numpy(array) for array in arrays.values())
+    ).numpy()
+    np.testing.assert_array_equal(np.isfinite(found), np.isfinite(expected))
+    with pytest.raises(ValueError, match="scale is 1e\\+39"):
+        ops.attention(*arrays.values(), scale=1e39)
+
+
+def test_layer_norm_of_equal_columns(isa, rng):
+    """The variance is nothing, and must not be rounded to less."""
+    x = np.repeat(rng.uniform(1e4, 1e6, (500, 1)).astype(np.float32), 2401, axis=1)
+    ones, beta = np.ones(2401, np.float32), np.full(2401, 0.5, np.float32)
+    assert np.isfinite(ops.layer_norm(x, ones, beta, 1e-12)).all()
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     lengths=st.lists(st.integers(0, 40), min_size=0, max_size=9),
@@ -327,6 +361,8 @@ def test_nothing_is_read_or_written_past_the_end(isa, rng):
         (lambda f: ops.linear([1.0], f(4, 5)), TypeError, "x is a list"),
         (lambda f: ops.linear(f(2, 3), f(4, 3), f(5)), ValueError, r"bias has shape \(5,\), wanted \(4,\)"),
         (lambda f: ops.linear(f(2, 3), f(4, 3), None, "swish"), ValueError, "activation is 'swish'"),
+        (lambda f: ops.linear(f(2, 3), f(4, 3), None, b"\xff"), TypeError, "activation is a bytes"),
+        (lambda f: ops.pack_linear(f(4, 3), b"int8"), TypeError, "dtype is a bytes"),
         (lambda f: ops.linear(f(2, 3), f(3)), ValueError, r"weight has shape \(3,\), wanted 2 dimensions"),
         (lambda f: ops.linear(np.array(1, np.float32), f(3, 3)), ValueError, "scalar"),
         (lambda f: ops.layer_norm(f(2, 3), f(4), f(3)), ValueError, "gamma has shape"),

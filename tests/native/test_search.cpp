@@ -139,7 +139,8 @@ void test_training(const InstructionSet& isa) {
                                       .d = d,
                                       .scale = 20,
                                       .weight = 1.0f / static_cast<float>(n)},
-                                     i + 1, da.data(), db.data());
+                                     i + 1, {}, da.data(), db.data())
+                        .value();
         gradients[i] = da;
         gradients[i].insert(gradients[i].end(), db.begin(), db.end());
       }

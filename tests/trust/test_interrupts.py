@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
@@ -11,6 +12,7 @@ import pytest
 from test_memory_safety import run
 from tokenizers import processors
 
+from tiny_model import write_tiny_model
 from tokenizer_kinds import TOKENIZERS
 
 # Interrupts at random moments while threads share chunks: so many, or as many encodes as fit some
@@ -110,6 +112,95 @@ def test_ctrl_c_while_a_long_text_is_read(tmp_path, kind, unit, count, before):
     path = tmp_path / "tokenizer.json"
     path.write_text(TOKENIZERS[kind].to_str(), encoding="utf-8")
     assert float(run(READING, path, unit, count, before, timeout=120)) < 1.0
+
+
+# Calls that take seconds at least, on any machine, and the shapes of the arrays that they get.
+LONG = {
+    "attention": ("lambda x: ops.attention(x, x, x)", [[1, 12, 12000, 64]]),
+    "attention of a batch": (
+        "lambda x: ops.attention_varlen(x, x, x, np.array([0, 12000, 24000], np.int32))",
+        [[24000, 12, 64]],
+    ),
+    "a matrix": ("ops.linear", [[100000, 1024], [2048, 1024]]),
+    "a matrix in int8": (
+        "lambda x, w: ops.linear(x, ops.pack_linear(w, 'int8'))",
+        [[200000, 512], [4096, 512]],
+    ),
+    "a feed-forward": ("lambda x, a, b: ops.gelu_ffn(x, a, None, b, None)",
+                       [[50000, 512], [2048, 512], [512, 2048]]),
+    "quantisation": ("lambda w: ops.pack_linear(w, 'int8')", [[40000, 4096]]),
+    "words of a sparse encoder": (
+        "lambda x, w, b: core.splade_weights(x, np.array([0, len(x)], np.int32),"
+        " ops.pack_linear(w), b, False)",
+        [[60000, 256], [30000, 256], [30000]],
+    ),
+    "a loss": ("lambda a, b: core.contrastive_loss(a, b, 20.0, 1.0)", [[30000, 128]] * 2),
+    "attention in training": (
+        "lambda qkv: core.attention_forward(qkv, np.arange(0, 40001, 8000, dtype=np.int32),"
+        " np.zeros(5, np.int64), num_heads=4, dropout=0.0, seed=0)",
+        [[40000, 384]],
+    ),
+    "a measurement": ("lambda: core.measure_peak('float32', 2, 30.0)", []),
+}  # fmt: skip
+INTERRUPTED_CALL = """
+import json, os, signal, sys, threading, time
+import numpy as np
+from minifuse import ops
+from minifuse.native import core
+signal.signal(signal.SIGINT, signal.default_int_handler)
+rng = np.random.default_rng(0)
+arrays = [rng.standard_normal(shape, np.float32) for shape in json.loads(sys.argv[2])]
+call = eval(sys.argv[1])
+sent = []
+
+def interrupt():
+    sent.append(time.perf_counter())
+    os.kill(os.getpid(), signal.SIGINT)
+
+threading.Timer(0.3, interrupt).start()
+try:
+    while True:
+        call(*arrays)
+except KeyboardInterrupt:
+    print(time.perf_counter() - sent[0])
+"""
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_ctrl_c_during_a_long_call(name):
+    call, shapes = LONG[name]
+    assert float(run(INTERRUPTED_CALL, call, json.dumps(shapes), timeout=120)) < 1.0
+
+
+LONG_TEXT = """
+import os, signal, sys, threading, time
+from minifuse import SentenceTransformer
+signal.signal(signal.SIGINT, signal.default_int_handler)
+model = SentenceTransformer(sys.argv[1], num_threads=int(sys.argv[2]))
+model.max_seq_length = 12000
+sent = []
+
+def interrupt():
+    sent.append(time.perf_counter())
+    os.kill(os.getpid(), signal.SIGINT)
+
+threading.Timer(0.5, interrupt).start()
+try:
+    while True:
+        model.encode("a " * 20000)
+except KeyboardInterrupt:
+    print(time.perf_counter() - sent[0])
+"""
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_ctrl_c_within_a_step_of_a_long_text(tmp_path, num_threads):
+    """The attention of one layer takes seconds here."""
+    folder = write_tiny_model(
+        tmp_path / "m", hidden_size=256, num_attention_heads=8, num_hidden_layers=1,
+        intermediate_size=256, max_position_embeddings=12000,
+    )  # fmt: skip
+    assert float(run(LONG_TEXT, folder, num_threads, timeout=120)) < 1.0
 
 
 def test_a_signal_handler_that_asks_for_the_tokenizers_package(tmp_path):

@@ -12,13 +12,9 @@ namespace minifuse {
 namespace {
 
 void run(CudaEncoder& encoder, const Batch& batch, const Outputs& outputs) {
-  SignalPoller poller;
-  {
-    const ReleaseGil release;
-    encoder.encode(batch, outputs, std::numeric_limits<int64_t>::max(),
-                   [&poller] { return poller(); });
-  }
-  poller.raise_if_signalled();
+  compute([&](const ShouldStop& should_stop) {
+    encoder.encode(batch, outputs, std::numeric_limits<int64_t>::max(), should_stop);
+  });
 }
 
 py::list devices() {
@@ -62,10 +58,15 @@ PYBIND11_MODULE(MINIFUSE_CUDA_MODULE, module) {
       .def(
           "set_weight",
           [](CudaEncoder& e, const std::string& name, const FloatArray& array) {
-            e.weights().set(name, array.data(),
-                            std::vector<int64_t>(array.shape(), array.shape() + array.ndim()));
+            e.weights().set(name, array.data(), shape_of(array));
           },
           py::arg("name"), py::arg("array").noconvert())
+      .def(
+          "set_weight_rows",
+          [](CudaEncoder& e, const std::string& name, const FloatArray& rows, int64_t first_row) {
+            e.weights().set_rows(name, rows.data(), shape_of(rows), first_row);
+          },
+          py::arg("name"), py::arg("rows").noconvert(), py::arg("first_row"))
       .def("finish_weights", &CudaEncoder::finish_weights)
       .def(
           "encode",

@@ -214,12 +214,14 @@ __attribute__((noinline)) void attention_tile(const AttentionParams& p, const Ti
 // queries of a head that reads it; `bias` is that of the range's first key for its first query.
 template <typename Prepare, typename Tile>
 inline void over_heads_and_tiles(const AttentionParams& p, Prepare prepare, Tile tile) {
-  const int64_t num_tiles = (p.seqlen_q + kTileRows - 1) / kTileRows;
+  const int64_t end = p.query_end < p.seqlen_q ? p.query_end : p.seqlen_q;
+  const int64_t num_queries = end - p.query_begin;
+  const int64_t num_tiles = (num_queries + kTileRows - 1) / kTileRows;
   for (int64_t head = p.head_begin; head < p.head_end; ++head) {
     if (head == p.head_begin || head % p.queries_per_key == 0) prepare(head / p.queries_per_key);
     for (int64_t t = 0; t < num_tiles; ++t) {
-      const int64_t first = p.seqlen_q * t / num_tiles;
-      const int64_t last = p.seqlen_q * (t + 1) / num_tiles;
+      const int64_t first = p.query_begin + num_queries * t / num_tiles;
+      const int64_t last = p.query_begin + num_queries * (t + 1) / num_tiles;
       const float* q = p.q.data + head * p.q.head_stride + first * p.q.row_stride;
       const TileRange range(p, first, last);
       const float* bias =

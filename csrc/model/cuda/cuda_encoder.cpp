@@ -406,7 +406,7 @@ void CudaEncoder::make_room(int64_t tokens, int64_t sentences, size_t num_poolin
 }
 
 bool CudaEncoder::encode(const Batch& batch, const Outputs& outputs, int64_t max_sentences,
-                         const std::function<bool()>& should_stop) {
+                         const ShouldStop& should_stop) {
   check_lengths(description_, batch);
   check_ids(description_, batch);
   check(outputs.pool_from >= 0, "pool_from is ", outputs.pool_from, ", wanted >= 0");
@@ -434,7 +434,7 @@ bool CudaEncoder::encode(const Batch& batch, const Outputs& outputs, int64_t max
 }
 
 bool CudaEncoder::encode_chunks(const Batch& batch, const Outputs& outputs, int64_t max_sentences,
-                                const std::function<bool()>& should_stop) {
+                                const ShouldStop& should_stop) {
   int64_t longest = 1;
   for (int64_t i = 0; i < batch.batch; ++i)
     longest = std::max<int64_t>(longest, batch.cu_seqlens[i + 1] - batch.cu_seqlens[i]);

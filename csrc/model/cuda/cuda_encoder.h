@@ -5,7 +5,6 @@
 
 #include <array>
 #include <atomic>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -17,6 +16,7 @@
 #include "model/batch.h"
 #include "model/cuda/cuda_weights.h"
 #include "model/weights/weights.h"
+#include "threads/should_stop.h"
 
 namespace minifuse {
 
@@ -40,7 +40,7 @@ class CudaEncoder {
   // outputs.token_embeddings in the host's. All is done on return. At most max_sentences go in a
   // pass. Safe from several threads, one at a time.
   bool encode(const Batch& batch, const Outputs& outputs, int64_t max_sentences,
-              const std::function<bool()>& should_stop);
+              const ShouldStop& should_stop);
 
  private:
   struct Pass;  // what one pass of sentences through the model needs, on a stream of its own
@@ -50,7 +50,7 @@ class CudaEncoder {
   };
 
   bool encode_chunks(const Batch& batch, const Outputs& outputs, int64_t max_sentences,
-                     const std::function<bool()>& should_stop);
+                     const ShouldStop& should_stop);
   int64_t rows_of_hidden(int64_t tokens) const;
   std::vector<Chunk> chunks_of(const Batch& batch, int64_t max_sentences, int64_t max_tokens) const;
   void make_room(int64_t tokens, int64_t sentences, size_t num_poolings);

@@ -144,12 +144,32 @@ void Weights::set(const std::string& name, const float* data, const std::vector<
     check(!is_quantized(), "weights: '", name, "' must come quantised");
     pack_rows(*slot.matrix, slot.first_row, data, shape[0]);
   } else {
+    check(slot.rows_set == 0, "weights: '", name, "' came in part already");
     int64_t size = 1;
     for (const int64_t extent : shape) size *= extent;
     if (slot.buffer->data() == nullptr) *slot.buffer = Buffer(slot.buffer_size);
     std::copy_n(data, size, slot.buffer->data() + slot.offset);
   }
   slot.is_set = true;  // last: a tensor that failed has not come
+}
+
+void Weights::set_rows(const std::string& name, const float* data,
+                       const std::vector<int64_t>& shape, int64_t first_row) {
+  check(!shape.empty(), "weights: rows of '", name, "' have no shape");
+  const auto found = slots_.find(name);
+  std::vector<int64_t> whole = shape;
+  if (found != slots_.end() && !found->second.shape.empty()) whole[0] = found->second.shape[0];
+  Slot& slot = accept(name, whole);
+  check(!slot.matrix, "weights: '", name, "' is a matrix of a layer, which comes whole");
+  check(first_row == slot.rows_set && shape[0] <= whole[0] - first_row, "weights: ", shape[0],
+        " rows of '", name, "' from ", first_row, " on, wanted those from ", slot.rows_set, " on, ",
+        whole[0], " in all");
+  int64_t row_size = 1;
+  for (size_t i = 1; i < shape.size(); ++i) row_size *= shape[i];
+  if (slot.buffer->data() == nullptr) *slot.buffer = Buffer(slot.buffer_size);
+  std::copy_n(data, shape[0] * row_size, slot.buffer->data() + slot.offset + first_row * row_size);
+  slot.rows_set += shape[0];
+  slot.is_set = slot.rows_set == whole[0];
 }
 
 void Weights::set_quantized(const std::string& name, const int8_t* codes,

@@ -59,6 +59,10 @@ class Weights {
 
   // Copies a tensor into its slot. Throws on an unknown name, a wrong shape or a second tensor.
   void set(const std::string& name, const float* data, const std::vector<int64_t>& shape);
+  // The same for some rows of a table, those behind the rows that came before. Throws for a matrix of
+  // a layer.
+  void set_rows(const std::string& name, const float* data, const std::vector<int64_t>& shape,
+                int64_t first_row);
   // The same for a matrix in 8 bits, as PackedLinear::pack_codes takes it.
   void set_quantized(const std::string& name, const int8_t* codes,
                      const std::vector<int64_t>& shape, const float* scale,
@@ -105,6 +109,7 @@ class Weights {
     int64_t first_row = 0;
     Buffer* buffer = nullptr;
     int64_t offset = 0, buffer_size = 0;
+    int64_t rows_set = 0;  // where it comes in pieces
     bool is_set = false;
   };
 
