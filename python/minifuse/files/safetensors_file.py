@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,7 +31,9 @@ _DTYPES: dict[str, Any] = {
     "I32": np.int32,
     "I64": np.int64,
 }
+_FLOATS = ("F64", "F32", "F16", "BF16")
 _LARGEST_HEADER = 100_000_000
+_PIECE_FLOATS = 1 << 20  # of a tensor that is read in pieces, at a time
 
 
 class SafetensorsFile:
@@ -129,7 +131,22 @@ class SafetensorsFile:
         Raises:
             ValueError: the dtype is not F64, F32, F16 or BF16, or the file has shrunk meanwhile.
         """
-        return self._copy(name, ("F64", "F32", "F16", "BF16"), np.float32)
+        return self._copy(name, _FLOATS, np.float32)
+
+    def pieces(self, name: str) -> tuple[tuple[int, ...], Iterator[npt.NDArray[np.float32]]]:
+        """A tensor's shape, and copies of its rows one after the other, a few MiB at a time.
+
+        Raises:
+            ValueError: as read, for each piece.
+        """
+        shape = self.shape(name)
+        if not shape:
+            return shape, iter([self.read(name)])
+        step = max(1, _PIECE_FLOATS // max(1, math.prod(shape[1:])))
+        starts = range(0, shape[0], step)
+        return shape, (
+            self._copy(name, _FLOATS, np.float32, slice(first, first + step)) for first in starts
+        )
 
     def read_int8(self, name: str) -> npt.NDArray[np.int8]:
         """The same of an int8 tensor, as it is."""
@@ -139,7 +156,9 @@ class SafetensorsFile:
         """The same of integers of any width."""
         return self._copy(name, ("I64", "I32", "I16", "U8", "I8"), np.int64)
 
-    def _copy(self, name: str, wanted: tuple[str, ...], result: Any) -> npt.NDArray[Any]:
+    def _copy(
+        self, name: str, wanted: tuple[str, ...], result: Any, rows: slice | None = None
+    ) -> npt.NDArray[Any]:
         dtype, shape, offset, size_bytes = self._entries[name]
         if dtype not in wanted:
             raise self._fail(
@@ -147,6 +166,11 @@ class SafetensorsFile:
             )
         if self._path.stat().st_size < offset + size_bytes:
             raise self._fail("the file has shrunk since it was opened")
+        if rows is not None:
+            row_bytes = size_bytes // shape[0]
+            first, last, _ = rows.indices(shape[0])
+            offset, size_bytes = offset + first * row_bytes, (last - first) * row_bytes
+            shape = (last - first, *shape[1:])
         count = math.prod(shape)
         raw = np.frombuffer(self._map, _DTYPES[dtype], count, offset).reshape(shape)
         try:

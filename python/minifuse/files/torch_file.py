@@ -12,6 +12,7 @@ import io
 import math
 import pickle
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -281,3 +282,12 @@ class TorchFile:
         if storage.kind == "bfloat16":
             return (view.astype(np.uint32) << 16).view(np.float32)
         return np.ascontiguousarray(view.astype(np.float32))
+
+    def pieces(self, name: str) -> tuple[tuple[int, ...], Iterator[npt.NDArray[np.float32]]]:
+        """A tensor's shape, and all of it at once: its bytes may be compressed.
+
+        Raises:
+            ValueError: as read.
+        """
+        whole = self.read(name)
+        return whole.shape, iter([whole])

@@ -5,7 +5,7 @@ wrote, one file or several with an index.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -45,6 +45,9 @@ class TensorFile(Protocol):
 
     def read(self, name: str) -> npt.NDArray[np.float32]:
         """A copy of a tensor as float32, C-contiguous."""
+
+    def pieces(self, name: str) -> tuple[tuple[int, ...], Iterator[npt.NDArray[np.float32]]]:
+        """A tensor's shape, and copies of its rows one after the other, some at a time."""
 
 
 def find_weights(folder: Path) -> Path | None:
@@ -113,6 +116,17 @@ class _Shards:
         Raises:
             ValueError: the file that the index names is damaged, or lacks the tensor.
         """
+        return self._file_of(name).read(name)
+
+    def pieces(self, name: str) -> tuple[tuple[int, ...], Iterator[npt.NDArray[np.float32]]]:
+        """A tensor's shape, and copies of its rows one after the other, some at a time.
+
+        Raises:
+            ValueError: as read.
+        """
+        return self._file_of(name).pieces(name)
+
+    def _file_of(self, name: str) -> TensorFile:
         if self._open is None or self._open_name != self._files[name]:
             self.__exit__(None, None, None)
             self._open = None
@@ -123,4 +137,4 @@ class _Shards:
                 f"{self._path.parent / self._open_name}: lacks {name!r}, which {self._path.name} "
                 "says is there"
             )
-        return self._open.read(name)
+        return self._open

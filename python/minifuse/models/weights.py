@@ -6,13 +6,13 @@ import functools
 import re
 import warnings
 from collections.abc import Container, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from minifuse.models.architectures import Computed, Derived, Rows
-from minifuse.models.checkpoint import open_checkpoint
+from minifuse.models.checkpoint import TensorFile, open_checkpoint
 from minifuse.models.description import ModelDescription
 from minifuse.models.folder import ModelFolder
 from minifuse.native import core
@@ -22,6 +22,8 @@ __all__ = ["load_encoder", "new_encoder", "read_slots", "set_weights", "stored_t
 
 FloatArray = npt.NDArray[np.float32]
 
+# The table of words is half of a small model. It never lies in memory twice.
+_LARGE = ("embeddings.word",)
 # The number of a layer in a tensor's name.
 _LAYER = re.compile(r"(?:^|\.)layers?\.(\d{1,9})\.")
 
@@ -38,7 +40,7 @@ def stored_tensors(
         ValueError: two tensors are one (both are named), or the file is damaged.
     """
     wanted = {source.name for slot in slots if (source := _stored(folder, slot))} | set(others)
-    return dict(_read_own(folder, wanted))
+    return {own: file.read(name) for own, name, file in _own_tensors(folder, wanted)}
 
 
 def _stored(folder: ModelFolder, slot: str) -> Rows | Derived | None:
@@ -47,8 +49,10 @@ def _stored(folder: ModelFolder, slot: str) -> Rows | Derived | None:
     return None if isinstance(source, Computed) else source
 
 
-def _read_own(folder: ModelFolder, wanted: Container[str]) -> Iterator[tuple[str, FloatArray]]:
-    """Yield the wanted tensors in the order of the file, by their names without prefix."""
+def _own_tensors(
+    folder: ModelFolder, wanted: Container[str]
+) -> Iterator[tuple[str, str, TensorFile]]:
+    """Yield names of the wanted tensors without prefix and with it, in the order of their file."""
     taken: dict[str, str] = {}
     with open_checkpoint(folder.weights_path) as file:
         for name in file.names():
@@ -60,7 +64,7 @@ def _read_own(folder: ModelFolder, wanted: Container[str]) -> Iterator[tuple[str
                     f"{folder.weights_path}: {taken[own]!r} and {name!r} are one tensor"
                 )
             taken[own] = name
-            yield own, file.read(name)
+            yield own, name, file
 
 
 def read_slots(folder: ModelFolder, slots: Iterable[str]) -> Iterator[tuple[str, FloatArray]]:
@@ -73,14 +77,41 @@ def read_slots(folder: ModelFolder, slots: Iterable[str]) -> Iterator[tuple[str,
         FileNotFoundError: the folder has no weights.
         ValueError: two tensors are for one slot (both are named), or the file is damaged.
     """
+    for piece in _read_pieces(folder, slots, ()):
+        yield piece.slot, piece.rows
+
+
+class _Piece(NamedTuple):
+    """All of what goes into a slot, or some of its rows."""
+
+    slot: str
+    rows: FloatArray
+    first_row: int
+    shape: tuple[int, ...]  # of all of it
+
+
+def _read_pieces(
+    folder: ModelFolder, slots: Iterable[str], large: Container[str]
+) -> Iterator[_Piece]:
+    """Do what read_slots does; slots of ``large`` come in pieces where they are whole tensors."""
     wanted: dict[str, list[tuple[str, Rows | Derived]]] = {}
     for slot in tuple(slots):  # the caller may take away what it is given
         source = folder.architecture.source(slot)
         if isinstance(source, Computed):
-            yield slot, source.of(folder.description)
+            made = source.of(folder.description)
+            yield _Piece(slot, made, 0, made.shape)
         elif source:
             wanted.setdefault(source.name, []).append((slot, source))
-    for own, array in _read_own(folder, wanted):
+    for own, name, file in _own_tensors(folder, wanted):
+        slot, source = wanted[own][0]
+        if slot in large and wanted[own] == [(slot, Rows(own))]:
+            shape, pieces = file.pieces(name)
+            first_row = 0
+            for rows in pieces:
+                yield _Piece(slot, rows, first_row, shape)
+                first_row += len(rows)
+            continue
+        array = file.read(name)
         for slot, source in wanted[own]:
             try:
                 made = source.of(array, folder.description)
@@ -88,7 +119,7 @@ def read_slots(folder: ModelFolder, slots: Iterable[str]) -> Iterator[tuple[str,
                 raise ValueError(
                     f"{folder.weights_path}: {own!r} has shape {list(array.shape)}: {error}"
                 ) from error
-            yield slot, made
+            yield _Piece(slot, made, 0, made.shape)
 
 
 def new_encoder(description: ModelDescription, dtype: str, device: str = "cpu") -> core.Encoder:
@@ -131,16 +162,22 @@ def set_weights(encoder: core.Encoder, folder: ModelFolder, done: Iterable[str] 
             empty.remove(slot)
     if not done:
         _check_layers(folder, set(names.values()))
-    for slot, array in read_slots(folder, empty):
+    has_nan: set[str] = set()
+    for slot, rows, first_row, whole in _read_pieces(folder, empty, _LARGE):
         name = names[slot]
-        if array.size and np.isnan(array.min()):
+        if name not in has_nan and rows.size and np.isnan(rows.min()):
+            has_nan.add(name)
             warnings.warn(f"{path}: tensor {name!r} holds NaN", RuntimeWarning, stacklevel=3)
-        if array.shape != shapes[slot]:
+        if whole != shapes[slot]:
             raise ValueError(
-                f"{path}: {name!r} has shape {list(array.shape)}, wanted {list(shapes[slot])}"
+                f"{path}: {name!r} has shape {list(whole)}, wanted {list(shapes[slot])}"
             )
-        encoder.set_weight(slot, array)
-        empty.remove(slot)
+        if rows.shape == whole:
+            encoder.set_weight(slot, rows)
+        else:
+            encoder.set_weight_rows(slot, rows, first_row)
+        if first_row + len(rows) == whole[0]:
+            empty.remove(slot)
     if empty:
         slot = min(empty)
         shape = list(shapes[slot])
