@@ -39,12 +39,16 @@ double rounded(float x) {
   return value;
 }
 
-// The largest difference, each in units of the magnitudes that were summed.
+// The largest difference, each in units of the magnitudes that were summed; NaN where one is NaN,
+// which std::max would pass over.
 double relative_error(const std::vector<float>& ours, const std::vector<double>& exact,
                       const std::vector<double>& magnitude) {
   double error = 0;
-  for (size_t i = 0; i < exact.size(); ++i)
-    error = std::max(error, std::fabs(ours[i] - exact[i]) / magnitude[i]);
+  for (size_t i = 0; i < exact.size(); ++i) {
+    const double one = std::fabs(ours[i] - exact[i]) / magnitude[i];
+    if (!(one <= error)) error = one;
+    if (std::isnan(error)) return error;
+  }
   return error;
 }
 
