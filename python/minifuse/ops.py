@@ -69,7 +69,8 @@ def pack_linear(weight: Any, dtype: str | None = None) -> Any:
     Raises:
         ValueError: another dtype.
     """
-    return core.pack_linear(native.as_float32("weight", weight, 2), dtype or "float32")
+    name = native.as_name("dtype", dtype, "float32")
+    return core.pack_linear(native.as_float32("weight", weight, 2), name)
 
 
 def _packed(name: str, weight: Any) -> core.PackedLinear:
@@ -137,7 +138,8 @@ def linear(x: Any, weight: Any, bias: Any = None, activation: str | None = None)
         [..., out_features].
     """
     rows, lead = _rows("x", x)
-    y = core.linear(rows, _packed("weight", weight), _optional("bias", bias), activation or "none")
+    name = native.as_name("activation", activation, "none")
+    y = core.linear(rows, _packed("weight", weight), _optional("bias", bias), name)
     return native.like(y.reshape(*lead, y.shape[-1]), x)
 
 

@@ -46,7 +46,8 @@ inline void normalize_rows(float* y, int64_t ldy, const float* gamma, const floa
     const float total_d = reduce_add(sum_d[r]);
     const float var = (reduce_add(sum_d2[r]) - total_d * total_d / width) / width;
     correction[r] = total_d / width;
-    rstd[r] = 1.0f / scalar_sqrt(var + eps);
+    // In a row of equal columns the difference may round to less than nothing.
+    rstd[r] = 1.0f / scalar_sqrt((var < 0.0f ? 0.0f : var) + eps);
   }
   for (int64_t c = 0; c < H; c += 16) {
     const bool whole = H - c >= 16;

@@ -11,6 +11,29 @@ inline bool keeps_row(const PoolParams& p, int64_t row) {
   return row >= p.first_row && (!p.mask || p.mask[row]);
 }
 
+// The highest of 16 columns from c on among the kept rows [first, last], which both are kept; NaN where
+// a row has one. max alone would lose those of any row but the first.
+inline f32x16 highest(const PoolParams& p, int64_t first, int64_t last, int64_t c) {
+  constexpr float kInfinity = __builtin_inff();
+  const auto numbers_of = [](f32x16 v) {
+    return greater_mask(v, broadcast(-kInfinity)) | greater_mask(broadcast(kInfinity), v);
+  };
+  f32x16 result = load_upto(p.x + first * p.ldx + c, p.H - c);
+  uint32_t numbers = numbers_of(result);
+  for (int64_t row = first + 1; row <= last; ++row) {
+    if (!keeps_row(p, row)) continue;
+    const f32x16 v = load_upto(p.x + row * p.ldx + c, p.H - c);
+    result = max(v, result);
+    numbers &= numbers_of(v);
+  }
+  if (numbers == 0xFFFF) return result;
+  alignas(64) float lanes[16];
+  store(lanes, result);
+  for (int i = 0; i < 16; ++i)
+    if (!(numbers >> i & 1)) lanes[i] = __builtin_nanf("");
+  return load(lanes);
+}
+
 void pool(const PoolParams& p) {
   int64_t count = 0, first = -1, last = -1;
   float weight_sum = 0.0f;
@@ -39,9 +62,7 @@ void pool(const PoolParams& p) {
           result = load_upto(p.x + last * p.ldx + c, n);
           break;
         case Pooling::kMax:
-          result = load_upto(p.x + first * p.ldx + c, n);
-          for (int64_t row = first + 1; row <= last; ++row)
-            if (keeps_row(p, row)) result = max(load_upto(p.x + row * p.ldx + c, n), result);
+          result = highest(p, first, last, c);
           break;
         case Pooling::kMean:
         case Pooling::kMeanSqrtLen:
@@ -71,7 +92,7 @@ void l2_normalize(float* x, int64_t ldx, int64_t num_rows, int64_t H) {
       squares = fma(v, v, squares);
     }
     const float norm = scalar_sqrt(reduce_add(squares));
-    const f32x16 divisor = broadcast(norm > 1e-12f ? norm : 1e-12f);
+    const f32x16 divisor = broadcast(norm <= 1e-12f ? 1e-12f : norm);  // NaN stays NaN
     map_array(y, y, H, each([=](f32x16 v) { return div(v, divisor); }));
   }
 }

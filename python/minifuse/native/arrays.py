@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FloatArray", "as_float32", "as_int32", "as_mask", "as_strided_float32",
+__all__ = ["FloatArray", "as_float32", "as_int32", "as_mask", "as_name", "as_strided_float32",
            "is_cuda_tensor", "is_tensor", "like", "softmax_scale"]  # fmt: skip
 
 FloatArray = npt.NDArray[np.float32]
@@ -38,9 +38,22 @@ def softmax_scale(scale: float | None, head_dim: int) -> float:
     """
     if scale is None:
         return 1.0 / math.sqrt(max(head_dim, 1))
-    if not math.isfinite(scale):
-        raise ValueError(f"scale is {scale}, wanted a finite number")
+    if not abs(scale) <= 3.4e38:  # the kernels use float32
+        raise ValueError(f"scale is {scale}, wanted a finite number of float32")
     return float(scale)
+
+
+def as_name(name: str, value: object, default: str) -> str:
+    """A string that names a choice; the default for None.
+
+    Raises:
+        TypeError: something else.
+    """
+    if value is None:
+        return default
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is a {type(value).__name__}, wanted a string")
+    return value or default
 
 
 def like(result: FloatArray, example: object) -> Any:
