@@ -227,6 +227,7 @@ def test_wrong_arguments(rng):
         (np.float32([[1, 0, 0, 0], [1, np.inf, 0, 0]]), ValueError, r"vectors\[1\] holds a NaN"),
         (np.full((1, 4), 1e300), ValueError, r"vectors\[0\] holds"),
         (np.zeros((2, 4)), ValueError, r"vectors\[0\] is a vector of zeros"),
+        ([[1e-13, 0, 0, 0]], ValueError, r"vectors\[0\] is a vector of zeros, or nearly"),
         (np.array([["a", "b", "c", "d"]]), TypeError, "dtype"),
     ):
         with pytest.raises(error, match=message), np.errstate(over="ignore"):

@@ -150,7 +150,7 @@ def test_a_full_disk_loses_nothing(saved, monkeypatch):
     before = saved.read_bytes()
     write = index_file._write_all
 
-    def full(file, data):
+    def full(file, data, checksum=0):
         write(file, memoryview(data)[:100])
         raise OSError(28, "No space left on device")
 

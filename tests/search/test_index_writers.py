@@ -10,6 +10,7 @@ import random
 import signal
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -179,6 +180,40 @@ def test_repair_of_a_whole_file(saved, capsys):
     assert main(["index", "repair", str(saved), "-o", str(output)]) == 0
     assert "nothing is lost" in capsys.readouterr().out
     assert len(Index.load(output)) == 150
+
+
+def test_repair_where_bytes_are_gone(tmp_path, rng):
+    """A segment that would reach past the end of the file hides none of those behind it."""
+    index = Index(16)
+    path = tmp_path / "some.index"
+    for count in (3000, 10, 20):
+        index.add(rng.standard_normal((count, 16)))
+        index.save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: 16 * _SECTOR] + whole[-8 * _SECTOR :])
+    Index.repair(path, tmp_path / "repaired.index")
+    repaired = Index.load(tmp_path / "repaired.index")
+    np.testing.assert_array_equal(
+        repaired.reconstruct(range(30)), index.reconstruct(range(3000, 3030))
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux counts the bytes that are read")
+def test_repair_reads_a_file_a_few_times_at_most(tmp_path, rng):
+    index = Index(8)
+    path = tmp_path / "many.index"
+    for _ in range(150):
+        index.add(rng.standard_normal((40, 8)))
+        index.save(path)
+
+    def bytes_read() -> int:
+        lines = Path("/proc/self/io").read_text().splitlines()
+        return int(dict(line.split(": ") for line in lines)["rchar"])
+
+    before = bytes_read()
+    Index.repair(path, tmp_path / "repaired.index")
+    assert bytes_read() - before < 6 * path.stat().st_size
+    assert len(Index.load(tmp_path / "repaired.index")) == 6000
 
 
 def test_a_file_of_version_1_is_read_and_written_anew(tmp_path):

@@ -74,6 +74,23 @@ def test_search_with_any_score(embeddings, theirs):
     assert util.semantic_search(queries, embeddings[:0]) == [[] for _ in queries]
 
 
+def test_equal_scores_of_any_function_come_by_their_ids(rng):
+    """Scores that no number is come last."""
+    corpus = np.arange(40.0)[:, None]
+    table = rng.integers(0, 4, (3, 40)).astype(float)
+    table[1, ::7] = np.nan
+
+    def score_function(queries, chunk):
+        return table[:, chunk[:, 0].astype(int)]
+
+    found = util.semantic_search(
+        np.zeros((3, 1)), corpus, top_k=12, score_function=score_function, corpus_chunk_size=9
+    )
+    for row, hits in zip(table, found, strict=True):
+        wanted = np.argsort(-row, kind="stable")[:12]
+        assert [hit["corpus_id"] for hit in hits] == wanted.tolist()
+
+
 def test_wrong_sizes(embeddings):
     for arguments in ({"top_k": 0}, {"max_pairs": 0}, {"query_chunk_size": -1}):
         with pytest.raises(ValueError, match="wanted > 0"):

@@ -7,7 +7,9 @@ scores, ids = index.search(model.encode(["a question"]), k=10)
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import itertools
 import os
 import threading
 import weakref
@@ -44,6 +46,13 @@ _METRICS = ("cosine", "dot")
 # Appends of up to this many vectors are joined in memory, so that a million of them one by one make
 # a few pieces to search and not a million.
 _JOINED_VECTORS = 1 << 16
+# Vectors that are checked at a time: Python hears of Ctrl-C in between.
+_ROWS_AT_ONCE = 1 << 14
+# Vectors that are as short are not made any longer by l2_normalize, as in PyTorch.
+_LEAST_SQUARE = 1e-24
+_NOT_COPIED = (
+    "_lock", "_is_changing", "_mapped", "_path", "_file", "_tail", "_num_saved", "_starts"
+)  # fmt: skip
 # A model is recognised by its vector of this text (Index.bind).
 _PROBE = "The quick brown fox jumps over the lazy dog."
 
@@ -110,6 +119,8 @@ class Index:
         self._is_changing = False
         _instances.add(self)
         self._segments: list[Segment] = []
+        # Some segments and their first ids; _starts_of keeps them up to date.
+        self._starts: tuple[list[Segment], list[int]] = self._segments, [0]
         self._mapped: MappedFile | None = None  # behind some of the segments
         self._path: Path | None = None  # of the file that it was loaded from or saved to
         self._file: tuple[int, int] | None = None  # device and inode
@@ -169,7 +180,7 @@ class Index:
         # A copy in another process has its own memory and no file: two writers would disagree.
         with self._lock:
             state = self.__dict__ | {"_segments": [_copied(s) for s in self._present()]}
-        for name in ("_lock", "_is_changing", "_mapped", "_path", "_file", "_tail", "_num_saved"):
+        for name in _NOT_COPIED:
             del state[name]
         return state
 
@@ -219,6 +230,7 @@ class Index:
                 )
             self._has_texts = texts is not None
             self._segments = self._joined_with(segment)
+            self._starts = [], [0]  # lets go of what was joined
         return range(first, first + len(rows))
 
     def bind(self, model: Any) -> None:
@@ -312,21 +324,18 @@ class Index:
             ValueError: the vectors came without texts.
         """
         segments = self._present()
-        total = sum(segment.count for segment in segments)
-        if not 0 <= i < total:
-            raise IndexError(f"id is {i}, wanted 0..{total - 1}")
+        starts = self._starts_of(segments)
+        if not 0 <= i < starts[-1]:
+            raise IndexError(f"id is {i}, wanted 0..{starts[-1] - 1}")
         if not self._has_texts:
             raise ValueError("the vectors came without texts: pass them to add()")
-        for segment in segments:
-            if i < segment.count:
-                return segment.text(i)
-            i -= segment.count
-        raise AssertionError
+        place = bisect.bisect_right(starts, i) - 1
+        return segments[place].text(i - starts[place])
 
     def reconstruct(self, ids: Any) -> FloatArray:
         """The float32 vectors [len(ids), dim] of these ids, as stored: rounded in fewer bits."""
         segments = self._present()
-        starts = np.cumsum([0] + [segment.count for segment in segments])
+        starts = np.asarray(self._starts_of(segments))
         try:
             places = np.asarray(ids, np.int64).reshape(-1)
         except OverflowError as error:
@@ -528,6 +537,14 @@ class Index:
                 self._mapped.check()
             return self._segments
 
+    def _starts_of(self, segments: list[Segment]) -> list[int]:
+        """The id of each segment's first vector, and the number of all."""
+        known = self._starts  # one look: another thread may add meanwhile
+        if known[0] is not segments:  # which is never changed in place
+            counts = (segment.count for segment in segments)
+            self._starts = known = segments, list(itertools.accumulate(counts, initial=0))
+        return known[1]
+
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
         """Other threads wait here; a signal handler of the same thread cannot, and is refused."""
@@ -563,7 +580,7 @@ class Index:
         }
 
     def _checked(self, name: str, value: Any) -> FloatArray:
-        """Rows [n, dim] float32, of length 1 with cosine."""
+        """Rows [n, dim] float32, of length 1 with cosine; a copy, which nobody else can change."""
         array = np.asarray(value.detach().cpu().numpy() if native.is_tensor(value) else value)
         if array.dtype.kind not in "fiu":
             raise TypeError(f"{name} has dtype {array.dtype}, wanted float32")
@@ -573,27 +590,34 @@ class Index:
             raise ValueError(
                 f"{name} has shape {array.shape}, wanted [n, {self._dim}] as the index has"
             )
-        rows: FloatArray = np.ascontiguousarray(array, np.float32)
-        squares = np.einsum("ij,ij->i", rows, rows)
-        if not np.isfinite(squares).all():
-            row = int(np.flatnonzero(~np.isfinite(squares))[0])
-            raise ValueError(f"{name}[{row}] holds a NaN, an infinity or numbers beyond float32")
-        if self._metric == "cosine":
-            if not (squares > 1e-30).all():
-                row = int(np.flatnonzero(squares <= 1e-30)[0])
-                raise ValueError(f"{name}[{row}] is a vector of zeros: its cosine is not defined")
-            rows = core.l2_normalize(rows)
+        rows: FloatArray = np.empty(array.shape, np.float32)
+        for begin in range(0, len(rows), _ROWS_AT_ONCE):
+            some = rows[begin : begin + _ROWS_AT_ONCE]
+            with np.errstate(over="ignore"):  # an infinity, which is refused below
+                some[...] = array[begin : begin + _ROWS_AT_ONCE]
+            squares = np.einsum("ij,ij->i", some, some)
+            if not np.isfinite(squares).all():
+                row = begin + int(np.flatnonzero(~np.isfinite(squares))[0])
+                raise ValueError(
+                    f"{name}[{row}] holds a NaN, an infinity or numbers beyond float32"
+                )
+            if self._metric == "cosine":
+                if not (squares > _LEAST_SQUARE).all():
+                    row = begin + int(np.flatnonzero(squares <= _LEAST_SQUARE)[0])
+                    raise ValueError(
+                        f"{name}[{row}] is a vector of zeros, or nearly: its cosine is not defined"
+                    )
+                some[...] = core.l2_normalize(some)
         return rows
 
     def _stored(self, rows: FloatArray, texts: Sequence[str] | None) -> Segment:
         if self._dtype == "float32":
-            # A copy: the caller may change what was given.
-            segment = Segment(rows if self._metric == "cosine" else rows.copy())
+            segment = Segment(rows)
         elif self._dtype == "bfloat16":
             segment = Segment(core.to_bfloat16(rows))
         else:
             codes, scale = core.quantize_vectors(rows, self._stride)
-            segment = Segment(codes, scale, rows.copy() if self._rescore else None)
+            segment = Segment(codes, scale, rows if self._rescore else None)
         if texts is not None:
             encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
             lengths = np.cumsum([0, *map(len, encoded)], dtype=np.int64)

@@ -70,6 +70,8 @@ _HEAD_BYTES = {1: 128, 2: _SECTOR}
 _STEP = {1: _ALIGNMENT, 2: _SECTOR}  # heads lie at multiples of it
 # The newest segment is compared with its checksum when an index is opened, up to this size.
 _CHECKED_AT_OPEN_BYTES = 64 << 20
+# Python hears of Ctrl-C between two pieces of this size.
+_BYTES_AT_ONCE = 32 << 20
 
 
 class Tail(NamedTuple):
@@ -246,7 +248,8 @@ def _find_head(file: BinaryIO, offset: int, tail: Tail) -> tuple[int, _Head] | N
     """The first valid head at or behind ``offset``, and where it is."""
     magic = _SEGMENT_MAGIC + tail.salt
     step, head_bytes = _STEP[tail.version], _HEAD_BYTES[tail.version]
-    block = 1 << 24  # a multiple of every step; blocks overlap by a head
+    # Blocks are multiples of every step and overlap by a head. They grow: usually the head is near.
+    block = 1 << 12
     while True:
         file.seek(offset)
         data = file.read(block + head_bytes)
@@ -261,6 +264,7 @@ def _find_head(file: BinaryIO, offset: int, tail: Tail) -> tuple[int, _Head] | N
         if len(data) <= block:
             return None
         offset += block
+        block = min(2 * block, 1 << 24)
 
 
 def _heads(file: BinaryIO, path: Path, tail: Tail) -> Iterator[tuple[_Head, Tail]]:
@@ -328,7 +332,7 @@ def _has_checksum(file: BinaryIO, head: _Head) -> bool:
     actual, left = 0, sum(map(_padded, head.sizes))
     file.seek(head.begin)
     while left > 0:
-        data = file.read(min(left, 1 << 24))
+        data = file.read(min(left, _BYTES_AT_ONCE))
         if not data:
             return False
         actual = zlib.crc32(data, actual)
@@ -339,6 +343,16 @@ def _has_checksum(file: BinaryIO, head: _Head) -> bool:
 def _check(file: BinaryIO, path: Path, head: _Head) -> None:
     if not _has_checksum(file, head):
         raise _damage(path, f"the vectors at byte {head.begin} do not match their checksum")
+
+
+def _read_all(file: BinaryIO, offset: int, into: memoryview) -> bool:
+    """Fill the memory from the file; False where the file ends before."""
+    file.seek(offset)
+    for begin in range(0, len(into), _BYTES_AT_ONCE):
+        piece = into[begin : begin + _BYTES_AT_ONCE]
+        if file.readinto(piece) != len(piece):  # type: ignore[attr-defined]
+            return False
+    return True
 
 
 def _segment(
@@ -358,9 +372,8 @@ def _segment(
             if mapped is not None:
                 array = mapped.array(dtype, count, offset)
             else:
-                file.seek(offset)
-                array = np.fromfile(file, dtype, count)
-                if len(array) != count:
+                array = np.empty(count, dtype)
+                if not _read_all(file, offset, array.data.cast("B")):
                     raise _damage(path, f"truncated within {part} at byte {offset}")
             parts[part] = array.reshape(-1, columns) if columns else array
         offset += _padded(size)
@@ -422,10 +435,15 @@ def _bytes_of(array: Array) -> memoryview:
     return np.ascontiguousarray(array).data.cast("B")
 
 
-def _write_all(file: BinaryIO, data: bytes | memoryview) -> None:
+def _write_all(file: BinaryIO, data: bytes | memoryview, checksum: int = 0) -> int:
+    """Write all of it, and return the checksum of what came before and it."""
     view = memoryview(data)
-    while len(view):  # one call writes 2 GiB at most
-        view = view[file.write(view) :]
+    for begin in range(0, len(view), _BYTES_AT_ONCE):
+        left = view[begin : begin + _BYTES_AT_ONCE]
+        checksum = zlib.crc32(left, checksum)
+        while len(left):
+            left = left[file.write(left) :]
+    return checksum
 
 
 def _append_segment(file: BinaryIO, segment: Segment, tail: Tail) -> Tail:
@@ -437,10 +455,8 @@ def _append_segment(file: BinaryIO, segment: Segment, tail: Tail) -> Tail:
         file.truncate(begin)  # what a killed writer left behind
         file.seek(begin + _SECTOR)
         for part in parts:
-            padding = bytes(_padded(len(part)) - len(part))
-            _write_all(file, part)
-            _write_all(file, padding)
-            checksum = zlib.crc32(padding, zlib.crc32(part, checksum))
+            checksum = _write_all(file, part, checksum)
+            checksum = _write_all(file, bytes(_padded(len(part)) - len(part)), checksum)
         end = _padded(file.tell(), _SECTOR)
         _write_all(file, bytes(end - file.tell()))
         os.fsync(file.fileno())
@@ -578,6 +594,9 @@ def recover(path: Path, layout_of: Any) -> Recovered:
         layout, size = layout_of(about), status.st_size
         result = Recovered(Content(about, [], tail, status))
         offset = tail.end
+        # Bytes that may still be compared with checksums. No writer makes heads that lie within
+        # each other's vectors, and to compare all of them could take for ever.
+        left = 2 * size
         while (found := _find_head(file, offset, tail)) is not None:
             at, head = found
             if at != offset:
@@ -588,7 +607,11 @@ def recover(path: Path, layout_of: Any) -> Recovered:
                     "follows become smaller"
                 )
             tail = tail._replace(num_vectors=head.first + head.num_vectors)
-            if head.end > size or not _has_checksum(file, head):
+            is_whole = head.end <= size and head.end - head.begin <= left
+            if is_whole:
+                left -= head.end - head.begin
+                is_whole = _has_checksum(file, head)
+            if not is_whole:
                 result.losses.append(
                     f"{head.num_vectors} vectors at byte {at} are damaged and left out: the ids of "
                     "what follows become smaller"

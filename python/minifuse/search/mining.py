@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
+IdArray = npt.NDArray[np.int64]
 ScoreFunction = Callable[[Any, Any], Any]
 
 
@@ -39,6 +40,16 @@ def _finite(name: str, rows: Array) -> Array:
         row = int(np.flatnonzero(~is_whole)[0])
         raise ValueError(f"{name}[{row}] holds a NaN or an infinity: it has no neighbours")
     return rows
+
+
+def _best(scores: Array, ids: IdArray, k: int) -> tuple[Array, IdArray]:
+    """The k highest of scores [n], best first, and their ids; ids ascend within equal scores."""
+    falling = -scores
+    if len(scores) > k:
+        kept = ~(falling > np.partition(falling, k - 1)[k - 1])  # a few more where scores are equal
+        falling, scores, ids = falling[kept], scores[kept], ids[kept]
+    order = np.argsort(falling, kind="stable")[:k]
+    return scores[order], ids[order]
 
 
 def _top_k(
@@ -68,13 +79,18 @@ def _top_k(
             part = corpus[start : start + corpus_chunk_size]
             scores = score_function(chunk, part)
             scores = np.asarray(scores.cpu().numpy() if native.is_tensor(scores) else scores)
-            ids = np.broadcast_to(np.arange(start, start + len(part)), scores.shape)
-            scores = np.concatenate([best_scores, scores], axis=1)
-            ids = np.concatenate([best_ids, ids], axis=1)
-            # Ids ascend within equal scores, so a stable sort breaks ties by the lower id.
-            order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-            best_scores = np.take_along_axis(scores, order, 1)
-            best_ids = np.take_along_axis(ids, order, 1)
+            if scores.shape != (len(chunk), len(part)):
+                raise ValueError(
+                    f"score_function gave an array of shape {list(scores.shape)}, wanted "
+                    f"{[len(chunk), len(part)]}"
+                )
+            ids = np.arange(start, start + len(part))
+            found = [
+                _best(np.concatenate([known, new]), np.concatenate([known_ids, ids]), k)
+                for known, new, known_ids in zip(best_scores, scores, best_ids, strict=True)
+            ]
+            best_scores = np.stack([row[0] for row in found])
+            best_ids = np.stack([row[1] for row in found])
         scores_of.append(best_scores)
         ids_of.append(best_ids)
     if not scores_of:
