@@ -153,9 +153,12 @@ class BaseModel(DropIn, ABC):
         if num_threads is not None:
             self._num_threads = self._check_num_threads(num_threads)
         folder = self._read_folder(path)
+        self._loaded_files = _stamps(folder.path)
         self.pipeline: Pipeline = kind(folder, asked_dtype, placed, self._num_threads)
         if model_max_length is not None:
-            self.max_seq_length = min(int(model_max_length), self.max_seq_length)
+            limit = folder.description.max_position_embeddings
+            asked = max_length_of({"text": {"max_length": model_max_length}})
+            self.max_seq_length = min(asked or limit, limit)
 
         saved = self._known_prompts | folder.prompts
         self.prompts: dict[str, str] = saved | {k: v or "" for k, v in (prompts or {}).items()}
@@ -251,8 +254,18 @@ class BaseModel(DropIn, ABC):
     def __reduce__(self) -> tuple[Any, ...]:
         # Weights are read again from the folder; all that can be changed after loading travels
         # along.
+        self._check_weights()
         path, device = str(self.pipeline.folder.path), str(self.device)
         return (_reload, (type(self), path, device, self.dtype, self._state()))
+
+    def _check_weights(self) -> None:
+        """Raise where the files that a copy is made of are not those that were loaded."""
+        path = self.pipeline.folder.path
+        if self._loaded_files != _stamps(path):
+            raise ValueError(
+                f"{path}: its weights have changed since the model was loaded from it, and a copy "
+                "is made of them: load it again"
+            )
 
     def _state(self) -> dict[str, Any]:
         """All that can be changed after loading."""
@@ -390,6 +403,7 @@ class BaseModel(DropIn, ABC):
             folder.weights_path  # noqa: B018  # a folder without weights would look whole
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{source}: what the model came from is gone") from error
+        self._check_weights()
         with new_folder(path, overwrites=True) as copy:
             shutil.copytree(source, copy, ignore=ignore_other_engines, dirs_exist_ok=True)
             self._write_settings(copy)
@@ -411,6 +425,8 @@ class BaseModel(DropIn, ABC):
             update_json(path / "sentence_bert_config.json", lengths)
             # Not by tokenizers' own save: a full disk would be a plain Exception there.
             text = one.tokenizer.backend.to_str(pretty=True)
+            if source.is_static:  # which has its length there
+                text = _with_truncation(text, one.max_seq_length)
             (path / "tokenizer.json").write_text(text, encoding="utf-8")
         update_json(folder / "config_sentence_transformers.json", self._settings())
 
@@ -423,10 +439,33 @@ class BaseModel(DropIn, ABC):
         }
 
 
+def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return size and time of every file of weights in a model's folder and its modules'."""
+    if not folder.is_dir():  # it is gone, which is said elsewhere
+        return {}
+    return {
+        str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns)
+        for pattern in ("*", "*/*")
+        for path in folder.glob(pattern)
+        if path.suffix in (".safetensors", ".bin") and path.is_file()
+    }
+
+
 def update_json(path: Path, values: dict[str, Any]) -> None:
     """Put values into the object of a file that was read before, or of a new one."""
     own = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     path.write_text(json.dumps(own | values, indent=2) + "\n", encoding="utf-8")
+
+
+def _with_truncation(tokenizer: str, length: int) -> str:
+    """Return a tokenizer.json that says at how many tokens texts are cut; from 2^30 on nowhere."""
+    state = json.loads(tokenizer)
+    state["truncation"] = None
+    if length < 1 << 30:
+        state["truncation"] = {
+            "direction": "Right", "max_length": length, "strategy": "LongestFirst", "stride": 0
+        }  # fmt: skip
+    return json.dumps(state, indent=2, ensure_ascii=False)
 
 
 def _reload(

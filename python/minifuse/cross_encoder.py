@@ -19,7 +19,7 @@ import tokenizers  # noqa: F401  pairs ask for it, and then a handler or a fork 
 
 from minifuse.base_model import BaseModel, either, progress_bar, update_json
 from minifuse.models.folder import read_cross_encoder_folder
-from minifuse.models.inputs import as_list, length_of_call
+from minifuse.models.inputs import as_list, checked_batch_size, length_of_call
 from minifuse.models.modules import DenseModule, activation_of_class, class_of_activation
 from minifuse.models.pipeline import Request
 from minifuse.native import core
@@ -184,9 +184,10 @@ class CrossEncoder(BaseModel):
         transformer = folder / source.transformer_path.relative_to(source.path)
         # Version 6 of sentence-transformers reads modules.json and what stands beside it, earlier
         # ones config.json; the length is the tokenizer's in both.
-        update_json(transformer / "sentence_bert_config.json", _SEQUENCE_CLASSIFICATION)
-        if not (folder / "modules.json").is_file():
-            (folder / "modules.json").write_text(json.dumps(_MODULES, indent=2) + "\n")
+        if source.is_classifier:
+            update_json(transformer / "sentence_bert_config.json", _SEQUENCE_CLASSIFICATION)
+            if not (folder / "modules.json").is_file():
+                (folder / "modules.json").write_text(json.dumps(_MODULES, indent=2) + "\n")
         lengths = {"model_max_length": self.max_seq_length}
         update_json(transformer / "tokenizer_config.json", lengths)
         if (path := self._path_of_activation()) is not None:
@@ -271,8 +272,7 @@ class CrossEncoder(BaseModel):
         inputs = either(inputs, sentences, "inputs", "sentences")
         if inputs is None:
             raise TypeError("inputs is None, wanted a pair of strings or a list of pairs")
-        if batch_size <= 0:
-            raise ValueError(f"batch_size must be a positive integer, got {batch_size}.")
+        batch_size = checked_batch_size(batch_size)
         if truncation not in ("cut", "error"):
             raise ValueError(f"truncation is {truncation!r}, wanted 'cut' or 'error'")
         self._check_device(device)
@@ -282,7 +282,7 @@ class CrossEncoder(BaseModel):
         request = Request(
             num_threads=self._threads_of_call(num_threads),
             prompt=self._resolve_prompt(prompt, prompt_name) or "",
-            batch_size=int(batch_size),
+            batch_size=batch_size,
             refuses_long=truncation == "error",
             max_length=length_of_call(f"{type(self).__name__}.predict()", kwargs),
         )

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from minifuse.base_model import either, progress_bar
 from minifuse.embedding_model import EmbeddingModel
 from minifuse.models.folder import read_model_folder
-from minifuse.models.inputs import WINDOW_TEXTS, as_list, length_of_call
+from minifuse.models.inputs import WINDOW_TEXTS, as_list, checked_batch_size, length_of_call
 from minifuse.models.parts import Pooling, Transformer
 from minifuse.models.pipeline import EncodeInfo, OutputValue, Request
 from minifuse.native.devices import Device
@@ -262,7 +262,8 @@ class SentenceTransformer(EmbeddingModel):
         inputs = either(inputs, sentences, "inputs", "sentences")
         if inputs is None:
             raise TypeError("inputs is None, wanted a string or a list of strings")
-        _check_choices(batch_size, output_value, precision, truncation, ranges)
+        batch_size = checked_batch_size(batch_size)
+        _check_choices(output_value, precision, truncation, ranges)
         task = kwargs.pop("task", None)
         if task not in (None, "query", "document"):
             raise ValueError(f"task is {task!r}, wanted 'query', 'document' or None")
@@ -278,7 +279,7 @@ class SentenceTransformer(EmbeddingModel):
         request = Request(
             num_threads=self._threads_of_call(num_threads),
             prompt=self._resolve_prompt(prompt, prompt_name) or "",
-            batch_size=int(batch_size),
+            batch_size=batch_size,
             output=output_value,
             truncate_dim=width,
             normalizes=normalize_embeddings,
@@ -344,15 +345,12 @@ class SentenceTransformer(EmbeddingModel):
 
 
 def _check_choices(
-    batch_size: int,
     output_value: Any,
     precision: Any,
     truncation: Any,
     ranges: Any,
 ) -> None:
     """Refuse what encode does not know, by name."""
-    if batch_size <= 0:
-        raise ValueError(f"batch_size must be a positive integer, got {batch_size}.")
     if precision is not None and precision not in similarity.PRECISIONS:
         raise ValueError(
             f"Precision {precision!r} is not supported, must be one of "

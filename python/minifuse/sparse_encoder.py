@@ -13,7 +13,7 @@ import numpy.typing as npt
 from minifuse.base_model import either, progress_bar
 from minifuse.embedding_model import EmbeddingModel
 from minifuse.models.folder import read_sparse_folder
-from minifuse.models.inputs import as_list, length_of_call
+from minifuse.models.inputs import as_list, checked_batch_size, length_of_call
 from minifuse.models.pipeline import Pipeline, Request
 from minifuse.models.sparse import SparsePipeline, SparseRow
 from minifuse.native.devices import Device
@@ -75,11 +75,7 @@ class SparseEncoder(EmbeddingModel):
 
     @max_active_dims.setter
     def max_active_dims(self, value: int | None) -> None:
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-            raise TypeError(f"max_active_dims is {value!r}, wanted an integer or None")
-        if value is not None and value < 1:
-            raise ValueError(f"max_active_dims is {value}, wanted >= 1")
-        self._max_active_dims = value
+        self._max_active_dims = _checked_dims(value)
 
     def get_embedding_dimension(self) -> int:
         """Words of the vocabulary."""
@@ -157,8 +153,7 @@ class SparseEncoder(EmbeddingModel):
         inputs = either(inputs, sentences, "inputs", "sentences")
         if inputs is None:
             raise TypeError("inputs is None, wanted a text or a sequence of texts")
-        if batch_size <= 0:
-            raise ValueError(f"batch_size must be a positive integer, got {batch_size}.")
+        batch_size = checked_batch_size(batch_size)
         if task not in (None, "query", "document"):
             raise ValueError(f"task is {task!r}, wanted 'query', 'document' or None")
         self._check_device(device)
@@ -167,14 +162,15 @@ class SparseEncoder(EmbeddingModel):
         request = Request(
             num_threads=self._threads_of_call(num_threads),
             prompt=self._resolve_prompt(prompt, prompt_name) or "",
-            batch_size=int(batch_size),
+            batch_size=batch_size,
             max_length=length_of_call(f"{type(self).__name__}.encode()", kwargs),
         )
         pipeline = self.pipeline
         assert isinstance(pipeline, SparsePipeline)
         with progress_bar(len(texts), show_progress_bar) as advance:
             rows = pipeline.rows_of(texts, request, advance, task)
-        most = self._max_active_dims if max_active_dims is None else max_active_dims
+        most = _checked_dims(max_active_dims)
+        most = self._max_active_dims if most is None else most
         if most is not None:
             rows = [row.largest(most) for row in rows]
         torch = _torch_or_none()
@@ -269,6 +265,14 @@ class SparseEncoder(EmbeddingModel):
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Row i with row i by similarity_fn_name: [n]."""
         return super().similarity_pairwise(_dense(embeddings1), _dense(embeddings2))
+
+
+def _checked_dims(value: int | None) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise TypeError(f"max_active_dims is {value!r}, wanted an integer or None")
+    if value is not None and value < 1:
+        raise ValueError(f"max_active_dims is {value}, wanted >= 1")
+    return value
 
 
 def _torch_or_none() -> Any:

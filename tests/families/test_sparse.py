@@ -211,6 +211,9 @@ def test_arguments_are_checked(folder, tiny_folder):
         ours.max_active_dims = 0
     with pytest.raises(ValueError, match="batch_size must be a positive integer"):
         ours.encode("a", batch_size=0)
+    with pytest.raises(ValueError, match="batch_size must be a positive integer, got inf"):
+        ours.encode("a", batch_size=float("inf"))
+    assert ours.encode("a", batch_size=1 << 70) is not None
     with pytest.raises(ValueError, match="task is 'x'"):
         ours.encode("a", task="x")
     with pytest.raises(TypeError, match="inputs is None"):
@@ -249,6 +252,12 @@ def test_weights_of_words(isa, rng, dtype):
     for place, (begin, end) in enumerate(itertools.pairwise(cu_seqlens)):
         highest = scores[begin:end].max(axis=0, initial=0).astype(np.float64)
         np.testing.assert_allclose(found[place], np.log1p(highest), rtol=1e-6)
+    for value in (np.nan, np.inf):  # in the middle of a sentence
+        odd = bias.astype(np.float32)
+        odd[7] = value
+        (found,) = core.splade_weights(x[1:9], np.array([0, 8], np.int32), packed, odd, False)
+        np.testing.assert_array_equal(found[7], value)
+        assert np.isfinite(np.delete(found, 7)).all()
     for bad, message in (([0, 3], "to the number of rows"), ([0, 9, 3, 498], "ascend")):
         offsets = np.array(bad, np.int32)
         with pytest.raises(ValueError, match=message):

@@ -60,6 +60,27 @@ def test_rows_and_saving(folder, table, tmp_path):
     np.testing.assert_allclose(again.encode(TEXTS), ours.encode(TEXTS), atol=2e-6)
 
 
+def test_its_length_is_saved(folder, tmp_path):
+    ours = SentenceTransformer(folder)
+    ours.max_seq_length = 3
+    ours.save(tmp_path / "short")
+    again = SentenceTransformer(tmp_path / "short")
+    assert again.max_seq_length == 3
+    np.testing.assert_array_equal(again.encode(TEXTS), ours.encode(TEXTS))
+
+
+def test_a_length_that_is_no_limit(folder):
+    (path,) = folder.rglob("tokenizer.json")
+    state = json.loads(path.read_text())
+    state["truncation"] = {
+        "max_length": 2**63, "stride": 0, "strategy": "LongestFirst", "direction": "Right"
+    }  # fmt: skip
+    path.write_text(json.dumps(state))
+    expected = SentenceTransformer(folder).encode(TEXTS)
+    assert np.isfinite(expected).all()
+    assert SentenceTransformer(folder).max_seq_length is not None
+
+
 @pytest.mark.parametrize("has_modules", [True, False])
 def test_model2vec(tmp_path, tokenizer, table, rng, has_modules):
     """Tokens share rows and have weights; config.json alone may say that it is model2vec's."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -104,3 +105,15 @@ def test_a_neighbour_that_is_no_number():
     huge = np.full((2, 4), 3e38, np.float32) * np.array([[1], [-1]], np.float32)
     hits = util.semantic_search(huge, np.concatenate([huge, -huge]), score_function=util.dot_score)
     assert all(hit["corpus_id"] >= 0 for row in hits for hit in row)
+
+
+def test_no_copy_is_made_of_other_weights(tiny_folder, tmp_path):
+    """A model that was trained again in the same place is another one."""
+    folder = tmp_path / "m"
+    shutil.copytree(tiny_folder, folder)
+    model = SentenceTransformer(folder)
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes() + b" ")
+    for copied in (copy.deepcopy, pickle.dumps, lambda one: one.save(tmp_path / "copy")):
+        with pytest.raises(ValueError, match="its weights have changed since the model was loaded"):
+            copied(model)
+    assert not (tmp_path / "copy").exists()

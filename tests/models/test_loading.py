@@ -7,9 +7,14 @@ import json
 import numpy as np
 import pytest
 import sentence_transformers
+import transformers
+from safetensors.numpy import load_file
 
 from minifuse import SentenceTransformer
+from minifuse.files import safetensors_file
 from minifuse.files.safetensors_file import SafetensorsFile
+from minifuse.models.folder import read_model_folder
+from minifuse.models.weights import new_encoder
 from tiny_model import random_weights, write_safetensors, write_tiny_model
 
 TEXTS = ["the sky is blue", "a lazy dog", "", "jumping dogs run over the dog. " * 9, "x"]
@@ -206,6 +211,138 @@ def test_missing_and_misshapen_tensors_are_named(tmp_path):
         ValueError, match=r"lacks 'encoder.layer.1.output.dense.bias', shape \[48\]"
     ):
         SentenceTransformer(folder)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_a_table_comes_in_pieces(tmp_path, monkeypatch, dtype):
+    folder = write_tiny_model(tmp_path / "m")
+    tensors = load_file(folder / "model.safetensors")
+    if dtype == "float16":
+        tensors = {name: array.astype(np.float16) for name, array in tensors.items()}
+    write_safetensors(folder / "model.safetensors", tensors, bfloat16=dtype == "bfloat16")
+    expected = SentenceTransformer(folder).encode(TEXTS)
+    monkeypatch.setattr(safetensors_file, "_PIECE_FLOATS", 100)  # two rows
+    np.testing.assert_array_equal(SentenceTransformer(folder).encode(TEXTS), expected)
+    name = "embeddings.word_embeddings.weight"
+    for extra in (-1, 1):
+        table = np.resize(tensors[name], (len(tensors[name]) + extra, tensors[name].shape[1]))
+        write_safetensors(folder / "model.safetensors", tensors | {name: table})
+        with pytest.raises(ValueError, match=rf"{name}' has shape \[{len(table)}, "):
+            SentenceTransformer(folder)
+
+
+def test_rows_of_a_slot_come_in_their_order(tiny_folder):
+    encoder = new_encoder(read_model_folder(tiny_folder).description, "float32")
+    table = np.zeros(encoder.weight_slots()["embeddings.word"], np.float32)
+    encoder.set_weight_rows("embeddings.word", table[:3], 0)
+    for rows, first, message in (
+        (table[:3], 0, "3 rows of 'embeddings.word' from 0 on, wanted those from 3 on"),
+        (table[:3], 4, "wanted those from 3 on"),
+        (table[:3], -(2**63), "wanted those from 3 on"),
+        (table, 3, f"{len(table)} in all"),
+        (table[:3, :-1].copy(), 3, "has shape"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            encoder.set_weight_rows("embeddings.word", rows, first)
+    with pytest.raises(ValueError, match="came in part already"):
+        encoder.set_weight("embeddings.word", table)
+    matrix = next(name for name in encoder.weight_slots() if name.endswith("ffn_input.weight"))
+    with pytest.raises(ValueError, match="a matrix of a layer, which comes whole"):
+        encoder.set_weight_rows(matrix, np.zeros((1, 48), np.float32), 0)
+    with pytest.raises(ValueError, match="no slot 'x'"):
+        encoder.set_weight_rows("x", table, 0)
+    encoder.set_weight_rows("embeddings.word", table[3:], 3)
+    with pytest.raises(ValueError, match="given twice"):
+        encoder.set_weight_rows("embeddings.word", table[3:], 3)
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "message"),
+    [
+        ("sentence_bert_config.json", {"query_length": 8}, "query_length is 8, wanted None"),
+        ("sentence_bert_config.json", {"query_expansion": {"length": 3}}, "query_expansion is"),
+        ("sentence_bert_config.json", {"config_args": {"num_hidden_layers": 1}},
+         "config_args holds 'num_hidden_layers'"),
+        ("sentence_bert_config.json", {"processor_kwargs": {"add_bos": 1}}, "holds 'add_bos'"),
+        ("sentence_bert_config.json", {"model_args": 3}, "model_args is 3, wanted an object"),
+        ("sentence_bert_config.json", {"processing_kwargs": {"text": {"stride": 3}}},
+         "processing_kwargs"),
+        ("sentence_bert_config.json", {"modality_config": {"message": {}}}, "chat template"),
+        ("sentence_bert_config.json",
+         {"modality_config": {"text": {"method_output_name": ["hidden_states", -2]}}},
+         "wanted the last hidden states"),
+        ("tokenizer_config.json", {"truncation_side": "left"}, "truncation_side is 'left'"),
+        ("tokenizer_config.json", {"split_special_tokens": True}, "split_special_tokens is True"),
+        ("tokenizer.json", {"truncation": {"direction": "Left", "max_length": 4,
+                                           "strategy": "LongestFirst", "stride": 0}},
+         "truncation.direction is 'Left'"),
+        ("2_Normalize/config.json", {"module_input_name": "token_embeddings"},
+         "module_input_name is 'token_embeddings'"),
+    ],
+)  # fmt: skip
+def test_settings_that_would_change_a_vector_are_refused(tmp_path, file, values, message):
+    path = write_tiny_model(tmp_path / "m") / file
+    path.parent.mkdir(exist_ok=True)
+    own = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(own | values))
+    with pytest.raises(ValueError, match=message):
+        SentenceTransformer(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    "name", ["sentence_xlm-roberta_config.json", "sentence_camembert_config.json"]
+)
+def test_older_names_of_settings(tmp_path, name):
+    folder = write_tiny_model(tmp_path / "m")
+    (folder / "sentence_bert_config.json").write_text("{}")
+    (folder / name).write_text(json.dumps({"max_seq_length": 5}))
+    assert against_theirs(folder).max_seq_length == 5
+
+
+def test_a_length_for_all_calls(tmp_path):
+    folder = write_tiny_model(tmp_path / "m")
+    settings = {"processing_kwargs": {"text": {"max_length": 6}}, "max_seq_length": 32}
+    (folder / "sentence_bert_config.json").write_text(json.dumps(settings))
+    ours = SentenceTransformer(folder)
+    theirs = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+    np.testing.assert_allclose(ours.encode(TEXTS), theirs.encode(TEXTS), atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_lower_case": False},
+        {"do_lower_case": True, "strip_accents": False},
+        {"do_lower_case": True, "tokenize_chinese_chars": False},
+    ],
+)
+def test_the_normalizer_is_what_tokenizer_config_says(tmp_path, settings):
+    folder = write_tiny_model(tmp_path / "m")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config |= {"tokenizer_class": "BertTokenizer"} | settings
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    texts = ["The Sky IS blue", "th\u00e9 \u5929 dog", "A \u5929\u5730 b"]
+    ours = SentenceTransformer(folder)
+    for text in texts:
+        assert ours.preprocess([text])["input_ids"][0].tolist() == theirs(text)["input_ids"]
+
+
+def test_nan_in_any_token_is_in_the_highest(tmp_path):
+    folder = write_tiny_model(tmp_path / "m", num_hidden_layers=0)
+    config = json.loads((folder / "1_Pooling" / "config.json").read_text())
+    config |= {"pooling_mode_mean_tokens": False, "pooling_mode_max_tokens": True}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(config))
+    tensors = load_file(folder / "model.safetensors")
+    positions = tensors["embeddings.position_embeddings.weight"].copy()
+    positions[3] = np.nan
+    tensors["embeddings.position_embeddings.weight"] = positions
+    write_safetensors(folder / "model.safetensors", tensors)
+    with pytest.warns(RuntimeWarning, match="holds NaN"):
+        model = SentenceTransformer(folder)
+    first, second = model.encode(["sky", "the sky is blue"])
+    assert np.isfinite(first).all()
+    assert np.isnan(second).all()
 
 
 def test_nan_weights_load_and_warn(tmp_path):

@@ -176,6 +176,13 @@ def test_prompts(tiny_folder):
     [
         ({"prompt_name": "nope"}, ValueError, "Prompt name 'nope' not found"),
         ({"batch_size": 0}, ValueError, "batch_size must be a positive integer, got 0"),
+        (
+            {"batch_size": float("inf")},
+            ValueError,
+            "batch_size must be a positive integer, got inf",
+        ),
+        ({"batch_size": 2.5}, ValueError, "batch_size must be a positive integer, got 2.5"),
+        ({"batch_size": "8"}, ValueError, "batch_size must be a positive integer, got '8'"),
         ({"precision": "int4"}, ValueError, "Precision 'int4' is not supported"),
         ({"nonsense": 1}, ValueError, "additional keyword arguments"),
         ({"output_value": "x"}, ValueError, "output_value is 'x'"),

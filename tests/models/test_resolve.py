@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from minifuse.models import resolve
 from minifuse.models.resolve import _cached_snapshot, resolve_model
 
 COMMIT, OTHER = "a" * 40, "b" * 40
@@ -73,6 +74,43 @@ def test_a_download_that_was_broken_off(cache):
         assert _cached_snapshot("me/tiny", cache, None) is None
     (repo / "trees" / f"{COMMIT}.json").write_text("damaged")
     assert _cached_snapshot("me/tiny", cache, None) == snapshot
+
+
+def test_a_snapshot_that_may_lack_its_modules(cache, monkeypatch, caplog):
+    """Another program fetched the weights alone: with modules.json the pooling may be another."""
+    repo = cache / "models--me--tiny"
+    snapshot = repo / "snapshots" / COMMIT
+    (snapshot / "modules.json").unlink()
+    asked = []
+
+    def fetch(*_):
+        asked.append(1)
+        raise ConnectionError("no network here")
+
+    monkeypatch.setattr(resolve, "_fetch_snapshot", fetch)
+    assert resolve_model("me/tiny", cache_dir=cache, local_files_only=True) == snapshot
+    assert not asked
+    assert "nothing says whether the repository has one" in caplog.text
+    assert resolve_model("me/tiny", cache_dir=cache) == snapshot  # better than nothing
+    assert asked
+    caplog.clear()
+    (repo / ".no_exist" / COMMIT).mkdir(parents=True)
+    (repo / ".no_exist" / COMMIT / "modules.json").touch()
+    assert resolve_model("me/tiny", cache_dir=cache) == snapshot
+    assert len(asked) == 1
+    assert not caplog.text
+
+
+def test_weights_are_wanted_folder_by_folder():
+    """A module that was never converted comes as torch.save wrote it."""
+    listed = [
+        *("model.safetensors", "pytorch_model.bin", "chat_template.jinja", "onnx/model.onnx"),
+        *("2_Dense/pytorch_model.bin", "3_Dense/model.safetensors", "3_Dense/pytorch_model.bin"),
+    ]
+    assert resolve._wanted(listed) == [
+        *("model.safetensors", "chat_template.jinja", "2_Dense/pytorch_model.bin"),
+        "3_Dense/model.safetensors",
+    ]
 
 
 def test_a_folder_by_hand_is_found(cache):

@@ -97,6 +97,7 @@ def test_one_encoder_is_loaded_once(encoder, tmp_path):
     [
         ({"structure": {"query": []}}, "wanted types, and a structure of query and document"),
         ({"parameters": {"default_route": "image"}}, "default_route is 'image'"),
+        ({"parameters": {"allow_empty_key": False}}, "allow_empty_key is False"),
         ({"parameters": {"route_mappings": {"a": "query"}}}, "route_mappings is given"),
     ],
 )

@@ -151,6 +151,7 @@ def test_shapes_of_inputs_and_outputs(bert, three_labels):
         ({"inputs": [["a", 3]]}, TypeError, "wanted a string or a pair"),
         ({"inputs": [["a", "\ud800"]]}, ValueError, "lone surrogate"),
         ({"inputs": [], "batch_size": 0}, ValueError, "batch_size must be a positive integer"),
+        ({"inputs": [], "batch_size": float("nan")}, ValueError, "batch_size must be a positive"),
         ({"inputs": [], "device": "cuda"}, ValueError, "device"),
         ({"inputs": [["a b " * 50, "c"]], "truncation": "error"}, ValueError, "more than"),
         ({"inputs": [], "truncation": "left"}, ValueError, "truncation is 'left'"),

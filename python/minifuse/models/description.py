@@ -157,17 +157,25 @@ class Config:
         names = ", ".join(known)
         raise ValueError(f"{self.path}: {key} is {value!r:.60}, wanted a list of {names}")
 
-    def rotary_theta(self, old_key: str, default: float, kind: str | None = None) -> float:
+    def rotary_theta(
+        self, old_key: str, default: float, kind: str | None = None, scales: bool = False
+    ) -> float:
         """Return the base of rotary positions, by today's rope_parameters or an older key.
 
         Args:
             old_key: where configurations had it before.
             default: the family's.
             kind: of the layers, where rope_parameters has several.
+            scales: the family reads rope_scaling itself.
 
         Raises:
-            ValueError: it is no number above 0, or rope_parameters ask for another type.
+            ValueError: it is no number above 0, or a type that scales it is asked for.
         """
+        scaling = self.values.get("rope_scaling")
+        if scaling is not None and not scales:
+            kinds = scaling.values() if isinstance(scaling, dict) else [scaling]
+            if any(kind != "default" for kind in kinds):
+                raise ValueError(f"{self.path}: rope_scaling is given, wanted none")
         parameters = self.values.get("rope_parameters") or {}
         if kind is not None and isinstance(parameters, dict):
             parameters = parameters.get(kind) or {}
@@ -175,7 +183,9 @@ class Config:
             value = self.values["rope_parameters"]
             raise ValueError(f"{self.path}: rope_parameters is {value!r:.60}, wanted an object")
         inner = Config(self.path, {old_key: parameters.get("rope_theta"), **parameters})
-        inner.want("rope_type", "default")
+        for key in ("rope_type", "type"):
+            inner.want(key, "default")
+        inner.want("partial_rotary_factor", 1.0)
         if self.values.get("rotary_scaling_factor") is not None:
             raise ValueError(f"{self.path}: rotary_scaling_factor is given, wanted none")
         if inner.values[old_key] is None:

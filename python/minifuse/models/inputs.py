@@ -16,6 +16,7 @@ __all__ = [
     "WINDOW_TEXTS",
     "as_list",
     "checked",
+    "checked_batch_size",
     "length_of",
     "length_of_call",
     "max_length_of",
@@ -30,6 +31,8 @@ T = TypeVar("T")
 # out, little enough for a progress bar to move and for memory to stay flat.
 WINDOW_TEXTS = 1024
 _WINDOW_CHARACTERS = 400_000
+# More tokens than a text has, and more texts than a batch.
+_NO_LIMIT = 1 << 30
 
 
 def as_list(inputs: Any) -> list[Any]:
@@ -147,6 +150,23 @@ def max_length_of(processing_kwargs: dict[str, Any] | None) -> int | None:
             f"processing_kwargs is {processing_kwargs!r:.200}, wanted a length: "
             "{'text': {'max_length': n}}"
         )
-    if length is not None and (type(length) is not int or length < 1):
+    if length is None:
+        return None
+    if type(length) is not int or length < 1:
         raise ValueError(f"processing_kwargs: max_length is {length!r:.60}, wanted >= 1")
-    return length
+    return min(length, _NO_LIMIT)
+
+
+def checked_batch_size(batch_size: Any) -> int:
+    """Return a call's batch_size as an int.
+
+    Raises:
+        ValueError: no whole number above 0.
+    """
+    try:
+        number = int(batch_size)
+    except (ArithmeticError, TypeError, ValueError):
+        number = 0
+    if number <= 0 or number != batch_size:
+        raise ValueError(f"batch_size must be a positive integer, got {batch_size!r:.60}.")
+    return min(number, _NO_LIMIT)

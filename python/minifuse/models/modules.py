@@ -249,7 +249,7 @@ def read_logit_score(
             f"{description.hidden_size}]"
         )
     for token in (true_id, false_id):
-        if token is not None and not token < len(matrix):
+        if token is not None and not 0 <= token < len(matrix):
             raise ValueError(f"{path}: {found[0]!r} has no row {token}, which LogitScore asks for")
     weight = matrix[[true_id]] if false_id is None else matrix[[true_id]] - matrix[[false_id]]
     return DenseModule(core.pack_linear(np.ascontiguousarray(weight), "float32"), None, "none")

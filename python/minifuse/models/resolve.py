@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import glob
 import json
 import logging
 import os
@@ -41,9 +42,23 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _PIP_TIMEOUT_SECONDS = 600.0
 
 # Files to fetch of a sentence-transformers folder: no other framework's weights. The second list is
-# fetched only where there is no safetensors file.
-_WANTED_FILES = ["*.json", "*.txt", "model*.safetensors", "*/model*.safetensors", "README.md"]
-_TORCH_FILES = ["pytorch_model*.bin", "*/pytorch_model*.bin"]
+# fetched only where there is no safetensors file in the same folder.
+_WANTED_FILES = (
+    "*.json",
+    "*.txt",
+    "*.jinja",
+    "model*.safetensors",
+    "*/model*.safetensors",
+    "README.md",
+)
+_TORCH_FILES = ("pytorch_model*.bin", "*/pytorch_model*.bin")
+
+
+_NO_MODULES = (
+    "%s has no modules.json, and nothing says whether the repository has one: another program may "
+    "have fetched it. Texts get the mean of their tokens, which is wrong if there is one. Without "
+    "local_files_only the hub is asked."
+)
 
 
 def cache_folder() -> Path:
@@ -96,7 +111,9 @@ def resolve_model(
     hub_cache = Path(place).expanduser().resolve()
     packaged = text in _MINILM_NAMES and revision in (None, "main")
     cached = _cached_snapshot(repo, hub_cache, revision)
-    if cached is not None:
+    if cached is not None and (offline or _knows_its_modules(cached)):
+        if not _knows_its_modules(cached):
+            logger.warning(_NO_MODULES, cached)
         return cached
     if packaged and (kept := _kept_package()) is not None:
         return kept
@@ -125,6 +142,9 @@ def resolve_model(
         ) from error
     if packaged and _is_unreachable(problem):
         return _fetch_package(problem)
+    if cached is not None:
+        logger.warning(_NO_MODULES, cached)
+        return cached
     raise FileNotFoundError(
         f"model {text!r}: no such folder, not in the cache, and the Hugging Face hub did not give "
         f"it ({type(problem).__name__}: {problem})"
@@ -171,18 +191,36 @@ def _has_come_whole(snapshot: Path, tree: Path) -> bool:
         listed = list(json.loads(tree.read_text(encoding="utf-8"))["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return True
-    return all((snapshot / name).exists() for name in listed if _is_wanted(name, listed))
+    return all((snapshot / name).exists() for name in _wanted(listed))
 
 
-def _is_wanted(name: str, listed: Sequence[str]) -> bool:
-    """Return whether a file of a repository is fetched."""
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in _wanted(listed))
+def _knows_its_modules(snapshot: Path) -> bool:
+    """Return whether a snapshot without modules.json is of a repository without one.
+
+    Another program may have fetched the weights alone, and without its modules.json a model has
+    another pooling.
+    """
+    folder, commit = snapshot.parents[1], snapshot.name
+    return (
+        (snapshot / "modules.json").is_file()
+        or (folder / "trees" / f"{commit}.json").is_file()
+        or (folder / ".no_exist" / commit / "modules.json").exists()
+    )
 
 
 def _wanted(listed: Sequence[str]) -> list[str]:
-    """Patterns of the files to fetch of a repository with these."""
-    has_safetensors = any(name.endswith(".safetensors") for name in listed)
-    return _WANTED_FILES if has_safetensors else [*_WANTED_FILES, *_TORCH_FILES]
+    """The files to fetch of a repository with these."""
+
+    def is_any_of(name: str, patterns: Sequence[str]) -> bool:
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+    folders = {name.rpartition("/")[0] for name in listed if name.endswith(".safetensors")}
+    return [
+        name
+        for name in listed
+        if is_any_of(name, _WANTED_FILES)
+        or (is_any_of(name, _TORCH_FILES) and name.rpartition("/")[0] not in folders)
+    ]
 
 
 def _hub_cache() -> str:
@@ -206,7 +244,9 @@ def _fetch_snapshot(repo: str, cache: Path, revision: str | None, token: bool | 
 
     # One try of a few seconds, before a download that would repeat itself.
     info = HfApi().model_info(repo, revision=revision, token=token, timeout=_HUB_TIMEOUT_SECONDS)
-    wanted = _wanted([file.rfilename for file in info.siblings or []])
+    wanted = [
+        glob.escape(name) for name in _wanted([file.rfilename for file in info.siblings or []])
+    ]
     return Path(
         snapshot_download(
             repo, revision=revision, cache_dir=cache, token=token, allow_patterns=wanted

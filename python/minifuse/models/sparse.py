@@ -33,6 +33,7 @@ __all__ = [
 
 # Weights of all words that exist at a time, in floats: 64 texts of BERT's vocabulary.
 _MOST_WEIGHTS = 1 << 21
+_MOST_WEIGHT = 3e38  # of a word: what float32 holds
 
 
 class MaskedLanguageHead(NamedTuple):
@@ -179,7 +180,8 @@ def read_word_weights(path: Path) -> WordWeights:
         weights = np.zeros(tokenizer.vocab_size, np.float32)
         for word, weight in read_object(path / Path(name).name).items():
             number = tokenizer.backend.token_to_id(word)
-            if number is None or type(weight) not in (int, float):
+            is_number = type(weight) in (int, float) and abs(weight) < _MOST_WEIGHT
+            if number is None or not is_number:
                 raise ValueError(f"{path}: {word!r:.40} with {weight!r:.40} is no word's weight")
             weights[number] = weight
     else:

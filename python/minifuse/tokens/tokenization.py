@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -33,6 +34,20 @@ if hasattr(os, "register_at_fork"):
         after_in_child=lambda: os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     )
 
+# Classes of transformers with BERT's normalizer, its settings in tokenizer_config.json and in
+# tokenizer.json, and where it stands there. Large files take long to parse as a whole.
+_WITH_BERTS_NORMALIZER = (
+    *("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MPNetTokenizer"),
+)
+_OF_BERTS_NORMALIZER = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+_BERTS_NORMALIZER = re.compile(
+    r'"normalizer"\s*:\s*(\{[^{}]*"type"\s*:\s*"BertNormalizer"[^{}]*\})'
+)
+_CUTS_LEFT = re.compile(r'"truncation"\s*:\s*\{[^{}]*"direction"\s*:\s*"Left"')
 # No vocabulary comes near it.
 _MOST_TOKENS = 1 << 24
 T = TypeVar("T")
@@ -166,7 +181,7 @@ class TextTokenizer:
         path = folder / "tokenizer.json"
         tokenizer: Tokenizer | str
         if path.is_file():
-            tokenizer = _guarded(path, lambda: path.read_text(encoding="utf-8"))
+            tokenizer = _guarded(path, lambda: _as_transformers_reads_it(path))
         elif (path := folder / "vocab.txt").is_file():
             tokenizer = _guarded(path, lambda: _from_vocab(path, folder / "tokenizer_config.json"))
         else:
@@ -420,6 +435,30 @@ def _largest_id(state: dict[str, Any]) -> int:
         _check_id(value)
         largest = max(largest, value)
     return largest
+
+
+def _as_transformers_reads_it(path: Path) -> str:
+    """Return the text of a tokenizer.json, with what tokenizer_config.json says beside it.
+
+    transformers makes BERT's normalizer anew from those settings where the two files differ.
+
+    Raises:
+        ValueError: texts are cut on the left.
+    """
+    text = path.read_text(encoding="utf-8")
+    config_path = path.with_name("tokenizer_config.json")
+    config = read_state(config_path) if config_path.is_file() else {}
+    if "truncation_side" not in config and _CUTS_LEFT.search(text):
+        raise ValueError("truncation.direction is 'Left', wanted 'Right'")
+    kind = str(config.get("tokenizer_class")).removesuffix("Fast")
+    given = {new: config[old] for old, new in _OF_BERTS_NORMALIZER.items() if old in config}
+    found = _BERTS_NORMALIZER.search(text)
+    if kind not in _WITH_BERTS_NORMALIZER or found is None:
+        return text
+    normalizer = json.loads(found[1])
+    if all(normalizer.get(key) == value for key, value in given.items()):
+        return text
+    return text[: found.start(1)] + json.dumps(normalizer | given) + text[found.end(1) :]
 
 
 def _from_vocab(path: Path, config_path: Path) -> Tokenizer:

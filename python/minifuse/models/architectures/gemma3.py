@@ -16,8 +16,7 @@ _KINDS = {"full_attention": False, "sliding_attention": True}
 def _describe(config: Config) -> ModelDescription:
     config.want("attention_bias", False)
     config.want("attn_logit_softcapping", None)
-    if config.values.get("rope_scaling") is not None:
-        raise ValueError(f"{config.path}: rope_scaling is given, wanted none")
+    config.want("is_causal", True)  # the key is use_bidirectional_attention
     num_layers = config.integer("num_hidden_layers")
     if num_layers > 1000:
         raise ValueError(f"{config.path}: num_hidden_layers is {num_layers}, wanted 1..1000")

@@ -23,17 +23,18 @@ def _rotary(config: Config, head_dim: int) -> tuple[float, float]:
     A longer context than the one of training is reached by a larger base and slower frequencies
     ("NTK-aware" scaling).
     """
-    theta = config.rotary_theta("rope_theta", 160_000.0)
+    theta = config.rotary_theta("rope_theta", 160_000.0, scales=True)
     scaling = config.values.get("rope_scaling")
     if scaling is None:
         return theta, 1.0
     if not isinstance(scaling, dict):
         raise ValueError(f"{config.path}: rope_scaling is {scaling!r:.60}, wanted an object")
-    inner = Config(config.path, scaling)
+    inner = Config(config.path, {"type": scaling.get("rope_type"), **scaling})
     inner.want("type", "ntk")
+    inner.want("mixed_b", None)
     factor = inner.number("factor", 1.0)
-    if factor < 1:
-        raise ValueError(f"{config.path}: factor of rope_scaling is {factor}, wanted >= 1")
+    if not 1 <= factor <= 1e6:
+        raise ValueError(f"{config.path}: factor of rope_scaling is {factor}, wanted 1..1000000")
     return theta * factor, factor ** (2 / max(head_dim, 1))
 
 

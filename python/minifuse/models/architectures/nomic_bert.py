@@ -44,6 +44,9 @@ def _describe(config: Config) -> ModelDescription:
         raise ValueError(f"{config.path}: use_rms_norm is set, wanted LayerNorm")
     renamed = {_NEW_NAMES.get(key, key): value for key, value in config.values.items()}
     sizes = Config(config.path, renamed)
+    if renamed.get("rope_theta") is not None:
+        sizes.want("rotary_emb_base", renamed["rope_theta"])
+        renamed["rotary_emb_base"] = renamed["rope_theta"]
     description = ModelDescription(
         vocab_size=sizes.integer("vocab_size"),
         max_position_embeddings=sizes.integer("max_position_embeddings", 2048),

@@ -11,8 +11,7 @@ from minifuse.models.description import Config, ModelDescription
 def _describe(config: Config) -> ModelDescription:
     config.want("attention_bias", False)
     config.want("use_sliding_window", False)
-    if config.values.get("rope_scaling") is not None:
-        raise ValueError(f"{config.path}: rope_scaling is given, wanted none")
+    config.want("use_bidirectional_attention", False)  # the key is is_causal
     num_heads = config.integer("num_attention_heads")
     return ModelDescription(
         vocab_size=config.integer("vocab_size"),
@@ -33,7 +32,7 @@ def _describe(config: Config) -> ModelDescription:
         num_key_value_heads=config.integer("num_key_value_heads", num_heads),
         head_dim=config.integer("head_dim", 128),
         has_head_norms=True,
-        is_causal=not config.values.get("use_bidirectional_attention"),
+        is_causal=bool(config.values.get("is_causal", True)),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from minifuse.models.description import read_object
+from minifuse.models.description import Config, read_object
 from minifuse.models.modules import Module, NormalizeModule, read_dense, read_layer_norm
 
 __all__ = ["OLD_POOLING_KEYS", "read_modules", "read_pooling"]
@@ -76,6 +76,9 @@ def read_modules(
         elif kind == "LayerNorm":
             modules.append(read_layer_norm(path))
         elif kind == "Normalize":
+            if (path / "config.json").is_file():
+                config = Config(path / "config.json", read_object(path / "config.json"))
+                config.want("module_input_name", "sentence_embedding")
             modules.append(NormalizeModule())
         elif kind != "Dropout":  # which drops nothing when a model is used
             raise ValueError(

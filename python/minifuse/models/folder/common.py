@@ -4,6 +4,7 @@ own configuration, and sentence-transformers' settings.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from minifuse.models.architectures import Architecture, architecture_of
 from minifuse.models.checkpoint import find_weights
 from minifuse.models.description import Config, ModelDescription, read_json, read_object
+from minifuse.models.inputs import max_length_of
 from minifuse.models.modules import Module, weights_of
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "ModelFolder",
     "listed_modules",
     "module_paths",
+    "plain_pooling",
     "read_transformer",
     "with_settings",
     "within",
@@ -32,11 +35,33 @@ QUANTIZED_WEIGHTS = "model.int8.safetensors"
 
 # Classes of transformers whose tokenizers give types; those of other families do not.
 _TOKENIZERS_WITH_TYPES = ("BertTokenizer", "ElectraTokenizer")
+_CHAT_TEMPLATE = (
+    "texts go through a chat template, which is a program in the model's folder; minifuse executes "
+    "none (use sentence-transformers, or a version of the model for sequence classification, whose "
+    "pairs the caller puts into words)"
+)
+_MOST_POSITIONS = 1 << 20  # of a model whose positions have no table
+# In the order in which sentence-transformers looks for one that says anything.
 _SENTENCE_CONFIGS = (
     "sentence_bert_config.json",
     "sentence_roberta_config.json",
     "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
 )
+# These files hand arguments on to transformers, by today's names and the older ones. Some of them
+# change no result but in its last bits.
+_ARGUMENTS = (
+    *("model_args", "model_kwargs", "tokenizer_args", "processor_kwargs"),
+    *("config_args", "config_kwargs"),
+)
+_HARMLESS_ARGUMENTS = {
+    *("add_pooling_layer", "attn_implementation", "device_map", "dtype", "low_cpu_mem_usage"),
+    *("torch_dtype", "trust_remote_code", "unpad_inputs", "use_fast", "padding_side"),
+    *("use_memory_efficient_attention", "use_safetensors"),
+}
 
 
 @dataclass
@@ -62,6 +87,7 @@ class ModelFolder:
     similarity_fn_name: str | None = None
     truncate_dim: int | None = None
     activation_fn: str | None = None
+    is_classifier: bool = False  # a cross-encoder whose head is the family's own
     queries_path: Path | None = None  # of the weights that words have in queries
     default_route: str = "document"  # of a model with such weights, or with routes
     # With a Router: the models that queries and documents go through, itself among them.
@@ -115,7 +141,7 @@ def module_paths(folder: Path) -> list[tuple[str, Path]]:
     if not path.is_file():
         config = read_object(folder / "config.json") if (folder / "config.json").is_file() else {}
         if config.get("model_type") != "model2vec":
-            return [("Transformer", folder), ("Pooling", Path())]
+            return [("Transformer", folder), ("Pooling", Path())]  # see plain_pooling
         normalizes = [("Normalize", Path())] if config.get("normalize") else []
         return [("StaticEmbedding", folder), *normalizes]
     modules = read_json(path)
@@ -155,18 +181,77 @@ def within(folder: Path, name: str, source: Path) -> Path:
     return folder / name
 
 
-def _sentence_config(transformer: Path) -> dict[str, Any]:
+def plain_pooling(folder: Path) -> str:
+    """Return the pooling of a folder that names none, as sentence-transformers chooses it."""
+    config = read_object(folder / "config.json")
+    names = config.get("architectures")
+    is_language_model = (
+        isinstance(names, list) and bool(names) and str(names[0]).endswith("ForCausalLM")
+    )
+    return "lasttoken" if is_language_model and config.get("is_causal", True) else "mean"
+
+
+def _sentence_config(transformer: Path) -> Config:
+    """Return what sentence-transformers keeps beside the weights.
+
+    Raises:
+        ValueError: it asks for what is not computed.
+    """
     for name in _SENTENCE_CONFIGS:
-        if (transformer / name).is_file():
-            return read_object(transformer / name)
-    return {}
+        path = transformer / name
+        if path.is_file() and (values := read_object(path)):
+            config = Config(path, values)
+            _check_sentence_config(config)
+            return config
+    return Config(transformer / _SENTENCE_CONFIGS[0], {})
+
+
+def _check_sentence_config(config: Config) -> None:
+    for key in ("query_length", "document_length", "query_expansion"):
+        config.want(key, None)
+    for name in _ARGUMENTS:
+        given = config.values.get(name) or {}
+        if not isinstance(given, dict):
+            raise ValueError(f"{config.path}: {name} is {given!r:.60}, wanted an object")
+        for argument in sorted(given.keys() - _HARMLESS_ARGUMENTS):
+            raise ValueError(
+                f"{config.path}: {name} holds {argument!r}, which minifuse does not compute"
+            )
+    ways = config.values.get("modality_config") or {}
+    if not isinstance(ways, dict):
+        raise ValueError(f"{config.path}: modality_config is {ways!r:.60}, wanted an object")
+    if "message" in ways:
+        raise ValueError(f"{config.path}: {_CHAT_TEMPLATE}")
+    text = ways.get("text") or {}
+    if not isinstance(text, dict):
+        raise ValueError(f"{config.path}: modality_config is {ways!r:.60}, wanted objects in it")
+    outputs = (None, "last_hidden_state", "logits")
+    if text.get("method", "forward") != "forward" or text.get("method_output_name") not in outputs:
+        raise ValueError(
+            f"{config.path}: modality_config takes {text!r:.100} of a text, wanted the last hidden "
+            "states or the logits of forward"
+        )
 
 
 def _max_seq_length(
-    folder: Path, tokenizer_config: dict[str, Any], sentence_config: dict[str, Any], limit: int
+    folder: Path,
+    tokenizer_config: dict[str, Any],
+    sentence_config: Config,
+    description: ModelDescription,
 ) -> int:
-    """Return the length that the folder says, but at most the positions that the model has."""
-    value = sentence_config.get("max_seq_length")
+    """Return the length that the folder says, but at most the positions that the model has.
+
+    Rotary positions go on behind those of the configuration.
+    """
+    limit = description.max_position_embeddings
+    try:
+        of_calls = max_length_of(sentence_config.values.get("processing_kwargs"))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{sentence_config.path}: {error}") from error
+    value = of_calls or sentence_config.values.get("max_seq_length")
+    has_table = description.has_position_embeddings or description.has_relative_bias
+    if value is not None and not has_table:
+        limit = max(limit, _MOST_POSITIONS)
     if value is None:
         value = tokenizer_config.get("model_max_length")
     if value is None:
@@ -198,11 +283,16 @@ def read_transformer(folder: Path, transformer: Path) -> ModelFolder:
     description = architecture.describe(config)
     model = with_settings(folder, transformer, architecture, description)
     tokenizer_config = _tokenizer_config(transformer)
+    for key, wanted in (("truncation_side", "right"), ("split_special_tokens", False)):
+        Config(transformer / "tokenizer_config.json", tokenizer_config).want(key, wanted)
     sentence_config = _sentence_config(transformer)
-    model.max_seq_length = _max_seq_length(
-        folder, tokenizer_config, sentence_config, description.max_position_embeddings
-    )
-    model.do_lower_case = bool(sentence_config.get("do_lower_case", False))
+    if not (folder / "modules.json").is_file() and _has_chat_template(transformer):
+        raise ValueError(f"{transformer}: {_CHAT_TEMPLATE}")
+    length = _max_seq_length(folder, tokenizer_config, sentence_config, description)
+    model.max_seq_length = length
+    if length > description.max_position_embeddings:
+        model.description = dataclasses.replace(description, max_position_embeddings=length)
+    model.do_lower_case = bool(sentence_config.values.get("do_lower_case", False))
     model.has_token_types = description.type_vocab_size > 1 and _gives_token_types(tokenizer_config)
     if model.activation_fn is None:
         model.activation_fn = _old_activation_fn(config)
@@ -249,6 +339,13 @@ def with_settings(
         max_active_dims=active,
         activation_fn=_text(path, settings, "activation_fn"),
     )
+
+
+def _has_chat_template(transformer: Path) -> bool:
+    """Return whether a folder says how to put a conversation into words."""
+    if any((transformer / f"chat_template.{ending}").is_file() for ending in ("jinja", "json")):
+        return True
+    return _tokenizer_config(transformer).get("chat_template") is not None
 
 
 def _tokenizer_config(transformer: Path) -> dict[str, Any]:

@@ -71,6 +71,7 @@ def read_cross_encoder_folder(folder: Path) -> ModelFolder:
     if head is None:
         raise ValueError(f"{model.path}: minifuse has no cross-encoders of this family")
     model.poolings = [_head_pooling(model, head)]
+    model.is_classifier = True
     model.head_tensors = head.tensors()
     model.modules = list(read_head(model.weights_path, model.architecture, head, model.description))
     return model
@@ -102,12 +103,6 @@ def _read_modules(folder: Path, kinds: list[tuple[str, Path]]) -> ModelFolder:
 
 def _with_logit_score(model: ModelFolder, config: Config | None) -> ModelFolder:
     """A language model whose score is how far one word is before another as the next one."""
-    if _has_chat_template(model.transformer_path):
-        raise ValueError(
-            f"{model.transformer_path}: pairs go through a chat template, which is a program in "
-            "the model's folder; minifuse executes none (use sentence-transformers, or a version "
-            "of the model for sequence classification, whose pairs the caller puts into words)"
-        )
     if config is None:
         true_id, false_id = (_token_id(model.transformer_path, answer) for answer in _ANSWERS)
     else:
@@ -120,6 +115,9 @@ def _with_logit_score(model: ModelFolder, config: Config | None) -> ModelFolder:
     if matrix is None:
         raise ValueError(f"{model.path}: minifuse has no language models of this family")
     tied = read_object(model.transformer_path / "config.json").get("tie_word_embeddings")
+    Config(path := model.transformer_path / "config.json", read_object(path)).want(
+        "final_logit_softcapping", None
+    )
     model.poolings = ["lasttoken"]
     model.head_tensors = [matrix]
     model.modules = [
@@ -135,25 +133,13 @@ def _with_logit_score(model: ModelFolder, config: Config | None) -> ModelFolder:
     return model
 
 
-def _has_chat_template(folder: Path) -> bool:
-    """Return whether sentence-transformers would put a pair through a template."""
-    path = folder / "sentence_bert_config.json"
-    ways = read_object(path).get("modality_config") if path.is_file() else None
-    if isinstance(ways, dict) and "message" not in ways:
-        return False
-    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
-        return True
-    path = folder / "tokenizer_config.json"
-    return path.is_file() and read_object(path).get("chat_template") is not None
-
-
 def _token_id(folder: Path, token: str) -> int:
     """Return the number of a token in tokenizer.json."""
     path = folder / "tokenizer.json"
     model: Any = read_object(path).get("model")
     words: Any = model.get("vocab") if isinstance(model, dict) else None
     number = words.get(token) if isinstance(words, dict) else None
-    if type(number) is not int:
+    if type(number) is not int or number < 0:
         raise ValueError(
             f"{path}: has no token {token!r}, so the model needs a LogitScore in modules.json"
         )

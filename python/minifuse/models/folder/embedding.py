@@ -10,6 +10,7 @@ from minifuse.models.folder.behind_encoder import read_modules, read_pooling
 from minifuse.models.folder.common import (
     ModelFolder,
     module_paths,
+    plain_pooling,
     read_transformer,
     with_settings,
 )
@@ -57,6 +58,8 @@ def _read(folder: Path, kinds: list[tuple[str, Path]]) -> ModelFolder:
             raise ValueError(f"{folder}: modules.json has no Pooling after Transformer{hint}")
         if behind[0][1] != Path():
             model.poolings, model.include_prompt = read_pooling(behind[0][1])
+        else:
+            model.poolings = [plain_pooling(model.transformer_path)]
         behind = behind[1:]
     model.modules = read_modules(folder, behind)
     return model
@@ -73,7 +76,10 @@ def _read_static(folder: Path, static: Path) -> ModelFolder:
     length = truncation.get("max_length") if isinstance(truncation, dict) else None
     description = ModelDescription(
         vocab_size=num_rows,
-        max_position_embeddings=length if type(length) is int and length > 0 else 1 << 30,
+        # More tokens than a text has: there is no limit.
+        max_position_embeddings=(
+            length if type(length) is int and 0 < length < 1 << 30 else 1 << 30
+        ),
         hidden_size=width,
         num_hidden_layers=0,
         num_attention_heads=1,

@@ -47,7 +47,13 @@ def read_router(router: Path) -> tuple[dict[str, list[tuple[str, Path]]], str]:
         route: [(types[n].rsplit(".", 1)[-1], within(router, n, path)) for n in names]
         for route, names in structure.items()
     }
-    default = parameters.get("default_route") or "document"
+    # Its first one, unless it wants every text to name a route.
+    default = parameters.get("default_route") or next(iter(structure))
+    if not parameters.get("default_route") and parameters.get("allow_empty_key") is False:
+        raise ValueError(
+            f"{path}: allow_empty_key is False and there is no default_route: minifuse needs a "
+            "route for texts of no task"
+        )
     if default not in routes:
         raise ValueError(f"{path}: default_route is {default!r:.60}, wanted query or document")
     return routes, default
