@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -117,11 +120,31 @@ def test_standard_input_and_progress(inputs, tiny_folder):
             "column 'nope' is missing",
         ),
         (["encode", "{}/x.txt", "-o", "{}/out.npy", "--batch-size", "0"], "batch_size must be"),
+        (["info", "--schedule", "4294967299"], "below 2^31 together"),
+        (["info", "--schedule=-1"], "token counts are"),
         (["encode", "{}/bad.txt", "-o", "{}/out.npy"], "not UTF-8"),
         (["evaluate", "{}/x.tsv"], "wanted score, sentence1, sentence2"),
         (["evaluate", "{}"], "corpus.jsonl"),
         (["evaluate", "{}/constant.tsv"], "nothing to correlate with"),
         (["evaluate", "{}/words.tsv"], "line 2: score is 'x'"),
+        (["evaluate", "{}/same.tsv"], "all cosines are 1"),
+        (["encode", "{}/x.txt", "-o", "{}/out.npy", "--column", "text"], "have no column 'text'"),
+        (["encode", "-", "-o", "{}/out.npy", "--column", "text"], "the standard input is read as"),
+        (["encode", "{}/x.txt", "{}/gone.txt", "-o", "{}/out.npy"], "gone.txt: no such file"),
+        (["encode", "{}/x.txt", "{}/x.csv", "-o", "{}/out.npy"], "which column holds the text"),
+        (["encode", "{}", "-o", "{}/out.npy"], "is a folder, wanted a file of texts"),
+        (
+            ["encode", "{}/gaps.tsv", "-o", "{}/out.npy", "--column", "text"],
+            "line 3: an empty line in a table of one column",
+        ),
+        (["index", "build", "{}/x.txt", "-o", "{}/a.index", "--codes-only"], "is for --dtype int8"),
+        (["bench", "--rounds", "0"], "--rounds is 0, wanted at least 1"),
+        (["bench", "--threads", "-3"], "--threads is -3, wanted 1..1024"),
+        (["bench", "--json", "{}/no/r.json"], "the folder does not exist"),
+        (["bench", "--plot", "{}/r.jpg"], "wanted an ending of .png"),
+        (["bench", "{}/x.txt", "{}/x.txt"], "two workloads are called 'x'"),
+        (["bench", "{}/x.txt:many"], "wanted a number of lines behind the colon"),
+        (["bench", "{}/x.txt:0"], "holds no texts"),
     ],
 )
 def test_what_is_wrong_is_said_and_nothing_is_left(run, inputs, arguments, text):
@@ -129,10 +152,80 @@ def test_what_is_wrong_is_said_and_nothing_is_left(run, inputs, arguments, text)
     header = "score\tsentence1\tsentence2\n"
     (inputs / "constant.tsv").write_text(header + "1\ta\tb\n1\tc\td\n")
     (inputs / "words.tsv").write_text(header + "x\ta\tb\n")
+    (inputs / "same.tsv").write_text(header + "1\ta\ta\n2\tb\tb\n")
+    (inputs / "gaps.tsv").write_text("text\na\n\nb\n")
     (inputs / "out.npy").write_text("what was there before")
     printed = run(*(a.replace("{}", str(inputs)) for a in arguments), status=2)
     assert text in printed.err
     assert (inputs / "out.npy").read_text() == "what was there before"
+    assert not list(inputs.glob(".*partial"))
+
+
+def test_an_empty_input_has_the_width_that_is_asked(run, inputs):
+    (inputs / "empty.txt").write_text("")
+    run("encode", inputs / "empty.txt", "-o", inputs / "out.npy", "--truncate-dim", "8")
+    assert np.load(inputs / "out.npy").shape == (0, 8)
+    run("encode", inputs / "empty.txt", "-o", inputs / "no.npy", "--truncate-dim", "-5", status=2)
+    assert not (inputs / "no.npy").exists()
+
+
+def test_the_standard_input_is_read_as_a_file_is(inputs, tiny_folder):
+    data = "\ufeffone two\r\nth\u00e9 sky\n".encode()
+    (inputs / "bom.txt").write_bytes(data)
+    command = [sys.executable, "-m", "minifuse.cli", "encode", "-m", str(tiny_folder)]
+    outputs = []
+    for name in ("bom.txt", "-"):
+        out = inputs / f"{len(outputs)}.jsonl"
+        source = name if name == "-" else str(inputs / name)
+        done = subprocess.run(
+            [*command, source, "-o", str(out)], input=data, capture_output=True, check=False,
+            env=os.environ | {"LC_ALL": "C", "PYTHONIOENCODING": "latin-1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        outputs.append(out.read_text(encoding="utf-8"))
+    assert outputs[0] == outputs[1]
+    done = subprocess.run(
+        [*command, "-", "-o", str(inputs / "x.npy")], input=b"\xff\n", capture_output=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert b"the standard input is not UTF-8" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="closes descriptors in a POSIX shell")
+def test_a_closed_standard_error_is_no_error(inputs, tiny_folder):
+    command = f"'{sys.executable}' -m minifuse.cli encode -m '{tiny_folder}' '{inputs}/x.txt'"
+    done = subprocess.run(
+        f"{command} -o '{inputs}/out.npy' 2>&-", shell=True, capture_output=True, check=False
+    )
+    assert done.returncode == 0
+    assert np.load(inputs / "out.npy").shape == (len(TEXTS), 48)
+    done = subprocess.run(
+        f"{command} -o '{inputs}/out.csv' 2>&-", shell=True, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, b"")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM for others")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_an_ended_command_leaves_no_temporary_files(inputs, tiny_folder, name):
+    number = getattr(signal, name)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "minifuse.cli", "encode", "-", "-m", str(tiny_folder),
+         "-o", str(inputs / "out.npy")],
+        stdin=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.write(b"a dog\n")
+    process.stdin.flush()
+    end = time.monotonic() + 60
+    while not list(inputs.glob(".*partial")):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert b"interrupted, nothing was kept" in error
     assert not list(inputs.glob(".*partial"))
 
 

@@ -111,6 +111,8 @@ def test_a_folder_is_read(tmp_path, at):
     [
         ({"qrels": "q9\td1\t1\n"}, r"qrels.tsv, line 2: .* no query 'q9'"),
         ({"qrels": "q1\td1\thigh\n"}, r"qrels.tsv, line 2: .* a whole number"),
+        ({"qrels": f"q1\td1\t{'9' * 400}\n"}, r"qrels.tsv, line 2: .* at most 1073741824"),
+        ({"qrels": f"q1\td1\t{'9' * 5000}\n"}, r"qrels.tsv, line 2: .* at most 1073741824"),
         ({"qrels": "q1\td1\n"}, r"qrels.tsv, line 2"),
         ({"header": ""}, r"qrels.tsv: column 'query-id' is missing"),
         ({"corpus": [{"_id": "d1", "text": "x"}] * 2}, r"corpus.jsonl, line 2: the id 'd1'"),

@@ -148,6 +148,25 @@ def test_hard_negatives_are_near_and_not_right():
     assert "twin" in hard_negatives(encode, more, 2, most=1.1)[0]
 
 
+def test_hard_negatives_by_the_definition(rng):
+    """Also of an anchor with most of the right answers."""
+    anchors = ["many"] * 300 + [f"q{i}" for i in range(40)]
+    positives = [f"m{i}" for i in range(300)] + [f"p{i}" for i in range(40)]
+    vectors = {text: rng.standard_normal(6) for text in [*dict.fromkeys(anchors), *positives]}
+    vectors |= {f"p{i}": vectors[f"q{i}"] + 0.1 * rng.standard_normal(6) for i in range(40)}
+    found = hard_negatives(
+        lambda texts: np.array([vectors[text] for text in texts], np.float32),
+        TrainingPairs(anchors, positives), 3,
+    )  # fmt: skip
+    unit = {text: vector / np.linalg.norm(vector) for text, vector in vectors.items()}
+    for anchor, positive, negatives in zip(anchors, positives, found, strict=True):
+        right = {p for a, p in zip(anchors, positives, strict=True) if a == anchor}
+        own = unit[anchor] @ unit[positive]
+        cosines = {p: unit[anchor] @ unit[p] for p in positives if p not in right}
+        near = [p for p in cosines if cosines[p] <= 0.95 * own]
+        assert negatives == sorted(near, key=cosines.__getitem__, reverse=True)[:3]
+
+
 @pytest.mark.parametrize(("pairs", "message"), [
     (TrainingPairs(["a", "b"], ["c", "d"], scores=[0.0, 5.0]), r"wanted 0\.\.1"),
 ])  # fmt: skip

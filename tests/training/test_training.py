@@ -135,6 +135,15 @@ def test_the_ranking_loss_is_sentence_transformers(rng):
     assert float(cosent_loss(a, b, labels, 0.05)) == pytest.approx(float(wanted), rel=1e-5)
 
 
+def test_groups_of_many_equal_anchors_take_no_time():
+    n = 200_000
+    start = time.perf_counter()
+    group, others = same_text_groups(["a", "b"] * (n // 2), [str(i) for i in range(n)], n)
+    assert time.perf_counter() - start < 20
+    assert len(set(others)) == 2
+    np.testing.assert_array_equal(group, others)
+
+
 def test_equal_texts_are_no_negatives():
     anchors = ["p", "q", "r", "p"]
     assert same_text_groups(["p", "q"], ["1", "2"], 2) is None
@@ -142,6 +151,8 @@ def test_equal_texts_are_no_negatives():
     # Answer 1 serves p and r, and 4 serves p too; the negative 2 equals the answer of q.
     assert group[0] == group[2] == group[3] == others[0] == others[3]
     assert group[1] == others[1] == others[4] != group[0]
+    # y joins b's group and with it x, which z of a joins later.
+    assert len(set(same_text_groups(["a", "b", "b", "a"], ["x", "y", "x", "z"], 4)[1])) == 1
     a = torch.nn.functional.normalize(torch.eye(4, 5) + 0.1)
     masked = ranking_loss(a, torch.cat([a, a[:1]]), 0.05, groups=(group, others))
     plain = ranking_loss(a, torch.cat([a, a[:1]]), 0.05)
@@ -283,6 +294,8 @@ def test_files_of_pairs(tmp_path):
     assert len(read("a.tsv", "question\tanswer\nq\ta\n")) == 1
     assert read("b.csv", "anchor,positive,negative\na,p,n\n").negatives == ["n"]
     assert read("c.tsv", "label\tquestion1\tquestion2\n1\ta\tb\n0\tc\td\n").anchors == ["a"]
+    text = '{"question1": "a", "question2": "b", "label": true}\n'
+    assert read("q.jsonl", text + text.replace("true", "false")).anchors == ["a"]
     assert read("d.jsonl", '{"query": "q", "document": "d"}\n').positives == ["d"]
     assert read("e.tsv", "score\tsentence1\tsentence2\n1\ta\tb\n2\tc\td\n").scores == [1, 2]
     texts = read("f.tsv", "label\ttext\n" + "".join(f"{i % 2}\ttext {i}\n" for i in range(8)))
@@ -295,6 +308,9 @@ def test_files_of_pairs(tmp_path):
         ("i.tsv", "score\tsentence1\tsentence2\n1\ta\tb\n1\tc\td\n", "all scores are 1"),
         ("j.tsv", "score\tsentence1\tsentence2\nx\ta\tb\n", "line 2: score is 'x'"),
         ("k.tsv", "label\tquestion1\tquestion2\n0\ta\tb\n", "no pair has the label 1"),
+        ("n.tsv", "label\tquestion1\tquestion2\n1\ta\tb\n2\tc\td\n", "line 3: label is '2'"),
+        ("o.tsv", "score\tsentence1\tsentence2\nnan\ta\tb\n", "line 2: score is 'nan'"),
+        ("p.tsv", "score\tsentence1\tsentence2\n1e999\ta\tb\n", "line 2: score is '1e999'"),
         ("l.jsonl", "", "no pairs"),
         ("m.jsonl", '{"question": "q", "answer": null}\n', "line 1: 'answer' is no string"),
     ):
@@ -311,8 +327,13 @@ def test_what_is_refused(tiny_folder, pairs, tmp_path):
         finetune(tiny_folder, pairs, tmp_path / "no" / "where")
     for arguments, message in (
         ({"batch_size": 0}, "batch_size is 0, wanted 1"),
+        ({"batch_size": 8.5}, "batch_size is 8.5, wanted 1"),
+        ({"seed": -1}, "seed is -1, wanted 0"),
+        ({"max_seq_length": 0}, "max_seq_length is 0, wanted 1"),
+        ({"temperature": "1"}, "temperature is '1'"),
         ({"temperature": -1}, "temperature is -1"),
         ({"dropout": 1.0}, "dropout is 1.0"),
+        ({"num_threads": -1}, "num_threads is -1, wanted 1..1024"),
     ):
         with pytest.raises(ValueError, match=message):
             TrainingConfig(**arguments)

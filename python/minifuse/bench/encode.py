@@ -210,6 +210,10 @@ def schedules(
         ValueError: a token count that is negative or above max_position_embeddings.
     """
     config = read_model_folder(resolve_model(model_name)).description
+    if any(not 0 <= seqlen < 1 << 31 for seqlen in seqlens) or sum(seqlens) >= 1 << 31:
+        raise ValueError(
+            f"token counts are {list(seqlens)!r:.60}, wanted at least 0 and below 2^31 together"
+        )
     cu_seqlens = np.concatenate([[0], np.cumsum(seqlens, dtype=np.int64)]).astype(np.int32)
     threads = hardware.describe()["num_threads"] if num_threads is None else num_threads
     chosen, *considered = new_encoder(config, dtype).plan(

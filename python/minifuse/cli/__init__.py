@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 
 from minifuse.cli.terminal import printable
 
 __all__ = ["main"]
+
+# A wrong argument or file can end in these, and a machine without room for the work.
+_ERRORS = (
+    *(ValueError, TypeError, OSError, ImportError, FloatingPointError),
+    *(MemoryError, RuntimeError),
+)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     try:
-        status = int(arguments.run(arguments))
+        with _ended_like_ctrl_c():
+            status = int(arguments.run(arguments))
         if sys.stdout is not None:  # closed from the start
             sys.stdout.flush()
         return status
@@ -56,17 +66,50 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Buffered output would raise the same error again when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
+    except _ERRORS as error:
         # A message may quote a file of a stranger's.
-        message = printable(str(error), keep="\n")
-        print(f"minifuse {arguments.command}: {message}", file=sys.stderr)
+        message = printable(str(error), keep="\n") or "there is not enough memory"
+        _say(f"minifuse {arguments.command}: {message}")
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         # A checkpoint and an index being built hold what was done.
         goes_on = (arguments.command, getattr(arguments, "index_command", "")) in (
             ("finetune", ""),
             ("index", "build"),
         )
         kept = "run it again to go on" if goes_on else "nothing was kept"
-        print(f"minifuse {arguments.command}: interrupted, {kept}", file=sys.stderr)
-        return 130
+        _say(f"minifuse {arguments.command}: interrupted, {kept}")
+        return 128 + (interrupt.number if isinstance(interrupt, _Ended) else signal.SIGINT)
+
+
+class _Ended(KeyboardInterrupt):
+    """A signal wants the process to end, and what Ctrl-C keeps is to be kept."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextlib.contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """Let `docker stop`, `timeout` and a terminal that is closed leave no temporary files."""
+
+    def end(number: int, _: object) -> None:
+        raise _Ended(number)
+
+    ours = []
+    if threading.current_thread() is threading.main_thread():
+        numbers = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]
+        ours = [one for one in numbers if one and signal.getsignal(one) is signal.SIG_DFL]
+    try:
+        for number in ours:
+            signal.signal(number, end)
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _say(message: str) -> None:
+    if sys.stderr is not None:  # else print would take the standard output
+        print(message, file=sys.stderr)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-__all__ = ["DEFAULT_MODEL", "WINDOW_TEXTS", "add_command", "load_model", "windows"]
+__all__ = ["DEFAULT_MODEL", "WINDOW_TEXTS", "add_command", "hides_bar", "load_model", "windows"]
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -39,6 +40,11 @@ def add_command(
         )
         sub.add_argument("--device", help="cpu, cuda or cuda:N (cpu)")
     return sub
+
+
+def hides_bar(arguments: argparse.Namespace) -> bool | None:
+    """Return tqdm's ``disable``: None where a bar is shown if a terminal is there to show it."""
+    return True if arguments.no_progress or sys.stderr is None else None
 
 
 def load_model(arguments: argparse.Namespace) -> Any:

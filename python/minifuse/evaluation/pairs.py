@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from minifuse import util
-from minifuse.files.texts import read_rows
+from minifuse.files.texts import number_of, read_rows
 
 __all__ = ["PairScores", "ScoredPairs", "evaluate_pairs", "read_scored_pairs"]
 
@@ -45,10 +45,7 @@ def read_scored_pairs(path: str | Path) -> ScoredPairs:
     """
     pairs = ScoredPairs([], [], [])
     for line, (score, first, second) in read_rows(path, ["score", "sentence1", "sentence2"]):
-        try:
-            pairs.scores.append(float(score))
-        except ValueError:
-            raise ValueError(f"{path}, line {line}: score is {score!r}, wanted a number") from None
+        pairs.scores.append(number_of(score, "score", path, line))
         pairs.sentences1.append(first)
         pairs.sentences2.append(second)
     return pairs
@@ -70,7 +67,8 @@ def evaluate_pairs(
 
     Raises:
         ImportError: scipy is not installed.
-        ValueError: lengths differ, fewer than two pairs, or all scores equal (no correlation).
+        ValueError: lengths differ, fewer than two pairs, or all scores or all cosines equal (no
+            correlation).
     """
     try:
         from scipy import stats
@@ -92,6 +90,8 @@ def evaluate_pairs(
         raise ValueError(f"all scores are {human[0]}: nothing to correlate with")
     embeddings = model.encode([*sentences1, *sentences2], **encode_arguments)
     cosines = util.pairwise_cos_sim(embeddings[: len(human)], embeddings[len(human) :])
+    if not np.ptp(cosines) > 0:
+        raise ValueError(f"all cosines are {cosines[0]}: nothing to correlate with")
     return PairScores(
         spearman=float(stats.spearmanr(cosines, human).statistic),
         pearson=float(stats.pearsonr(cosines, human).statistic),

@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 _CUT = 10
+_MOST_GRADE = 1 << 30  # grades of judgements lie between minus this and this
 _DEEP_CUT = 100
 
 
@@ -105,11 +106,15 @@ def _read_relevance(folder: Path, queries: dict[str, str]) -> dict[str, dict[str
         if query not in queries:
             raise ValueError(f"{path}, line {line}: queries.jsonl has no query {query!r}")
         try:
-            relevance.setdefault(query, {})[document] = int(grade)
+            value = int(grade)
         except ValueError:
+            value = _MOST_GRADE + 1
+        if abs(value) > _MOST_GRADE:
             raise ValueError(
-                f"{path}, line {line}: score is {grade!r}, wanted a whole number"
-            ) from None
+                f"{path}, line {line}: score is {grade!r:.60}, wanted a whole number, at most "
+                f"{_MOST_GRADE}"
+            )
+        relevance.setdefault(query, {})[document] = value
     return relevance
 
 

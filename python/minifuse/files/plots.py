@@ -7,7 +7,7 @@ from typing import Any
 
 from minifuse.files.whole import replacing
 
-__all__ = ["new_figure", "save_figure"]
+__all__ = ["check_plot", "new_figure", "save_figure"]
 
 _ENDINGS = (".png", ".svg", ".pdf")
 
@@ -27,6 +27,22 @@ def new_figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def check_plot(path: str | Path) -> None:
+    """Raise what save_figure would raise, before hours of work and not behind them.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: another ending than .png, .svg or .pdf.
+        FileNotFoundError: the folder does not exist.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _ENDINGS:
+        raise ValueError(f"{path}: wanted an ending of {', '.join(_ENDINGS)}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: the folder does not exist")
+    new_figure(1, 1)
+
+
 def save_figure(figure: Any, path: str | Path) -> None:
     """Write the figure; the file appears when it is whole.
 
@@ -35,7 +51,6 @@ def save_figure(figure: Any, path: str | Path) -> None:
         FileNotFoundError: the folder does not exist.
     """
     path = Path(path)
-    if path.suffix.lower() not in _ENDINGS:
-        raise ValueError(f"{path}: wanted an ending of {', '.join(_ENDINGS)}")
+    check_plot(path)
     with replacing(path) as file:
         figure.savefig(file, format=path.suffix[1:].lower(), dpi=150)

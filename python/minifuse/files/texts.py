@@ -6,12 +6,14 @@ import contextlib
 import csv
 import io
 import json
+import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 __all__ = [
+    "number_of",
     "read_header",
     "read_objects",
     "read_rows",
@@ -19,36 +21,77 @@ __all__ = [
 ]
 
 
+_OBJECTS = (".jsonl", ".ndjson")
+_TABLES = (".csv", ".tsv")
+
+
 def read_texts(path: str, column: str | None = None) -> Iterator[str]:
     """Texts of a file: lines, .jsonl, .csv or .tsv by its ending; "-" is the standard input.
+
+    Whether the file and its column are there is found out before the first text is asked for.
 
     Lines end with a line feed, or a carriage return and a line feed; other characters that some
     programs take for a line's end stay in the text.
 
     Args:
         path: the file.
-        column: the key or column that holds the text; needed for .jsonl, .csv and .tsv.
+        column: the key or column that holds the text; needed for .jsonl, .ndjson, .csv and .tsv,
+            and of no use for others.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a line that is not what the ending says (it is named), or a missing column.
+        IsADirectoryError: it is a folder.
+        ValueError: a line that is not what the ending says (it is named), a missing column, or one
+            that is asked of plain lines.
     """
-    if path == "-":
-        if isinstance(sys.stdin, io.TextIOWrapper):
-            sys.stdin.reconfigure(newline="\n")
-        yield from map(_without_end, sys.stdin)
-        return
-    suffix = Path(path).suffix.lower()
-    if suffix in (".jsonl", ".csv", ".tsv") and column is None:
+    suffix = "" if path == "-" else Path(path).suffix.lower()
+    has_columns = suffix in _OBJECTS + _TABLES
+    if has_columns and column is None:
         raise ValueError(f"{path}: which column holds the text? pass --column NAME")
-    if suffix == ".jsonl":
-        yield from _jsonl(path, str(column))
-    elif suffix in (".csv", ".tsv"):
-        for _, (text,) in read_rows(path, [str(column)]):
+    if column is not None and not has_columns:
+        name = "the standard input" if path == "-" else path
+        raise ValueError(
+            f"{name} is read as lines, which have no column {column!r}; wanted a file whose name "
+            f"ends with one of {', '.join(_OBJECTS + _TABLES)}"
+        )
+    if path == "-":
+        if sys.stdin is None:
+            raise ValueError("there is no standard input to read")
+    elif Path(path).is_file():  # a pipe can be opened only once
+        if suffix in _TABLES:
+            _check_columns(path, read_header(path), [str(column)])
+    elif Path(path).is_dir():
+        raise IsADirectoryError(f"{path} is a folder, wanted a file of texts")
+    elif not Path(path).exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    return _texts(path, suffix, str(column))
+
+
+def _texts(path: str, suffix: str, column: str) -> Iterator[str]:
+    if suffix in _OBJECTS:
+        yield from _jsonl(path, column)
+    elif suffix in _TABLES:
+        for _, (text,) in read_rows(path, [column]):
             yield text
     else:
-        with _utf8(path) as file:
+        with _standard_input() if path == "-" else _utf8(path) as file:
             yield from map(_without_end, file)
+
+
+@contextlib.contextmanager
+def _standard_input() -> Iterator[Iterable[str]]:
+    """The lines of the standard input, read as those of a file are."""
+    if not hasattr(sys.stdin, "buffer"):  # what a program has put there
+        yield sys.stdin
+        return
+    file = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", newline="\n")
+    try:
+        yield file
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the standard input is not UTF-8 ({error})") from error
+    finally:
+        with contextlib.suppress(ValueError):  # somebody has closed it
+            file.detach()
 
 
 def _without_end(line: str) -> str:
@@ -125,10 +168,33 @@ def _line_ends_in(row: dict[Any, Any]) -> int:
     return joined.replace("\r\n", "\n").replace("\r", "\n").count("\n")
 
 
+def _check_columns(path: str | Path, header: list[str], columns: Sequence[str]) -> None:
+    for column in columns:
+        if header.count(column) != 1:
+            given = "stands there twice" if column in header else "is missing"
+            raise ValueError(f"{path}: column {column!r} {given}; the header has {header!s:.1000}")
+
+
+def number_of(text: str, name: str, path: str | Path, line: int) -> float:
+    """A finite number in a column of a file.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{path}, line {line}: {name} is {text!r:.60}, wanted a number")
+    return value
+
+
 def read_rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     """Line numbers and the columns asked for of a .csv or .tsv with a header.
 
-    In a .tsv a quotation mark is a character like any other.
+    In a .tsv a quotation mark is a character like any other. Empty lines are passed over; in a
+    table of one column, whose rows they may be, they are an error.
 
     Raises:
         FileNotFoundError: no such file.
@@ -140,13 +206,16 @@ def read_rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, l
         number = 1  # of the line on which the row that is read begins
         try:
             header = list(rows.fieldnames or [])
-            for column in columns:
-                if header.count(column) != 1:
-                    given = "stands there twice" if column in header else "is missing"
-                    raise ValueError(f"{path}: column {column!r} {given}; the header has {header}")
+            _check_columns(path, header, columns)
             number = rows.line_num + 1
             for row in rows:
-                number = rows.line_num - _line_ends_in(row)  # empty lines may stand before it
+                begin = rows.line_num - _line_ends_in(row)  # empty lines may stand before it
+                if len(header) == 1 and begin > number:
+                    raise ValueError(
+                        f"{path}, line {number}: an empty line in a table of one column, an empty "
+                        "text or none: take it out, or give the texts as lines in a .txt file"
+                    )
+                number = begin
                 extra = row.get(None)  # where DictReader puts them
                 if extra is not None:
                     raise ValueError(

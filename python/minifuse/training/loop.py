@@ -38,6 +38,11 @@ __all__ = ["Loop", "OnStep", "TrainingConfig", "TrainingResult"]
 # Told (step, number of steps, loss, the newest score) after every step.
 OnStep = Callable[[int, int, float, float | None], None]
 _CHECKPOINT = "checkpoint.pt"
+_KEPT = {
+    *("identity", "step", "model", "optimizer", "losses", "evaluations", "best", "best_score"),
+    "best_step",
+}
+_REAL_NUMBERS = ("learning_rate", "warmup_ratio", "weight_decay", "max_grad_norm", "temperature")
 
 
 @dataclass(frozen=True)
@@ -94,14 +99,23 @@ class TrainingConfig:
             ("max_grad_norm", 1e-12, 1e12),
             ("temperature", 1e-4, 1e4),
             ("num_negatives", 1, 10**4),
+            ("max_seq_length", 1, 10**9),
             ("chunk_tokens", 1, 10**9),
+            ("seed", 0, 2**63 - 1),
             ("evaluate_every", 0, 10**9),
             ("checkpoint_every", 0, 10**9),
             ("patience", 0, 10**9),
+            ("num_threads", 1, 1024),
         ):
             value = getattr(self, name)
-            if not (isinstance(value, (int, float)) and low <= value <= high):
+            if value is None and name in ("max_seq_length", "num_threads"):
+                continue
+            is_number = isinstance(value, (int, float, np.number)) and low <= value <= high
+            if not is_number or (name not in _REAL_NUMBERS and value != int(value)):
                 raise ValueError(f"{name} is {value!r}, wanted {low}..{high}")
+            # As Python's own numbers: checkpoints hold them as JSON.
+            kind = float if name in _REAL_NUMBERS else int
+            object.__setattr__(self, name, kind(value))
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout!r}, wanted 0 <= dropout < 1")
 
@@ -240,11 +254,15 @@ class Loop(ABC):
         if self.step == 0 and not self.result.evaluations:
             self._score()
         start, first_step = time.perf_counter(), self.step
+        of_epoch = 0
         try:
             self._score_if_due()
             while self.step < total and not self._is_patience_over():
                 epoch, place = divmod(self.step, len(per_epoch))
-                chosen = batches(self._num_pairs, config.batch_size, config.seed, epoch)[place]
+                if epoch != of_epoch:
+                    of_epoch = epoch
+                    per_epoch = batches(self._num_pairs, config.batch_size, config.seed, epoch)
+                chosen = per_epoch[place]
                 loss = self._train_step(chosen, total)
                 self.result.num_pairs += len(chosen)
                 self._score_if_due()
@@ -258,6 +276,8 @@ class Loop(ABC):
                 self._save_checkpoint()
             raise
         self.result.seconds = time.perf_counter() - start
+        if self.step > first_step:  # what comes now may fail, or be interrupted
+            self._save_checkpoint()
         if not self.result.evaluations or self.result.evaluations[-1][0] != self.step:
             self._score()
         self._write()
@@ -329,8 +349,11 @@ class Loop(ABC):
             raise ValueError(
                 f"{path}: the checkpoint is damaged ({error}): remove {self._work} to begin again"
             ) from error
+        known = state.get("identity") if isinstance(state, dict) else None
+        if not isinstance(known, dict) or not state.keys() >= _KEPT:
+            raise ValueError(f"{path} is no checkpoint: remove {self._work} to begin again")
         for name, wanted in self._identity.items():
-            if state["identity"][name] != wanted:
+            if known.get(name) != wanted:
                 raise ValueError(
                     f"{path} is of a training with another {name}: remove {self._work}, or give "
                     "another output"

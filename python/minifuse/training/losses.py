@@ -52,13 +52,18 @@ def same_text_groups(anchors: Sequence[str], others: Sequence[str], n: int) -> A
     """
     numbers: dict[str, int] = {}
     group = [numbers.setdefault(text, len(numbers)) for text in others]
-    # Answers of equal anchors belong together: the later ones take the number of the first.
+    # Answers of equal anchors belong together: a group that joins another takes its number.
+    joined = list(range(len(numbers)))
+
+    def group_of(number: int) -> int:
+        while joined[number] != number:
+            joined[number] = number = joined[joined[number]]  # half as far next time
+        return number
+
     first: dict[str, int] = {}
-    for i, anchor in enumerate(anchors):
-        kept = first.setdefault(anchor, group[i])
-        if group[i] != kept:
-            old = group[i]
-            group = [kept if one == old else one for one in group]
+    for anchor, number in zip(anchors, group, strict=False):
+        joined[group_of(number)] = group_of(first.setdefault(anchor, number))
+    group = [group_of(number) for number in group]
     if len(set(group)) == len(group):
         return None
     return np.array(group[:n], np.int64), np.array(group, np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from minifuse.files.texts import read_header, read_objects, read_rows
+from minifuse.files.texts import number_of, read_header, read_objects, read_rows
 from minifuse.search import mining, similarity
 
 __all__ = ["TrainingPairs", "batches", "hard_negatives", "read_training_pairs"]
@@ -24,6 +25,10 @@ _SIDES = (
     ("sentence1", "sentence2"),
     ("question1", "question2"),
 )
+
+
+# Labels of pairs; true and false are JSON's.
+_YES, _NO = ("1", "1.0", "true"), ("0", "0.0", "false")
 
 
 @dataclass(frozen=True)
@@ -128,19 +133,18 @@ def read_training_pairs(
     values = list(rows(wanted))
     anchors, positives = [row[0] for _, row in values], [row[1] for _, row in values]
     if extra == scored:
-        scores = []
-        for number, row in values:
-            try:
-                scores.append(float(row[2]))
-            except ValueError:
-                raise ValueError(
-                    f"{path}, line {number}: {scored} is {row[2]!r}, wanted a number"
-                ) from None
+        scores = [number_of(row[2], scored, path, number) for number, row in values]
         return TrainingPairs(anchors, positives, scores=scores)
     if extra == "negative":
         return TrainingPairs(anchors, positives, [row[2] for _, row in values])
     if extra == "label":
-        kept = [row for _, row in values if row[2] in ("1", "1.0")]
+        for number, row in values:
+            if row[2].lower() not in _YES + _NO:
+                raise ValueError(
+                    f"{path}, line {number}: label is {row[2]!r:.60}, wanted 1 for texts that "
+                    "belong together and 0 for others"
+                )
+        kept = [row for _, row in values if row[2].lower() in _YES]
         if not kept:
             raise ValueError(f"{path}: no pair has the label 1")
         return TrainingPairs([row[0] for row in kept], [row[1] for row in kept])
@@ -174,14 +178,28 @@ def hard_negatives(
     right: dict[str, set[int]] = defaultdict(set)
     for anchor, positive in zip(pairs.anchors, pairs.positives, strict=True):
         right[anchor].add(place[positive])
-    wide = min(len(texts), 4 * count + max(map(len, right.values())))
-    found = mining.semantic_search(anchors, answers, top_k=wide)
+    # Anchors with about as many right answers are searched for together: one that has thousands
+    # needs a long list of hits, and the others do not.
+    alike: dict[int, list[str]] = defaultdict(list)
+    for anchor, numbers in right.items():
+        alike[(4 * count + len(numbers) - 1).bit_length()].append(anchor)
+    row = {anchor: i for i, anchor in enumerate(pairs.anchors)}  # equal ones have the same vector
+    wrong: dict[str, tuple[list[float], list[int]]] = {}  # minus the cosines, which ascend
+    for bits, group in alike.items():
+        wide = min(len(texts), 1 << bits)
+        found = mining.semantic_search(anchors[[row[a] for a in group]], answers, top_k=wide)
+        for anchor, hits in zip(group, found, strict=True):
+            others = [hit for hit in hits if hit["corpus_id"] not in right[anchor]]
+            wrong[anchor] = (
+                [-hit["score"] for hit in others],
+                [int(hit["corpus_id"]) for hit in others],
+            )
     own = similarity.pairwise_cos_sim(anchors, answers[[place[text] for text in pairs.positives]])
     negatives = []
-    for anchor, hits, cosine in zip(pairs.anchors, found, own, strict=True):
-        near = [int(hit["corpus_id"]) for hit in hits if hit["score"] <= most * cosine]
-        wrong = [texts[number] for number in near if number not in right[anchor]]
-        negatives.append(wrong[:count])
+    for anchor, cosine in zip(pairs.anchors, own, strict=True):
+        scores, numbers_of = wrong[anchor]
+        first = bisect.bisect_left(scores, -most * cosine)
+        negatives.append([texts[number] for number in numbers_of[first : first + count]])
     return negatives
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from minifuse.cli.common import add_command
+from minifuse.files.plots import check_plot
 from minifuse.files.whole import check_distinct
 
 QUERY = "how do i reset the password of my account"
@@ -46,8 +47,15 @@ def _workloads(files: Sequence[str]) -> dict[str, Sequence[str]]:
     for item in files:
         name, _, path = item.rpartition("=")
         path, _, lines = path.partition(":")
+        if lines and not lines.isdecimal():
+            raise ValueError(f"{item}: wanted a number of lines behind the colon, got {lines!r}")
         count = int(lines) if lines else None
-        workloads[name or Path(path).stem] = list(itertools.islice(read_texts(path), count))
+        name = name or Path(path).stem
+        if name in workloads:
+            raise ValueError(f"two workloads are called {name!r}: give NAME=FILE")
+        workloads[name] = list(itertools.islice(read_texts(path), count))
+        if not workloads[name]:
+            raise ValueError(f"{item} holds no texts to measure with")
     return workloads
 
 
@@ -60,8 +68,19 @@ def _split(file: str) -> tuple[str, str]:
 def _check_outputs(arguments: argparse.Namespace) -> None:
     paths = [_split(file)[1] for file in arguments.files]
     inputs = [*paths, *(path.rpartition(":")[0] for path in paths)]
-    for output in filter(None, (arguments.json, arguments.plot)):
+    outputs = [output for output in (arguments.json, arguments.plot) if output]
+    for output in outputs:
         check_distinct(output, filter(None, inputs))
+        if not Path(output).parent.is_dir():
+            raise FileNotFoundError(f"{Path(output).parent}: the folder does not exist")
+    if arguments.plot:
+        check_plot(arguments.plot)
+    if len(outputs) == 2 and Path(outputs[0]).absolute() == Path(outputs[1]).absolute():
+        raise ValueError(f"--json and --plot are both {arguments.plot}")
+    if arguments.rounds < 1:
+        raise ValueError(f"--rounds is {arguments.rounds}, wanted at least 1")
+    if arguments.threads is not None and not 1 <= arguments.threads <= 1024:
+        raise ValueError(f"--threads is {arguments.threads}, wanted 1..1024")
 
 
 def _run(arguments: argparse.Namespace) -> int:

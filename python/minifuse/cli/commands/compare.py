@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from minifuse.cli.common import add_command
@@ -35,24 +36,34 @@ def add(commands: Any) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from minifuse import CrossEncoder, SentenceTransformer
     from minifuse.evaluation import comparison, read_retrieval_task
+    from minifuse.files.plots import check_plot
     from minifuse.files.whole import check_distinct
+    from minifuse.hardware import DTYPES
 
-    def load(name: str) -> Any:
-        name, _, dtype = name.partition("@")
-        return SentenceTransformer(name, dtype=dtype or None, num_threads=arguments.threads)
+    def load(given: str, kind: Any = SentenceTransformer) -> Any:
+        name, at, dtype = given.rpartition("@")
+        if not at or dtype not in DTYPES or Path(given).is_dir():  # an "@" of the name
+            name, dtype = given, ""
+        return kind(name, dtype=dtype or None, num_threads=arguments.threads)
 
+    if arguments.plot:
+        check_distinct(arguments.plot, [arguments.path])
+        check_plot(arguments.plot)
     a = load(arguments.a)
     if arguments.reranker is not None:
         if arguments.b is not None:
             raise ValueError("--reranker sorts what one model finds, and two are given")
-        name, _, dtype = arguments.reranker.partition("@")
-        reranker = CrossEncoder(name, dtype=dtype or None, num_threads=arguments.threads)
+        reranker = load(arguments.reranker, CrossEncoder)
+        if reranker.num_labels != 1:
+            raise ValueError(
+                f"{arguments.reranker} gives a pair {reranker.num_labels} scores, wanted one to "
+                "sort by"
+            )
         result = comparison.compare_reranked(reranker, a, read_retrieval_task(arguments.path))
     else:
         b = None if arguments.b is None else load(arguments.b)
         result = comparison.compare(a, b, arguments.path, (arguments.a, str(arguments.b)))
     if arguments.plot:
-        check_distinct(arguments.plot, [arguments.path])
         comparison.plot_comparison(result, arguments.plot)
     if arguments.json:
         rows = [asdict(one) | {"is_real": one.is_real} for one in result.differences]

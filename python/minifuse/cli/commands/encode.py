@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import itertools
 import time
 from typing import Any
 
-from minifuse.cli.common import WINDOW_TEXTS, add_command, load_model, windows
+from minifuse.cli.common import WINDOW_TEXTS, add_command, hides_bar, load_model, windows
 
 __all__ = ["add"]
 
@@ -37,25 +38,25 @@ def _run(arguments: argparse.Namespace) -> int:
     from minifuse.files.whole import check_distinct
 
     check_distinct(arguments.output, arguments.inputs)
+    inputs = [read_texts(path, arguments.column) for path in arguments.inputs]
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(open_writer(arguments.output))
         model = load_model(arguments)
-        texts = itertools.chain.from_iterable(
-            read_texts(path, arguments.column) for path in arguments.inputs
-        )
-        bar = stack.enter_context(tqdm(unit=" texts", disable=arguments.no_progress or None))
+        texts = itertools.chain.from_iterable(inputs)
+        bar = stack.enter_context(tqdm(unit=" texts", disable=hides_bar(arguments)))
         start, tokens, count = time.perf_counter(), 0, 0
+        encode = functools.partial(
+            model.encode,
+            batch_size=arguments.batch_size,
+            normalize_embeddings=arguments.normalize,
+            truncate_dim=arguments.truncate_dim,
+            prompt=arguments.prompt,
+            truncation=arguments.truncation,
+            return_info=True,
+            show_progress_bar=False,
+        )
         for window in windows(texts, WINDOW_TEXTS):
-            vectors, info = model.encode(
-                window,
-                batch_size=arguments.batch_size,
-                normalize_embeddings=arguments.normalize,
-                truncate_dim=arguments.truncate_dim,
-                prompt=arguments.prompt,
-                truncation=arguments.truncation,
-                return_info=True,
-                show_progress_bar=False,
-            )
+            vectors, info = encode(window)
             writer.write(window, vectors)
             tokens += int(info.num_tokens.sum())
             count += len(window)
@@ -63,7 +64,5 @@ def _run(arguments: argparse.Namespace) -> int:
             bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
             bar.update(len(window))
         if not count:
-            import numpy as np
-
-            writer.write([], np.zeros((0, model.get_embedding_dimension()), np.float32))
+            writer.write([], encode([])[0])
     return 0

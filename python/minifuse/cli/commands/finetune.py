@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from minifuse.cli.common import add_command
+from minifuse.cli.common import add_command, hides_bar
 
 __all__ = ["add"]
 
@@ -48,9 +48,13 @@ def _run(arguments: argparse.Namespace) -> int:
         ) from error
     from tqdm import tqdm
 
+    from minifuse.files.plots import check_plot
     from minifuse.files.whole import check_distinct
     from minifuse.training.judging import judge_of, plot_training
 
+    if arguments.plot:
+        check_distinct(arguments.plot, filter(None, (arguments.pairs, arguments.eval)))
+        check_plot(arguments.plot)
     columns = None
     if arguments.columns:
         first, comma, second = arguments.columns.partition(",")
@@ -76,7 +80,7 @@ def _run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         num_threads=arguments.threads,
     )
-    with tqdm(unit=" steps", disable=arguments.no_progress or None) as bar:
+    with tqdm(unit=" steps", disable=hides_bar(arguments)) as bar:
 
         def on_step(step: int, total: int, loss: float, score: float | None) -> None:
             bar.total = total
@@ -95,7 +99,6 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"step {step:6d}  quality {score:.4f}{'  kept' if step == result.best_step else ''}")
     print(f"{len(pairs)} pairs, {len(result.losses)} steps, {result.seconds:.1f} s: {result.path}")
     if arguments.plot:
-        check_distinct(arguments.plot, filter(None, (arguments.pairs, arguments.eval)))
         plot_training(result, arguments.plot)
     return 0
 

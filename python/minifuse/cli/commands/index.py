@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from minifuse.cli.common import DEFAULT_MODEL, WINDOW_TEXTS, add_command
+from minifuse.cli.common import DEFAULT_MODEL, WINDOW_TEXTS, add_command, hides_bar
 from minifuse.cli.terminal import printable, printable_json
 from minifuse.search.index import Index
 
@@ -63,8 +63,8 @@ def add(commands: Any) -> None:
 def _texts(arguments: argparse.Namespace) -> Iterator[str]:
     from minifuse.files.texts import read_texts
 
-    for path in arguments.inputs:
-        yield from read_texts(path, arguments.column)
+    inputs = [read_texts(path, arguments.column) for path in arguments.inputs]
+    return itertools.chain.from_iterable(inputs)
 
 
 def _build(arguments: argparse.Namespace) -> int:
@@ -77,19 +77,28 @@ def _build(arguments: argparse.Namespace) -> int:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: the folder does not exist")
     check_distinct(path, arguments.inputs)
+    if arguments.codes_only and arguments.dtype != "int8":
+        raise ValueError(f"--codes-only is for --dtype int8, and it is {arguments.dtype}")
+    texts = _texts(arguments)
     model = SentenceTransformer(
         arguments.model, dtype=arguments.model_dtype, num_threads=arguments.threads
     )
-    texts = _texts(arguments)
     if path.exists():
         index = Index.load(path)
         _check_same(index, model, arguments)
+        count = 0
         for i, text in enumerate(itertools.islice(texts, len(index))):
             if index.text(i) != text:
                 raise ValueError(
                     f"{path} holds another text as number {i}: it was built from other inputs; "
                     "give another --output"
                 )
+            count += 1
+        if count < len(index):
+            raise ValueError(
+                f"{path} holds {len(index)} texts and the inputs have {count}: it was built from "
+                "other inputs; give another --output"
+            )
         print(f"{path}: {len(index)} texts are there already", file=sys.stderr)
     else:
         rescore = arguments.dtype == "int8" and not arguments.codes_only
@@ -99,7 +108,7 @@ def _build(arguments: argparse.Namespace) -> int:
         index.bind(model)
         index.save(path)
     start, done = time.perf_counter(), 0
-    with tqdm(unit=" texts", disable=arguments.no_progress or None, initial=len(index)) as bar:
+    with tqdm(unit=" texts", disable=hides_bar(arguments), initial=len(index)) as bar:
         while window := list(itertools.islice(texts, WINDOW_TEXTS)):
             index.add(model.encode(window, show_progress_bar=False), texts=window)
             index.save(path)
@@ -116,6 +125,7 @@ def _check_same(index: Index, model: Any, arguments: argparse.Namespace) -> None
     for name, there, wanted in (
         ("dtype", index.dtype, arguments.dtype),
         ("metric", index.metric, arguments.metric),
+        ("codes-only", index.dtype == "int8" and not index.rescores, arguments.codes_only),
     ):
         if there != wanted:
             raise ValueError(f"{arguments.output}: its {name} is {there}, wanted {wanted}")
@@ -125,6 +135,7 @@ def _check_same(index: Index, model: Any, arguments: argparse.Namespace) -> None
 
 def _search(arguments: argparse.Namespace) -> int:
     from minifuse import SentenceTransformer
+    from minifuse.files.texts import read_texts
 
     index = Index.load(arguments.index, num_threads=arguments.threads)
     name = arguments.model or index.model_name
@@ -132,7 +143,7 @@ def _search(arguments: argparse.Namespace) -> int:
         raise ValueError(f"{arguments.index} does not say of which model it is: pass --model")
     model = SentenceTransformer(name, num_threads=arguments.threads)
     index.check_model(model)
-    queries = arguments.queries or [line.rstrip("\n") for line in sys.stdin]
+    queries = arguments.queries or list(read_texts("-"))
     if not queries:
         raise ValueError("no query: give texts as arguments, or lines on the standard input")
     scores, ids = index.search(model.encode_query(queries), min(arguments.k, len(index)))
@@ -141,6 +152,7 @@ def _search(arguments: argparse.Namespace) -> int:
             {"id": int(i), "score": round(float(score), 6)}
             | ({"text": index.text(int(i))} if index.has_texts else {})
             for score, i in zip(row_scores, row_ids, strict=True)
+            if i >= 0  # -1: no vector that can be compared is left
         ]
         if arguments.json:
             print(printable_json({"query": query, "hits": hits}))
