@@ -27,6 +27,7 @@ inline ModelDescription description_of(const py::object& object) {
       .layer_norm_eps = static_cast<float>(object.attr("layer_norm_eps").cast<double>()),
       .activation = parse_activation(object.attr("activation").cast<std::string>()),
       .has_position_embeddings = object.attr("has_position_embeddings").cast<bool>(),
+      .padding_id = integer("padding_id"),
       .has_relative_bias = object.attr("has_relative_bias").cast<bool>(),
       .rotary_theta = object.attr("rotary_theta").cast<double>(),
       .local_rotary_theta = object.attr("local_rotary_theta").cast<double>(),

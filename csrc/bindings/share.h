@@ -68,7 +68,9 @@ template <typename F>
 void share(int64_t n, int64_t unit, int64_t fewest, double flops, const ShouldStop& should_stop,
            F f) {
   const int threads = threads_for(flops, (n + unit - 1) / unit);
-  const double rounds = std::min(flops / kFlopsPerPart, static_cast<double>(n / std::max<int64_t>(1, fewest))) / threads;
+  const double rounds =
+      std::min(flops / kFlopsPerPart, static_cast<double>(n / std::max<int64_t>(1, fewest))) /
+      threads;
   const bool is_long = rounds > 1;
   const Parts parts(n, is_long ? fewest : unit,
                     threads * (is_long ? static_cast<int64_t>(std::ceil(rounds)) : 1));

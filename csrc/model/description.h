@@ -27,6 +27,8 @@ struct ModelDescription {
   float layer_norm_eps = 1e-12f;
   Activation activation = Activation::kGelu;
   bool has_position_embeddings = true;
+  int64_t padding_id =
+      -1;  // its tokens are not counted as positions and take the first row; -1: none
   bool has_relative_bias = false;  // scores have a bias by head and distance (AttentionParams)
   double rotary_theta = 0;  // queries and keys are turned by their positions; 0: they are not
   double local_rotary_theta = 0;  // the same for layers with a window
@@ -67,11 +69,14 @@ struct ModelDescription {
   // Types that a token can have: at least one.
   int64_t num_token_types() const { return type_vocab_size > 0 ? type_vocab_size : 1; }
   // Rows of the table of positions, which every token type has one of.
-  int64_t position_rows() const { return has_position_embeddings ? max_position_embeddings : 1; }
-  // Returns the row of a token there.
+  int64_t position_rows() const {
+    return has_position_embeddings ? max_position_embeddings + (padding_id >= 0) : 1;
+  }
+  // Returns the row of a token there: `position` tokens that are counted stand before it, or it is
+  // padding and position is -1.
   int32_t position_row(int32_t token_type, int64_t position) const {
     return static_cast<int32_t>(token_type * position_rows() +
-                                (has_position_embeddings ? position : 0));
+                                (has_position_embeddings ? position + (padding_id >= 0) : 0));
   }
 
   void validate() const {

@@ -46,9 +46,14 @@ bool Encoder::encode_chunk(Call& call, const Chunk& chunk, Workspace& ws,
   for (int64_t sentence = chunk.first; sentence < chunk.last; ++sentence) {
     const int64_t begin = batch.cu_seqlens[sentence] - first_token;
     const int64_t end = batch.cu_seqlens[sentence + 1] - first_token;
-    for (int64_t row = std::max(begin, row_begin); row < std::min(end, row_end); ++row)
-      ws.positions[static_cast<size_t>(row)] =
-          description_.position_row(batch.token_type(first_token + row), row - begin);
+    int64_t position = 0;
+    for (int64_t row = begin; row < std::min(end, row_end); ++row) {
+      const bool is_padding = batch.ids[first_token + row] == description_.padding_id;
+      if (row >= row_begin)
+        ws.positions[static_cast<size_t>(row)] = description_.position_row(
+            batch.token_type(first_token + row), is_padding ? -1 : position);
+      position += !is_padding;
+    }
   }
   StageTicks* ticks = ws.ticks_of(team.member);
   const Observer clock(ticks, nullptr, 0);

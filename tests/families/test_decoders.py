@@ -7,7 +7,7 @@ import pytest
 import sentence_transformers
 import transformers
 
-from family import TEXTS, assert_agrees, byte_tokenizer, change_config, write_folder
+from family import PADDED, TEXTS, assert_agrees, byte_tokenizer, change_config, write_folder
 from minifuse import SentenceTransformer
 
 SIZES = {
@@ -29,7 +29,7 @@ def write(tmp_path, name, **changes):
     kind = {"Qwen3": "Qwen3Config", "Gemma3Text": "Gemma3TextConfig"}[name]
     settings = {"vocab_size": tokenizer.get_vocab_size()} | SIZES | changes
     reference = getattr(transformers, f"{name}Model")(getattr(transformers, kind)(**settings))
-    return write_folder(tmp_path / "model", reference, tokenizer), reference
+    return write_folder(tmp_path / "model", reference, tokenizer, **PADDED), reference
 
 
 def test_qwen3(tmp_path):

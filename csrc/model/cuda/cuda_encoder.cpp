@@ -224,9 +224,13 @@ void CudaEncoder::start(Pass& pass, const Batch& batch, const Outputs& outputs,
     if (i == num_sentences) break;
     const auto seqlen = static_cast<int32_t>(batch.cu_seqlens[chunk.first + i + 1] -
                                              batch.cu_seqlens[chunk.first + i]);
-    for (int32_t row = 0; row < seqlen; ++row)
-      positions[offsets[i] + row] =
-          description_.position_row(batch.token_type(first_token + offsets[i] + row), row);
+    int64_t position = 0;
+    for (int32_t row = offsets[i]; row < offsets[i] + seqlen; ++row) {
+      const bool is_padding = ids[row] == description_.padding_id;
+      positions[row] = description_.position_row(batch.token_type(first_token + row),
+                                                 is_padding ? -1 : position);
+      position += !is_padding;
+    }
     cuda::for_each_attention_tile(offsets[i], seqlen, offsets[i], seqlen,
                                   [&](const AttentionTile& tile) { tiles[num_tiles++] = tile; });
   }

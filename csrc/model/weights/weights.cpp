@@ -48,7 +48,8 @@ Weights::Weights(const ModelDescription& description, const MatrixFormat& format
     slots_[name] = {.shape = std::move(shape), .buffer = &buffer, .buffer_size = size};
   };
   add("embeddings.word", word_embeddings, {description.vocab_size, H});
-  if (description.has_position_embeddings) add("embeddings.position", positions_, {P, H});
+  if (description.has_position_embeddings)
+    add("embeddings.position", positions_, {description.position_rows(), H});
   if (description.type_vocab_size > 0)
     add("embeddings.token_type", token_types_, {description.type_vocab_size, H});
   if (description.has_embedding_norm) {

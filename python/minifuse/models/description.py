@@ -31,6 +31,8 @@ class ModelDescription:
         has_relative_bias: whether attention adds a bias by head and distance to its scores: slot
             "attention.relative_bias", [num_attention_heads, 2 max_position_embeddings - 1].
         has_position_embeddings: whether positions have a table of embeddings.
+        padding_id: the token that takes the first row of that table wherever it stands, and is not
+            counted; -1: none.
         rotary_theta: queries and keys are turned by their positions, with this base of the
             frequencies (Su et al. 2021); 0: they are not.
         rotary_scale: what those frequencies are divided by.
@@ -64,6 +66,7 @@ class ModelDescription:
     type_vocab_size: int = 1
     has_relative_bias: bool = False
     has_position_embeddings: bool = True
+    padding_id: int = -1
     rotary_theta: float = 0.0
     rotary_scale: float = 1.0
     local_rotary_theta: float = 0.0

@@ -107,6 +107,29 @@ def frequencies_of(description: ModelDescription, layer: int) -> FloatArray | No
     return None
 
 
+def position_rows(
+    ids: npt.NDArray[np.integer[Any]],
+    cu_seqlens: npt.NDArray[np.integer[Any]],
+    padding_id: int,
+) -> npt.NDArray[np.int64]:
+    """Return the row of the table of positions for each token: its place in its sentence.
+
+    Where a model's padding has a row, it is the first one: tokens of this id take it, also in the
+    middle of a text, and are not counted.
+
+    Args:
+        ids: [tokens], of sentences one after the other.
+        cu_seqlens: [sentences + 1], where each begins.
+        padding_id: of the padding; -1: it has no row.
+    """
+    starts = cu_seqlens[:-1].astype(np.int64)
+    lengths = cu_seqlens[1:].astype(np.int64) - starts
+    if padding_id < 0:
+        return np.arange(len(ids)) - np.repeat(starts, lengths)
+    counts = np.concatenate([[0], np.cumsum(ids != padding_id)])
+    return np.where(ids != padding_id, counts[1:] - np.repeat(counts[starts], lengths), 0)
+
+
 def embed(
     weights: Mapping[str, Any],
     ids: npt.NDArray[np.integer[Any]],
@@ -122,7 +145,7 @@ def embed(
     Args:
         weights: slot -> what ``run`` computes with.
         ids: [tokens].
-        positions: [tokens], of each token in its sentence.
+        positions: [tokens], rows of the table of positions.
         eps: of the LayerNorm.
         run: carries out the steps.
         token_types: [tokens]; None: all are 0.
@@ -255,7 +278,8 @@ def hidden_states(
     The last are those that the model gives: normed, where norms stand first.
     """
     eps = description.layer_norm_eps
-    states = [embed(weights, ids, np.arange(len(ids)), eps, run)]
+    positions = position_rows(ids, np.array([0, len(ids)]), description.padding_id)
+    states = [embed(weights, ids, positions, eps, run)]
     for layer in range(description.num_hidden_layers):
         layer_of = _LAYERS[description.norms]
         states.append(layer_of(weights, layer, states[-1], description, run))

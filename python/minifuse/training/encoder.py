@@ -20,7 +20,7 @@ from minifuse.models.architectures import Rows
 from minifuse.models.checkpoint import open_checkpoint
 from minifuse.models.description import Config, ModelDescription, read_object
 from minifuse.models.folder import ModelFolder
-from minifuse.models.layer import embed, post_norm_layer
+from minifuse.models.layer import embed, position_rows, post_norm_layer
 from minifuse.models.modules import NormalizeModule
 from minifuse.models.weights import new_encoder, stored_tensors
 from minifuse.native import core
@@ -275,7 +275,8 @@ class TrainableEncoder(torch.nn.Module):  # type: ignore[misc]
         rows = np.repeat(numbers, lengths) * most + positions
         dropouts = self.hidden_dropout, self.attention_dropout
         run = _Steps(cu_seqlens, numbers, rows, most, dropouts, draws)
-        x = embed(self._slots, ids, positions, description.layer_norm_eps, run, types)
+        table = position_rows(ids, cu_seqlens, description.padding_id)
+        x = embed(self._slots, ids, table, description.layer_norm_eps, run, types)
         for layer in range(description.num_hidden_layers):
             x = post_norm_layer(self._slots, layer, x, description, run)
 

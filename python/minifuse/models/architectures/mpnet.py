@@ -26,6 +26,7 @@ def _describe(config: Config) -> ModelDescription:
     return replace(
         description,
         max_position_embeddings=positions,
+        padding_id=_FIRST_POSITION - 1,
         type_vocab_size=0,
         has_relative_bias=True,
     )
@@ -62,7 +63,7 @@ ARCHITECTURE = Architecture(
     tensors={
         "embeddings.word": "embeddings.word_embeddings.weight",
         "embeddings.position": Rows(
-            "embeddings.position_embeddings.weight", slice(_FIRST_POSITION, None)
+            "embeddings.position_embeddings.weight", slice(_FIRST_POSITION - 1, None)
         ),
         "embeddings.norm": "embeddings.LayerNorm",
         "attention.relative_bias": Derived("encoder.relative_attention_bias.weight", _by_distance),

@@ -9,7 +9,8 @@ from dataclasses import replace
 from minifuse.models.architectures import Architecture, Head, MaskedLanguage, Rows, bert
 from minifuse.models.description import Config, ModelDescription
 
-# Positions count from pad_token_id + 1 on, so that many rows of the table serve nobody.
+# Positions count from pad_token_id + 1 on. The row before is that of the padding, which a text may
+# hold; those before that serve nobody.
 _FIRST_POSITION = 2
 
 
@@ -17,7 +18,7 @@ def _describe(config: Config) -> ModelDescription:
     config.want("pad_token_id", _FIRST_POSITION - 1)
     description = bert.ARCHITECTURE.describe(config)
     positions = description.max_position_embeddings - _FIRST_POSITION
-    return replace(description, max_position_embeddings=positions)
+    return replace(description, max_position_embeddings=positions, padding_id=_FIRST_POSITION - 1)
 
 
 ARCHITECTURE = Architecture(
@@ -31,7 +32,7 @@ ARCHITECTURE = Architecture(
     tensors={
         **bert.ARCHITECTURE.tensors,
         "embeddings.position": Rows(
-            "embeddings.position_embeddings.weight", slice(_FIRST_POSITION, None)
+            "embeddings.position_embeddings.weight", slice(_FIRST_POSITION - 1, None)
         ),
     },
 )
