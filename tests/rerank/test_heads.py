@@ -113,6 +113,9 @@ def test_decoders_for_classification(tmp_path, kind, num_labels):
     folder = write_decoder(tmp_path / "model", name, kind, num_labels=num_labels)
     assert CrossEncoder(folder).num_labels == num_labels
     assert_same_scores(folder)
+    change_config(folder, pad_token_id=3)  # which every text ends with
+    with pytest.raises(ValueError, match="texts end with token 3, which is"):
+        CrossEncoder(folder)
 
 
 def test_scores_of_modules(tmp_path):

@@ -159,13 +159,20 @@ class Pipeline:
         """Use another tokenizer.
 
         Raises:
-            ValueError: it has ids that the model has no rows for.
+            ValueError: it has ids that the model has no rows for, or ends texts with a token that
+                the model's head does not read.
         """
         rows = self.folder.description.vocab_size
         if tokenizer.vocab_size > rows:
             raise ValueError(
                 f"{self.folder.path}: the tokenizer has ids up to {tokenizer.vocab_size - 1} but "
                 f"config.json says vocab_size={rows}: they belong to different models"
+            )
+        if self.folder.passed_over in tokenizer.suffix:
+            raise ValueError(
+                f"{self.folder.path}: texts end with token {self.folder.passed_over}, which is "
+                "config.json's pad_token_id: transformers scores the token before it, and minifuse "
+                "does not (set another pad_token_id, which is a change of the model)"
             )
         self.tokenizer = tokenizer
 

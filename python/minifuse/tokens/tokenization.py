@@ -132,6 +132,11 @@ class TextTokenizer:
         self._prefix, self._suffix = before, after
         self.suffix_length = len(after)
 
+    @property
+    def suffix(self) -> list[int]:
+        """Ids of the special tokens behind a text's own."""
+        return list(self._suffix)
+
     def _special_of_package(self) -> tuple[list[int], list[int]]:
         """Ids that the package puts before and behind a text."""
         encoding = self._guarded(["a"], lambda: self._encoding("a"))

@@ -88,6 +88,8 @@ class ModelFolder:
     truncate_dim: int | None = None
     activation_fn: str | None = None
     is_classifier: bool = False  # a cross-encoder whose head is the family's own
+    # The padding's id, where transformers passes over it to find the token that the head reads.
+    passed_over: int | None = None
     queries_path: Path | None = None  # of the weights that words have in queries
     default_route: str = "document"  # of a model with such weights, or with routes
     # With a Router: the models that queries and documents go through, itself among them.

@@ -72,6 +72,9 @@ def read_cross_encoder_folder(folder: Path) -> ModelFolder:
         raise ValueError(f"{model.path}: minifuse has no cross-encoders of this family")
     model.poolings = [_head_pooling(model, head)]
     model.is_classifier = True
+    if model.poolings == ["lasttoken"]:
+        padding = read_object(model.transformer_path / "config.json").get("pad_token_id")
+        model.passed_over = padding if type(padding) is int else None
     model.head_tensors = head.tensors()
     model.modules = list(read_head(model.weights_path, model.architecture, head, model.description))
     return model
