@@ -347,6 +347,8 @@ def test_what_is_refused(tiny_folder, pairs, tmp_path):
     other = TrainingConfig(batch_size=8, checkpoint_every=1, seed=7)
     with pytest.raises(ValueError, match="of a training with another config"):
         finetune(tiny_folder, pairs, tmp_path / "out", other)
+    with pytest.raises(ValueError, match="of a training with another evaluation"):
+        finetune(tiny_folder, pairs, tmp_path / "out", config, judge_of(pairs))
 
 
 def test_the_command(tiny_folder, tmp_path, capsys):

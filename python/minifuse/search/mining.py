@@ -281,7 +281,7 @@ def community_detection(
             # All k are near enough, so there may be more: these again, with a larger k.
             is_cut = (counts == k) & (k < len(rows))
             candidates += [
-                (int(place), row[:count])
+                (int(place), row[:count].astype(np.int32))  # a copy: the block is large
                 for place, row, count in zip(
                     places[~is_cut], ids[~is_cut], counts[~is_cut], strict=True
                 )

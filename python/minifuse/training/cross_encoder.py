@@ -170,8 +170,8 @@ class _Scoring(Loop):
         read = read_cross_encoder_folder if is_cross_encoder(source) else read_model_folder
         self.folder = read(source)
         model = TrainableCrossEncoder(self.folder, config.seed)
-        super().__init__(model, len(pairs), output, config, digest.hexdigest())
-        self.pairs, self._evaluate, self._negatives = pairs, evaluate, negatives
+        super().__init__(model, len(pairs), output, config, digest.hexdigest(), evaluate)
+        self.pairs, self._negatives = pairs, negatives
         self._right_texts = _right_texts(pairs)
         self._tokenizer = TextTokenizer.from_folder(
             self.folder.transformer_path, **self.folder.tokenizer_settings()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ __all__ = ["judge_of", "plot_training", "rank_of_answers", "scoring_judge_of"]
 
 FloatArray = npt.NDArray[np.float32]
 Encode = Callable[[Sequence[str]], FloatArray]
+Judge = TypeVar("Judge", bound=Callable[..., float])
 
 
 def rank_of_answers(encode: Encode, pairs: TrainingPairs) -> npt.NDArray[np.int64]:
@@ -54,7 +57,13 @@ def judge_of(pairs: TrainingPairs) -> Callable[[Encode], float]:
         cosines = (first * second).sum(axis=1)
         return float(stats.scipy_stats().spearmanr(cosines, pairs.scores).statistic)
 
-    return spearman if pairs.scores else mean_reciprocal_rank
+    return _known(spearman if pairs.scores else mean_reciprocal_rank, pairs.digest())
+
+
+def _known(judge: Judge, identity: str) -> Judge:
+    """Return a judge that says what it judges by: a training goes on with the same one only."""
+    judge.identity = identity  # type: ignore[attr-defined]  # functions take any
+    return judge
 
 
 Score = Callable[[Sequence[tuple[str, str]]], FloatArray]
@@ -85,7 +94,9 @@ def scoring_judge_of(
         found = score(list(zip(pairs.anchors, pairs.positives, strict=True)))
         return float(stats.scipy_stats().spearmanr(found, pairs.scores).statistic)
 
-    return spearman if pairs.scores else mean_reciprocal_rank
+    wrong = hashlib.sha256("\0".join(chain.from_iterable(negatives)).encode("utf-8", "replace"))
+    identity = pairs.digest() + wrong.hexdigest()
+    return _known(spearman if pairs.scores else mean_reciprocal_rank, identity)
 
 
 def plot_training(result: Any, path: str | Path) -> None:

@@ -180,6 +180,8 @@ class Loop(ABC):
         output: a new folder.
         config: how.
         data: a hash of all that the steps see.
+        evaluate: gives the score of the model; its ``identity``, where it has one, says
+            what it judges by: scores of different judges are not compared.
 
     Raises:
         FileExistsError: output holds files already.
@@ -188,10 +190,10 @@ class Loop(ABC):
 
     def __init__(
         self, model: TrainableEncoder, num_pairs: int, output: Path, config: TrainingConfig,
-        data: str,
+        data: str, evaluate: Callable[[Any], float] | None,
     ) -> None:  # fmt: skip
         self.model, self.config, self.output = model, config, output
-        self._num_pairs = num_pairs
+        self._num_pairs, self._evaluate = num_pairs, evaluate
         decaying, others = model.no_decay()
         self.optimizer = torch.optim.AdamW(
             [{"params": decaying}, {"params": others, "weight_decay": 0.0}],
@@ -207,7 +209,10 @@ class Loop(ABC):
         self._best_score = -math.inf
         self._work = output.with_name(f"{output.name}.training")
         settings = dataclasses.asdict(config) | {"num_threads": None}
-        self._identity = {"config": settings, "pairs": data, "model": self._weights_digest()}
+        judge = "none" if evaluate is None else getattr(evaluate, "identity", "a function")
+        self._identity = {
+            "config": settings, "pairs": data, "model": self._weights_digest(), "evaluation": judge
+        }  # fmt: skip
 
     @staticmethod
     def prepare(output: str | Path, config: TrainingConfig) -> Path:
@@ -353,7 +358,7 @@ class Loop(ABC):
         if not isinstance(known, dict) or not state.keys() >= _KEPT:
             raise ValueError(f"{path} is no checkpoint: remove {self._work} to begin again")
         for name, wanted in self._identity.items():
-            if known.get(name) != wanted:
+            if known.get(name, wanted) != wanted:
                 raise ValueError(
                     f"{path} is of a training with another {name}: remove {self._work}, or give "
                     "another output"

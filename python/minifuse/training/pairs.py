@@ -27,6 +27,7 @@ _SIDES = (
 )
 
 
+_HITS_AT_ONCE = 1 << 20  # of the search for hard negatives
 # Labels of pairs; true and false are JSON's.
 _YES, _NO = ("1", "1.0", "true"), ("0", "0.0", "false")
 
@@ -178,28 +179,33 @@ def hard_negatives(
     right: dict[str, set[int]] = defaultdict(set)
     for anchor, positive in zip(pairs.anchors, pairs.positives, strict=True):
         right[anchor].add(place[positive])
+    own = similarity.pairwise_cos_sim(anchors, answers[[place[text] for text in pairs.positives]])
+    anchors, answers = similarity.unit_rows(anchors), similarity.unit_rows(answers)
+    pairs_of: dict[str, list[int]] = defaultdict(list)
+    for number, anchor in enumerate(pairs.anchors):
+        pairs_of[anchor].append(number)
     # Anchors with about as many right answers are searched for together: one that has thousands
     # needs a long list of hits, and the others do not.
     alike: dict[int, list[str]] = defaultdict(list)
     for anchor, numbers in right.items():
         alike[(4 * count + len(numbers) - 1).bit_length()].append(anchor)
-    row = {anchor: i for i, anchor in enumerate(pairs.anchors)}  # equal ones have the same vector
-    wrong: dict[str, tuple[list[float], list[int]]] = {}  # minus the cosines, which ascend
+    negatives: list[list[str]] = [[] for _ in pairs.anchors]
     for bits, group in alike.items():
         wide = min(len(texts), 1 << bits)
-        found = mining.semantic_search(anchors[[row[a] for a in group]], answers, top_k=wide)
-        for anchor, hits in zip(group, found, strict=True):
-            others = [hit for hit in hits if hit["corpus_id"] not in right[anchor]]
-            wrong[anchor] = (
-                [-hit["score"] for hit in others],
-                [int(hit["corpus_id"]) for hit in others],
+        step = max(1, _HITS_AT_ONCE // wide)
+        for first in range(0, len(group), step):
+            some = group[first : first + step]
+            rows = anchors[[pairs_of[anchor][0] for anchor in some]]  # equal ones have the same
+            found = mining.semantic_search(
+                rows, answers, top_k=wide, score_function=similarity.dot_score
             )
-    own = similarity.pairwise_cos_sim(anchors, answers[[place[text] for text in pairs.positives]])
-    negatives = []
-    for anchor, cosine in zip(pairs.anchors, own, strict=True):
-        scores, numbers_of = wrong[anchor]
-        first = bisect.bisect_left(scores, -most * cosine)
-        negatives.append([texts[number] for number in numbers_of[first : first + count]])
+            for anchor, hits in zip(some, found, strict=True):
+                wrong = [hit for hit in hits if hit["corpus_id"] not in right[anchor]]
+                rising = [-hit["score"] for hit in wrong]
+                for number in pairs_of[anchor]:
+                    begin = bisect.bisect_left(rising, -most * own[number])
+                    near = wrong[begin : begin + count]
+                    negatives[number] = [texts[int(hit["corpus_id"])] for hit in near]
     return negatives
 
 

@@ -72,8 +72,9 @@ class _Contrastive(Loop):
         evaluate: Judge | None,
     ) -> None:  # fmt: skip
         self.folder = read_model_folder(source)
-        super().__init__(TrainableEncoder(self.folder), len(pairs), output, config, pairs.digest())
-        self.pairs, self._evaluate = pairs, evaluate
+        model = TrainableEncoder(self.folder)
+        super().__init__(model, len(pairs), output, config, pairs.digest(), evaluate)
+        self.pairs = pairs
         self._tokenizer = TextTokenizer.from_folder(
             self.folder.transformer_path, **self.folder.tokenizer_settings()
         )
