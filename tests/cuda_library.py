@@ -319,6 +319,7 @@ class DeviceEncoder:
     """CudaEncoder of a model folder; most_bytes is the memory of an emulated device."""
 
     def __init__(self, library: ctypes.CDLL, folder, element: str, most_bytes=1 << 30) -> None:
+        self._pieces: dict[str, np.ndarray] = {}  # of slots that come in pieces
         self._dll = library
         library.cuda_error.restype = library.cuda_encoder_slots.restype = ctypes.c_char_p
         library.cuda_encoder_new.restype = c_void_p
@@ -357,6 +358,12 @@ class DeviceEncoder:
         self._check(self._dll.cuda_encoder_set(self._encoder, name.encode(),
                                                    c_void_p(array.ctypes.data), shape,
                                                    array.ndim))  # fmt: skip
+
+    def set_weight_rows(self, name, rows, first_row) -> None:
+        whole = self._pieces.setdefault(name, np.zeros(self.weight_slots()[name], np.float32))
+        whole[first_row : first_row + len(rows)] = rows
+        if first_row + len(rows) == len(whole):
+            self.set_weight(name, self._pieces.pop(name))
 
     def finish_weights(self) -> None:
         self._check(self._dll.cuda_encoder_finish(self._encoder))

@@ -1,5 +1,5 @@
-// Code that the two encoders' bindings share: arrays in, vectors out. `run` is given the batch and where
-// its outputs go, and is expected to release the GIL.
+// Code that the two encoders' bindings share: weights in; arrays in, vectors out. `run` is given the
+// batch and where its outputs go, and is expected to release the GIL.
 #pragma once
 
 #include <utility>
@@ -7,6 +7,16 @@
 #include "bindings/bindings.h"
 
 namespace minifuse {
+
+template <typename AnyEncoder>
+void set_weight(AnyEncoder& encoder, const std::string& name, const FloatArray& array) {
+  encoder.weights().set(name, array.data(), shape_of(array));
+}
+template <typename AnyEncoder>
+void set_weight_rows(AnyEncoder& encoder, const std::string& name, const FloatArray& rows,
+                     int64_t first_row) {
+  encoder.weights().set_rows(name, rows.data(), shape_of(rows), first_row);
+}
 
 inline Outputs pooled_outputs(const std::vector<std::string>& poolings, int64_t pool_from) {
   Outputs outputs;

@@ -160,18 +160,9 @@ void register_encoder(py::module_& module) {
              return rows;
            })
       .def("weight_slots", [](Encoder& e) { return e.weights().shapes(); })
-      .def(
-          "set_weight",
-          [](Encoder& e, const std::string& name, const FloatArray& array) {
-            e.weights().set(name, array.data(), shape_of(array));
-          },
-          py::arg("name"), py::arg("array").noconvert())
-      .def(
-          "set_weight_rows",
-          [](Encoder& e, const std::string& name, const FloatArray& rows, int64_t first_row) {
-            e.weights().set_rows(name, rows.data(), shape_of(rows), first_row);
-          },
-          py::arg("name"), py::arg("rows").noconvert(), py::arg("first_row"))
+      .def("set_weight", &set_weight<Encoder>, py::arg("name"), py::arg("array").noconvert())
+      .def("set_weight_rows", &set_weight_rows<Encoder>, py::arg("name"),
+           py::arg("rows").noconvert(), py::arg("first_row"))
       .def("set_quantized_weight", &set_quantized_weight, py::arg("name"),
            py::arg("codes").noconvert(), py::arg("scale").noconvert(),
            py::arg("input_scale").noconvert())

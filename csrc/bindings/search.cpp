@@ -32,7 +32,8 @@ SearchSpace borrow_space(const SegmentArrays& segments, const std::string& dtype
   const py::ssize_t itemsize = wanted.itemsize();
   int64_t first_id = 0;
   for (const auto& [vectors, scale] : segments) {
-    check(vectors.dtype().is(wanted), "vectors have another dtype than ", dtype);
+    // By its meaning: an array that was unpickled has another object for its dtype.
+    check(vectors.dtype().equal(wanted), "vectors have another dtype than ", dtype);
     check(vectors.ndim() == 2 && vectors.shape(1) == stride && vectors.strides(1) == itemsize &&
               vectors.strides(0) == stride * itemsize,
           "vectors: wanted C-contiguous [count, ", stride, "]");

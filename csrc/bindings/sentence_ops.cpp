@@ -40,7 +40,7 @@ Heads<const float> read_only(const Heads<float>& heads) {
 }
 
 void check_heads(const char* name, const py::array& array, int ndim) {
-  check(array.dtype().is(py::dtype::of<float>()), name, " has dtype ",
+  check(array.dtype().equal(py::dtype::of<float>()), name, " has dtype ",
         py::str(array.dtype()).cast<std::string>(), ", wanted float32");
   check(array.ndim() == ndim, name, " has ", array.ndim(), " dimensions, wanted ", ndim);
   const int64_t head_dim = array.shape(ndim - 1);

@@ -61,19 +61,16 @@ void run_items(Items& items, int num_threads, Work work) {
     items.run(num_threads, std::ref(work));
 }
 
-// f(begin, end) over [0, n), part by part, until should_stop says true. Every thread gets about equally
-// many parts, which begin at multiples of `unit`. Where a thread gets several, none is smaller than
-// `fewest`: so many are worth what f does once for all of them.
+// f(begin, end) over [0, n), part by part, until should_stop says true. The parts are about equal, a
+// multiple of the threads in number, and begin at multiples of `unit`. A part for each thread may be
+// small; more parts than that have `fewest` at least, which are worth what f does once for all of them.
 template <typename F>
 void share(int64_t n, int64_t unit, int64_t fewest, double flops, const ShouldStop& should_stop,
            F f) {
   const int threads = threads_for(flops, (n + unit - 1) / unit);
-  const double rounds =
-      std::min(flops / kFlopsPerPart, static_cast<double>(n / std::max<int64_t>(1, fewest))) /
-      threads;
-  const bool is_long = rounds > 1;
-  const Parts parts(n, is_long ? fewest : unit,
-                    threads * (is_long ? static_cast<int64_t>(std::ceil(rounds)) : 1));
+  const double most = static_cast<double>(n / std::max<int64_t>(1, fewest));
+  const double rounds = std::max(1.0, std::floor(std::min(flops / kFlopsPerPart, most) / threads));
+  const Parts parts(n, unit, threads * static_cast<int64_t>(rounds));
   Items items(parts.count(), should_stop);
   run_items(items, threads, [&](int member) {
     while (const std::optional<int64_t> part = items.next(member))

@@ -95,7 +95,7 @@ struct Heads {
 };
 
 inline constexpr int64_t kAllKeys = INT32_MAX, kAllQueries = INT32_MAX;
-// To transpose a head's keys takes a hundredth of the time of so many queries.
+// To transpose a head's keys takes a hundredth of the time of so many queries that reach all of them.
 inline constexpr int64_t kFewestQueries = 512;
 
 // out = softmax(scale * q k^T) v for one sentence, over the heads [head_begin, head_end).
@@ -147,7 +147,7 @@ struct EmbedParams {
   const int32_t* ids;  // [M]
   const int32_t* positions;  // [M]
   const float* word;  // [vocab_size, H]
-  const float* position;  // [max_position_embeddings, H]
+  const float* position;  // [num_token_types * position_rows, H]
   const float* gamma;  // [H]; null: no LayerNorm
   const float* beta;  // [H]
   float eps;

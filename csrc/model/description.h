@@ -27,8 +27,8 @@ struct ModelDescription {
   float layer_norm_eps = 1e-12f;
   Activation activation = Activation::kGelu;
   bool has_position_embeddings = true;
-  int64_t padding_id =
-      -1;  // its tokens are not counted as positions and take the first row; -1: none
+  // Tokens of this id are not counted as positions and take the first row of their table; -1: none.
+  int64_t padding_id = -1;
   bool has_relative_bias = false;  // scores have a bias by head and distance (AttentionParams)
   double rotary_theta = 0;  // queries and keys are turned by their positions; 0: they are not
   double local_rotary_theta = 0;  // the same for layers with a window

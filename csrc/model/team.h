@@ -71,7 +71,7 @@ class Team {
   // behind the meeting that ends it.
   bool leaves_after_this_step() {
     if (is_caller_) stop_.ask(is_alone() ? 0 : meeting_ + 1);
-    return stop_.ends(meeting_ + 1);
+    return stop_.ends(meeting_ + 1) || (is_caller_ && stop_.is_in_a_child());
   }
   // True after the meeting behind which the call stops: nothing more is to be computed, and this
   // member meets nobody any more.

@@ -76,11 +76,11 @@ struct Queries {
       const float* x = rows + q * dim;
       float largest = 0;
       for (int64_t k = 0; k < dim; ++k) {
-        check(x[k] == x[k], "query ", q, " holds a NaN");
+        check(x[k] == x[k], "a query holds a NaN");
         largest = std::max(largest, std::fabs(x[k]));
       }
       if (!(largest > 1e-30f)) continue;
-      check(largest <= std::numeric_limits<float>::max(), "query ", q, " holds an infinity");
+      check(largest <= std::numeric_limits<float>::max(), "a query holds an infinity");
       int32_t total = 0;
       for (int64_t k = 0; k < dim; ++k) {
         const auto code = static_cast<int8_t>(std::nearbyint(x[k] / largest * 64.0f));

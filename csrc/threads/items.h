@@ -35,7 +35,8 @@ class Parts {
 
 class Items {
  public:
-  // should_stop is asked before each item of the calling thread and while that waits for others.
+  // should_stop is asked before each item of the calling thread but the first, and while that thread
+  // waits for others.
   Items(int64_t count, const ShouldStop& should_stop) : count_(count), should_stop_(should_stop) {}
   Items(int64_t count, ShouldStop&& should_stop) = delete;  // it is borrowed
   Items(const Items&) = delete;

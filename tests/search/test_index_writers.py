@@ -182,6 +182,18 @@ def test_repair_of_a_whole_file(saved, capsys):
     assert len(Index.load(output)) == 150
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_an_unpickled_index_is_searched(rng, dtype):
+    """Its arrays have another object for their dtype."""
+    index = Index(8, dtype)
+    index.add(rng.standard_normal((50, 8)))
+    query = rng.standard_normal((3, 8))
+    expected = index.search(query, 5)
+    for copied in (pickle.loads(pickle.dumps(index)), copy.deepcopy(index)):
+        for found, wanted in zip(copied.search(query, 5), expected, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+
+
 def test_repair_where_bytes_are_gone(tmp_path, rng):
     """A segment that would reach past the end of the file hides none of those behind it."""
     index = Index(16)

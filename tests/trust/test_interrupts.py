@@ -124,7 +124,7 @@ LONG = {
     "a matrix": ("ops.linear", [[100000, 1024], [2048, 1024]]),
     "a matrix in int8": (
         "lambda x, w: ops.linear(x, ops.pack_linear(w, 'int8'))",
-        [[200000, 512], [4096, 512]],
+        [[60000, 1024], [2048, 1024]],
     ),
     "a feed-forward": ("lambda x, a, b: ops.gelu_ffn(x, a, None, b, None)",
                        [[50000, 512], [2048, 512], [512, 2048]]),

@@ -55,18 +55,9 @@ PYBIND11_MODULE(MINIFUSE_CUDA_MODULE, module) {
       .def_property_readonly("hidden_size",
                              [](const CudaEncoder& e) { return e.description().hidden_size; })
       .def("weight_slots", [](CudaEncoder& e) { return e.weights().shapes(); })
-      .def(
-          "set_weight",
-          [](CudaEncoder& e, const std::string& name, const FloatArray& array) {
-            e.weights().set(name, array.data(), shape_of(array));
-          },
-          py::arg("name"), py::arg("array").noconvert())
-      .def(
-          "set_weight_rows",
-          [](CudaEncoder& e, const std::string& name, const FloatArray& rows, int64_t first_row) {
-            e.weights().set_rows(name, rows.data(), shape_of(rows), first_row);
-          },
-          py::arg("name"), py::arg("rows").noconvert(), py::arg("first_row"))
+      .def("set_weight", &set_weight<CudaEncoder>, py::arg("name"), py::arg("array").noconvert())
+      .def("set_weight_rows", &set_weight_rows<CudaEncoder>, py::arg("name"),
+           py::arg("rows").noconvert(), py::arg("first_row"))
       .def("finish_weights", &CudaEncoder::finish_weights)
       .def(
           "encode",

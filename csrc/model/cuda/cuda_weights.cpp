@@ -89,7 +89,7 @@ CudaWeights::CudaWeights(const ModelDescription& description, const Weights& wei
   };
   word = send_table(weights.word_embeddings, description.vocab_size, "word embeddings");
   position = send_table(weights.position_embeddings,
-                        description.num_token_types() * description.max_position_embeddings,
+                        description.num_token_types() * description.position_rows(),
                         "position embeddings");
   embedding_gamma = send_floats(weights.embedding_gamma, "embedding gamma");
   embedding_beta = send_floats(weights.embedding_beta, "embedding beta");

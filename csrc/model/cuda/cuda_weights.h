@@ -30,7 +30,8 @@ struct CudaWeights {
   CudaWeights(const ModelDescription& description, const Weights& weights, const MatrixFormat& rows,
               cuda::Runtime& runtime);
 
-  cuda::DeviceBuffer word, position;  // [vocab_size, H], [max_position_embeddings, H]
+  cuda::DeviceBuffer word;  // [vocab_size, H]
+  cuda::DeviceBuffer position;  // [num_token_types * position_rows, H]
   cuda::DeviceBuffer embedding_gamma, embedding_beta;
   std::vector<Layer> layers;
 };
