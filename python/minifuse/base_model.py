@@ -18,6 +18,7 @@ import numpy as np
 
 from minifuse.drop_in import DropIn, ModelCard
 from minifuse.files.whole import ignore_other_engines, new_folder
+from minifuse.models.description import read_object
 from minifuse.models.folder import ModelFolder
 from minifuse.models.inputs import as_list, checked, max_length_of, with_prompt
 from minifuse.models.pipeline import Pipeline, pipeline_of
@@ -25,7 +26,7 @@ from minifuse.models.resolve import resolve_model
 from minifuse.native import core
 from minifuse.native.devices import Device, Dtype, resolve_device
 from minifuse.tensors import preferred
-from minifuse.tokens.tokenization import TextTokenizer
+from minifuse.tokens.tokenization import TOKENIZER_CONFIG, TextTokenizer, normalizer_settings
 
 if TYPE_CHECKING:
     from minifuse.tokens.model_tokenizer import ModelTokenizer
@@ -89,6 +90,7 @@ class BaseModel(DropIn, ABC):
         """The kind of pipeline that computes on a device."""
         return pipeline_of(device)
 
+    _lists_modules: ClassVar[bool] = False  # a folder without modules.json may be another model
     model_type: ClassVar[str]  # of sentence-transformers' classes, as a folder's settings name it
     _known_prompts: ClassVar[dict[str, str]] = {}
 
@@ -148,17 +150,19 @@ class BaseModel(DropIn, ABC):
             revision=revision,
             token=token,
             local_files_only=local_files_only,
+            lists_modules=self._lists_modules,
         )
         self._num_threads = core.default_num_threads()
         if num_threads is not None:
             self._num_threads = self._check_num_threads(num_threads)
         folder = self._read_folder(path)
-        self._loaded_files = _stamps(folder.path)
+        self._loaded_files = {path: _stamp(path) for path in _weight_files(folder)}
         self.pipeline: Pipeline = kind(folder, asked_dtype, placed, self._num_threads)
         if model_max_length is not None:
             limit = folder.description.max_position_embeddings
-            asked = max_length_of({"text": {"max_length": model_max_length}})
-            self.max_seq_length = min(asked or limit, limit)
+            if model_max_length < 1 or model_max_length != int(model_max_length):
+                raise ValueError(f"model_max_length is {model_max_length!r:.60}, wanted >= 1")
+            self.max_seq_length = min(int(model_max_length), limit)
 
         saved = self._known_prompts | folder.prompts
         self.prompts: dict[str, str] = saved | {k: v or "" for k, v in (prompts or {}).items()}
@@ -260,12 +264,12 @@ class BaseModel(DropIn, ABC):
 
     def _check_weights(self) -> None:
         """Raise where the files that a copy is made of are not those that were loaded."""
-        path = self.pipeline.folder.path
-        if self._loaded_files != _stamps(path):
-            raise ValueError(
-                f"{path}: its weights have changed since the model was loaded from it, and a copy "
-                "is made of them: load it again"
-            )
+        for path, stamp in self._loaded_files.items():
+            if _stamp(path) not in (stamp, None):  # a file that is gone is named by who reads it
+                raise ValueError(
+                    f"{path}: the weights have changed since the model was loaded, and a copy is "
+                    "made of them: load it again"
+                )
 
     def _state(self) -> dict[str, Any]:
         """All that can be changed after loading."""
@@ -427,6 +431,8 @@ class BaseModel(DropIn, ABC):
             text = one.tokenizer.backend.to_str(pretty=True)
             if source.is_static:  # which has its length there
                 text = _with_truncation(text, one.max_seq_length)
+            elif (settings := normalizer_settings(text)) and (path / TOKENIZER_CONFIG).is_file():
+                update_json(path / TOKENIZER_CONFIG, settings)  # goes before tokenizer.json
             (path / "tokenizer.json").write_text(text, encoding="utf-8")
         update_json(folder / "config_sentence_transformers.json", self._settings())
 
@@ -439,16 +445,26 @@ class BaseModel(DropIn, ABC):
         }
 
 
-def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
-    """Return size and time of every file of weights in a model's folder and its modules'."""
-    if not folder.is_dir():  # it is gone, which is said elsewhere
-        return {}
-    return {
-        str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns)
-        for pattern in ("*", "*/*")
-        for path in folder.glob(pattern)
-        if path.suffix in (".safetensors", ".bin") and path.is_file()
-    }
+def _weight_files(folder: ModelFolder) -> set[Path]:
+    """Return the files that the weights of a model and its routes lie in."""
+    files: set[Path] = set()
+    for one in (folder, *folder.routes.values()):
+        # Nothing is said here: the file is read later.
+        with contextlib.suppress(OSError, ValueError, KeyError, AttributeError):
+            path = one.weights_path
+            files.add(path)
+            if path.name.endswith(".index.json"):
+                files |= {path.parent / str(n) for n in read_object(path)["weight_map"].values()}
+    return files
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Return size and time of a file; None: there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def update_json(path: Path, values: dict[str, Any]) -> None:

@@ -65,6 +65,7 @@ class SentenceTransformer(EmbeddingModel):
         ValueError: the model or an argument asks for what minifuse does not compute.
     """
 
+    _lists_modules = True
     model_type = "SentenceTransformer"
     _read_folder = staticmethod(read_model_folder)
     _known_prompts: ClassVar[dict[str, str]] = {"query": "", "document": ""}

@@ -268,11 +268,11 @@ class SparseEncoder(EmbeddingModel):
 
 
 def _checked_dims(value: int | None) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer))):
         raise TypeError(f"max_active_dims is {value!r}, wanted an integer or None")
     if value is not None and value < 1:
         raise ValueError(f"max_active_dims is {value}, wanted >= 1")
-    return value
+    return None if value is None else int(value)
 
 
 def _torch_or_none() -> Any:

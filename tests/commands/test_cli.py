@@ -161,6 +161,12 @@ def test_what_is_wrong_is_said_and_nothing_is_left(run, inputs, arguments, text)
     assert not list(inputs.glob(".*partial"))
 
 
+def test_the_column_is_that_of_inputs_that_have_one(run, inputs):
+    run("encode", inputs / "x.txt", inputs / "x.jsonl", "--column", "text", "-o",
+        inputs / "both.npy")  # fmt: skip
+    assert len(np.load(inputs / "both.npy")) == 2 * len(TEXTS)
+
+
 def test_an_empty_input_has_the_width_that_is_asked(run, inputs):
     (inputs / "empty.txt").write_text("")
     run("encode", inputs / "empty.txt", "-o", inputs / "out.npy", "--truncate-dim", "8")
@@ -214,6 +220,7 @@ def test_an_ended_command_leaves_no_temporary_files(inputs, tiny_folder, name):
         [sys.executable, "-m", "minifuse.cli", "encode", "-", "-m", str(tiny_folder),
          "-o", str(inputs / "out.npy")],
         stdin=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # nohup ignores one
     )  # fmt: skip
     assert process.stdin is not None
     process.stdin.write(b"a dog\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import pickle
 import shutil
@@ -114,6 +115,30 @@ def test_no_copy_is_made_of_other_weights(tiny_folder, tmp_path):
     model = SentenceTransformer(folder)
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes() + b" ")
     for copied in (copy.deepcopy, pickle.dumps, lambda one: one.save(tmp_path / "copy")):
-        with pytest.raises(ValueError, match="its weights have changed since the model was loaded"):
+        with pytest.raises(ValueError, match="the weights have changed since the model was loaded"):
             copied(model)
     assert not (tmp_path / "copy").exists()
+
+
+def test_other_files_of_weights_are_no_change(tiny_folder, tmp_path):
+    """Another program may put those of another engine beside them."""
+    folder = tmp_path / "m"
+    shutil.copytree(tiny_folder, folder)
+    model = SentenceTransformer(folder)
+    (folder / "pytorch_model.bin").write_bytes(b"")
+    (folder / "checkpoint-500").mkdir()
+    (folder / "checkpoint-500" / "model.safetensors").write_bytes(b"")
+    expected = model.encode("a dog")
+    np.testing.assert_array_equal(copy.deepcopy(model).encode("a dog"), expected)
+
+
+def test_a_tokenizer_of_another_case_is_saved(tiny_folder, tmp_path):
+    """tokenizer_config.json, which goes before tokenizer.json, is written as well."""
+    model = SentenceTransformer(tiny_folder)
+    state = json.loads(model.tokenizer.to_str())
+    state["normalizer"]["lowercase"] = False
+    model.tokenizer = Tokenizer.from_str(json.dumps(state))
+    expected = model.encode("The SKY is blue")
+    model.save(tmp_path / "saved")
+    again = SentenceTransformer(tmp_path / "saved")
+    np.testing.assert_array_equal(again.encode("The SKY is blue"), expected)

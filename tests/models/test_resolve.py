@@ -97,6 +97,7 @@ def test_a_snapshot_that_may_lack_its_modules(cache, monkeypatch, caplog):
     (repo / ".no_exist" / COMMIT).mkdir(parents=True)
     (repo / ".no_exist" / COMMIT / "modules.json").touch()
     assert resolve_model("me/tiny", cache_dir=cache) == snapshot
+    assert resolve_model("me/tiny", cache_dir=cache, lists_modules=False) == snapshot
     assert len(asked) == 1
     assert not caplog.text
 

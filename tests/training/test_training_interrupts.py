@@ -36,6 +36,27 @@ def test_ctrl_c_waits_for_the_end_of_an_update():
         signal.signal(signal.SIGINT, previous)
 
 
+def test_a_signal_that_ends_the_command_waits_for_the_end_of_an_update():
+    pytest.importorskip("torch")
+    from minifuse.training.loop import _deferred_interrupt
+
+    def end(number, frame):
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, end)
+    done = []
+    try:
+        with pytest.raises(KeyboardInterrupt), _deferred_interrupt():  # noqa: PT012
+            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(1000):
+                pass
+            done.append("update")
+        assert done == ["update"]
+        assert signal.getsignal(signal.SIGTERM) is end
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 def test_the_trainer_lowers_text_as_the_model_does(tmp_path, tiny_folder):
     pytest.importorskip("torch")
     import json

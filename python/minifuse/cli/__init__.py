@@ -68,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except _ERRORS as error:
         # A message may quote a file of a stranger's.
-        message = printable(str(error), keep="\n") or "there is not enough memory"
+        is_memory = isinstance(error, MemoryError) and not str(error)
+        text = "there is not enough memory" if is_memory else str(error) or type(error).__name__
+        message = printable(text, keep="\n")
         _say(f"minifuse {arguments.command}: {message}")
         return 2
     except KeyboardInterrupt as interrupt:
@@ -112,4 +114,5 @@ def _ended_like_ctrl_c() -> Iterator[None]:
 
 def _say(message: str) -> None:
     if sys.stderr is not None:  # else print would take the standard output
-        print(message, file=sys.stderr)
+        with contextlib.suppress(OSError):  # a terminal that is gone
+            print(message, file=sys.stderr, flush=True)

@@ -90,6 +90,8 @@ def evaluate_pairs(
         raise ValueError(f"all scores are {human[0]}: nothing to correlate with")
     embeddings = model.encode([*sentences1, *sentences2], **encode_arguments)
     cosines = util.pairwise_cos_sim(embeddings[: len(human)], embeddings[len(human) :])
+    if not np.isfinite(cosines).all():
+        raise ValueError("a vector of the model holds a NaN or an infinity")
     if not np.ptp(cosines) > 0:
         raise ValueError(f"all cosines are {cosines[0]}: nothing to correlate with")
     return PairScores(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import itertools
 import json
 import math
 import sys
@@ -14,6 +15,7 @@ from typing import Any, TextIO
 
 __all__ = [
     "number_of",
+    "read_all_texts",
     "read_header",
     "read_objects",
     "read_rows",
@@ -23,6 +25,22 @@ __all__ = [
 
 _OBJECTS = (".jsonl", ".ndjson")
 _TABLES = (".csv", ".tsv")
+
+
+def read_all_texts(paths: Sequence[str], column: str | None = None) -> Iterator[str]:
+    """Texts of several files, one after the other; the column is that of those that have columns.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError, ValueError: as read_texts, for each before the first
+            text of any; no file has columns, and one is given.
+    """
+    has_columns = [Path(path).suffix.lower() in _OBJECTS + _TABLES for path in paths]
+    return itertools.chain.from_iterable(
+        [
+            read_texts(path, column if of_columns or not any(has_columns) else None)
+            for path, of_columns in zip(paths, has_columns, strict=True)
+        ]
+    )
 
 
 def read_texts(path: str, column: str | None = None) -> Iterator[str]:

@@ -177,7 +177,7 @@ class Config:
         scaling = self.values.get("rope_scaling")
         if scaling is not None and not scales:
             kinds = scaling.values() if isinstance(scaling, dict) else [scaling]
-            if any(kind != "default" for kind in kinds):
+            if any(kind not in ("default", 1) for kind in kinds):  # or a factor of 1
                 raise ValueError(f"{self.path}: rope_scaling is given, wanted none")
         parameters = self.values.get("rope_parameters") or {}
         if kind is not None and isinstance(parameters, dict):
@@ -216,8 +216,8 @@ class Config:
         Raises:
             ValueError: it has another value.
         """
-        value = self.values.get(key, wanted)
-        if value != wanted:
+        value = self.values.get(key)
+        if value is not None and value != wanted:  # null stands for the default
             raise ValueError(f"{self.path}: {key} is {value!r:.60}, wanted {wanted!r}")
 
     def want_encoder(self) -> None:

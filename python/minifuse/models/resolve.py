@@ -56,8 +56,8 @@ _TORCH_FILES = ("pytorch_model*.bin", "*/pytorch_model*.bin")
 
 _NO_MODULES = (
     "%s has no modules.json, and nothing says whether the repository has one: another program may "
-    "have fetched it. Texts get the mean of their tokens, which is wrong if there is one. Without "
-    "local_files_only the hub is asked."
+    "have fetched the weights alone. If it has one, texts may get another pooling than the "
+    "model's. Unless local_files_only is set, the hub is asked."
 )
 
 
@@ -77,6 +77,7 @@ def resolve_model(
     revision: str | None = None,
     token: bool | str | None = None,
     local_files_only: bool = False,
+    lists_modules: bool = True,
 ) -> Path:
     """The folder of a model.
 
@@ -87,6 +88,7 @@ def resolve_model(
         revision: a branch, tag or commit on the hub.
         token: for private models.
         local_files_only: never open a socket; HF_HUB_OFFLINE does the same.
+        lists_modules: whether modules.json changes what such a model computes.
 
     Raises:
         FileNotFoundError: no such folder, and the hub has none or cannot be reached.
@@ -111,10 +113,9 @@ def resolve_model(
     hub_cache = Path(place).expanduser().resolve()
     packaged = text in _MINILM_NAMES and revision in (None, "main")
     cached = _cached_snapshot(repo, hub_cache, revision)
-    if cached is not None and (offline or _knows_its_modules(cached)):
-        if not _knows_its_modules(cached):
-            logger.warning(_NO_MODULES, cached)
-        return cached
+    is_sure = cached is not None and (not lists_modules or _knows_its_modules(cached))
+    if cached is not None and (is_sure or offline):
+        return cached if is_sure else _with_a_warning(cached)
     if packaged and (kept := _kept_package()) is not None:
         return kept
 
@@ -143,8 +144,7 @@ def resolve_model(
     if packaged and _is_unreachable(problem):
         return _fetch_package(problem)
     if cached is not None:
-        logger.warning(_NO_MODULES, cached)
-        return cached
+        return _with_a_warning(cached)
     raise FileNotFoundError(
         f"model {text!r}: no such folder, not in the cache, and the Hugging Face hub did not give "
         f"it ({type(problem).__name__}: {problem})"
@@ -191,7 +191,13 @@ def _has_come_whole(snapshot: Path, tree: Path) -> bool:
         listed = list(json.loads(tree.read_text(encoding="utf-8"))["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return True
-    return all((snapshot / name).exists() for name in _wanted(listed))
+    needed = (name for name in _wanted(listed) if not name.endswith(".jinja"))
+    return all((snapshot / name).exists() for name in needed)
+
+
+def _with_a_warning(snapshot: Path) -> Path:
+    logger.warning(_NO_MODULES, snapshot)
+    return snapshot
 
 
 def _knows_its_modules(snapshot: Path) -> bool:

@@ -48,7 +48,7 @@ _METRICS = ("cosine", "dot")
 _JOINED_VECTORS = 1 << 16
 # Vectors that are checked at a time: Python hears of Ctrl-C in between.
 _ROWS_AT_ONCE = 1 << 14
-# Vectors that are as short are not made any longer by l2_normalize, as in PyTorch.
+# Vectors that are as short do not get length 1 from l2_normalize, which divides by 1e-12 at least.
 _LEAST_SQUARE = 1e-24
 _NOT_COPIED = (
     "_lock", "_is_changing", "_mapped", "_path", "_file", "_tail", "_num_saved", "_starts"

@@ -25,7 +25,16 @@ from minifuse.tokens.token_batch import MAX_TOKENS, TokenBatch
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["LoneSurrogate", "TextTokenizer", "read_state", "surrogate_of"]
+__all__ = [
+    "TOKENIZER_CONFIG",
+    "LoneSurrogate",
+    "TextTokenizer",
+    "normalizer_settings",
+    "read_state",
+    "surrogate_of",
+]
+
+TOKENIZER_CONFIG = "tokenizer_config.json"
 
 # tokenizers' thread pool does not survive a fork. It would notice, work serially and print a
 # warning in every child; told beforehand, it is silent.
@@ -186,7 +195,10 @@ class TextTokenizer:
         path = folder / "tokenizer.json"
         tokenizer: Tokenizer | str
         if path.is_file():
-            tokenizer = _guarded(path, lambda: _as_transformers_reads_it(path))
+            # Static models are read by the tokenizers package alone, which knows no other file.
+            beside = folder / TOKENIZER_CONFIG
+            config = read_state(beside) if adds_special and beside.is_file() else {}
+            tokenizer = _guarded(path, lambda: _as_transformers_reads_it(path, config))
         elif (path := folder / "vocab.txt").is_file():
             tokenizer = _guarded(path, lambda: _from_vocab(path, folder / "tokenizer_config.json"))
         else:
@@ -442,7 +454,7 @@ def _largest_id(state: dict[str, Any]) -> int:
     return largest
 
 
-def _as_transformers_reads_it(path: Path) -> str:
+def _as_transformers_reads_it(path: Path, config: dict[str, Any]) -> str:
     """Return the text of a tokenizer.json, with what tokenizer_config.json says beside it.
 
     transformers makes BERT's normalizer anew from those settings where the two files differ.
@@ -451,19 +463,28 @@ def _as_transformers_reads_it(path: Path) -> str:
         ValueError: texts are cut on the left.
     """
     text = path.read_text(encoding="utf-8")
-    config_path = path.with_name("tokenizer_config.json")
-    config = read_state(config_path) if config_path.is_file() else {}
     if "truncation_side" not in config and _CUTS_LEFT.search(text):
         raise ValueError("truncation.direction is 'Left', wanted 'Right'")
-    kind = str(config.get("tokenizer_class")).removesuffix("Fast")
-    given = {new: config[old] for old, new in _OF_BERTS_NORMALIZER.items() if old in config}
-    found = _BERTS_NORMALIZER.search(text)
-    if kind not in _WITH_BERTS_NORMALIZER or found is None:
+    if str(config.get("tokenizer_class")).removesuffix("Fast") not in _WITH_BERTS_NORMALIZER:
         return text
+    found = _BERTS_NORMALIZER.search(text)
+    if found is None:
+        return text
+    given = {new: config[old] for old, new in _OF_BERTS_NORMALIZER.items() if old in config}
     normalizer = json.loads(found[1])
     if all(normalizer.get(key) == value for key, value in given.items()):
         return text
     return text[: found.start(1)] + json.dumps(normalizer | given) + text[found.end(1) :]
+
+
+def normalizer_settings(tokenizer: str) -> dict[str, Any]:
+    """Return the settings of BERT's normalizer by tokenizer_config.json's names.
+
+    Empty where it has another normalizer.
+    """
+    found = _BERTS_NORMALIZER.search(tokenizer)
+    normalizer = json.loads(found[1]) if found else {}
+    return {old: normalizer[new] for old, new in _OF_BERTS_NORMALIZER.items() if new in normalizer}
 
 
 def _from_vocab(path: Path, config_path: Path) -> Tokenizer:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -94,7 +94,7 @@ def scoring_judge_of(
         found = score(list(zip(pairs.anchors, pairs.positives, strict=True)))
         return float(stats.scipy_stats().spearmanr(found, pairs.scores).statistic)
 
-    wrong = hashlib.sha256("\0".join(chain.from_iterable(negatives)).encode("utf-8", "replace"))
+    wrong = hashlib.sha256(json.dumps([list(texts) for texts in negatives]).encode())
     identity = pairs.digest() + wrong.hexdigest()
     return _known(spearman if pairs.scores else mean_reciprocal_rank, identity)
 

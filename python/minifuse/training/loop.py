@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import math
 import shutil
 import signal
@@ -34,6 +35,8 @@ from minifuse.training.packing import Packed, accumulate_gradients
 from minifuse.training.pairs import batches
 
 __all__ = ["Loop", "OnStep", "TrainingConfig", "TrainingResult"]
+
+logger = logging.getLogger(__name__)
 
 # Told (step, number of steps, loss, the newest score) after every step.
 OnStep = Callable[[int, int, float, float | None], None]
@@ -112,12 +115,17 @@ class TrainingConfig:
                 continue
             is_number = isinstance(value, (int, float, np.number)) and low <= value <= high
             if not is_number or (name not in _REAL_NUMBERS and value != int(value)):
-                raise ValueError(f"{name} is {value!r}, wanted {low}..{high}")
-            # As Python's own numbers: checkpoints hold them as JSON.
+                whole = "" if name in _REAL_NUMBERS else "a whole number "
+                raise ValueError(f"{name} is {value!r}, wanted {whole}{low}..{high}")
+            # As Python's own numbers, which a checkpoint and a file of JSON can hold.
             kind = float if name in _REAL_NUMBERS else int
             object.__setattr__(self, name, kind(value))
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout!r}, wanted 0 <= dropout < 1")
+        if self.dropout is not None:
+            object.__setattr__(self, "dropout", float(self.dropout))
+        for name in ("symmetric", "masks_same_texts"):
+            object.__setattr__(self, name, bool(getattr(self, name)))
 
 
 @dataclass
@@ -143,25 +151,28 @@ class TrainingResult:
 
 @contextmanager
 def _deferred_interrupt() -> Iterator[None]:
-    """Hold Ctrl-C back until the block has ended.
+    """Hold Ctrl-C, and the signals that the command line treats like it, back to the block's end.
 
     Python runs signal handlers on the main thread only; on any other there is nothing to hold back.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    numbers = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
+    # One that is ignored, has the system's default or is not Python's raises nothing.
+    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in numbers if number}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
     held: list[Any] = []
-    handler = signal.getsignal(signal.SIGINT)
-    if not callable(handler):  # ignored, the system's default, or not Python's: no exception comes
-        yield
-        return
-    signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
     try:
+        for number in handlers:
+            signal.signal(number, lambda number, frame: held.append((number, frame)))
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     if held:
-        handler(*held[-1])
+        number, frame = held[-1]
+        handlers[number](number, frame)
 
 
 def _learning_rate(config: TrainingConfig, step: int, total: int) -> float:
@@ -282,7 +293,10 @@ class Loop(ABC):
             raise
         self.result.seconds = time.perf_counter() - start
         if self.step > first_step:  # what comes now may fail, or be interrupted
-            self._save_checkpoint()
+            try:
+                self._save_checkpoint()
+            except OSError as error:  # a disk with room for the model alone
+                logger.warning("%s: no checkpoint was written (%s)", self._work, error)
         if not self.result.evaluations or self.result.evaluations[-1][0] != self.step:
             self._score()
         self._write()

@@ -42,8 +42,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
     def load(given: str, kind: Any = SentenceTransformer) -> Any:
         name, at, dtype = given.rpartition("@")
-        if not at or dtype not in DTYPES or Path(given).is_dir():  # an "@" of the name
+        if not at or Path(given).is_dir():  # an "@" of the name
             name, dtype = given, ""
+        elif dtype not in (known := (*DTYPES, "float16", "auto")):
+            raise ValueError(f"{given}: dtype is {dtype!r}, wanted one of {', '.join(known)}")
         return kind(name, dtype=dtype or None, num_threads=arguments.threads)
 
     if arguments.plot:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import itertools
 import time
 from typing import Any
 
@@ -33,16 +32,15 @@ def add(commands: Any) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from minifuse.files.texts import read_texts
+    from minifuse.files.texts import read_all_texts
     from minifuse.files.vectors import open_writer
     from minifuse.files.whole import check_distinct
 
     check_distinct(arguments.output, arguments.inputs)
-    inputs = [read_texts(path, arguments.column) for path in arguments.inputs]
+    texts = read_all_texts(arguments.inputs, arguments.column)
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(open_writer(arguments.output))
         model = load_model(arguments)
-        texts = itertools.chain.from_iterable(inputs)
         bar = stack.enter_context(tqdm(unit=" texts", disable=hides_bar(arguments)))
         start, tokens, count = time.perf_counter(), 0, 0
         encode = functools.partial(

@@ -6,7 +6,7 @@ import argparse
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,17 +60,11 @@ def add(commands: Any) -> None:
     sub.add_argument("-o", "--output", required=True, help="a new file; the index stays as it is")
 
 
-def _texts(arguments: argparse.Namespace) -> Iterator[str]:
-    from minifuse.files.texts import read_texts
-
-    inputs = [read_texts(path, arguments.column) for path in arguments.inputs]
-    return itertools.chain.from_iterable(inputs)
-
-
 def _build(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from minifuse import SentenceTransformer
+    from minifuse.files.texts import read_all_texts
     from minifuse.files.whole import check_distinct
 
     path = Path(arguments.output)
@@ -79,7 +73,7 @@ def _build(arguments: argparse.Namespace) -> int:
     check_distinct(path, arguments.inputs)
     if arguments.codes_only and arguments.dtype != "int8":
         raise ValueError(f"--codes-only is for --dtype int8, and it is {arguments.dtype}")
-    texts = _texts(arguments)
+    texts = read_all_texts(arguments.inputs, arguments.column)
     model = SentenceTransformer(
         arguments.model, dtype=arguments.model_dtype, num_threads=arguments.threads
     )

@@ -76,7 +76,7 @@ def read_modules(
         elif kind == "LayerNorm":
             modules.append(read_layer_norm(path))
         elif kind == "Normalize":
-            if (path / "config.json").is_file():
+            if path != Path() and (path / "config.json").is_file():
                 config = Config(path / "config.json", read_object(path / "config.json"))
                 config.want("module_input_name", "sentence_embedding")
             modules.append(NormalizeModule())

@@ -37,10 +37,11 @@ QUANTIZED_WEIGHTS = "model.int8.safetensors"
 _TOKENIZERS_WITH_TYPES = ("BertTokenizer", "ElectraTokenizer")
 _CHAT_TEMPLATE = (
     "texts go through a chat template, which is a program in the model's folder; minifuse executes "
-    "none (use sentence-transformers, or a version of the model for sequence classification, whose "
-    "pairs the caller puts into words)"
+    "none: use sentence-transformers, or a version of the model with a modules.json that takes "
+    "plain texts"
 )
-_MOST_POSITIONS = 1 << 20  # of a model whose positions have no table
+# The native core's limits of a model whose positions have no table, and what stands for no length.
+_MOST_POSITIONS, _MOST_ANGLES, _NO_LENGTH = 1 << 20, 1 << 26, 10**9
 # In the order in which sentence-transformers looks for one that says anything.
 _SENTENCE_CONFIGS = (
     "sentence_bert_config.json",
@@ -134,7 +135,7 @@ def _text(path: Path, settings: dict[str, Any], key: str) -> str | None:
 
 
 def module_paths(folder: Path) -> list[tuple[str, Path]]:
-    """(class name, folder) of each module; plain transformers folders get mean pooling.
+    """(class name, folder) of each module; plain transformers folders get a pooling.
 
     Raises:
         ValueError: modules.json is damaged, or a path leads out of the folder.
@@ -194,21 +195,20 @@ def plain_pooling(folder: Path) -> str:
 
 
 def _sentence_config(transformer: Path) -> Config:
-    """Return what sentence-transformers keeps beside the weights.
-
-    Raises:
-        ValueError: it asks for what is not computed.
-    """
+    """Return what sentence-transformers keeps beside the weights."""
     for name in _SENTENCE_CONFIGS:
         path = transformer / name
         if path.is_file() and (values := read_object(path)):
-            config = Config(path, values)
-            _check_sentence_config(config)
-            return config
+            return Config(path, values)
     return Config(transformer / _SENTENCE_CONFIGS[0], {})
 
 
 def _check_sentence_config(config: Config) -> None:
+    """Check that a folder's settings ask for nothing that is not computed.
+
+    Raises:
+        ValueError: they do (the key is named).
+    """
     for key in ("query_length", "document_length", "query_expansion"):
         config.want(key, None)
     for name in _ARGUMENTS:
@@ -252,8 +252,8 @@ def _max_seq_length(
         raise ValueError(f"{sentence_config.path}: {error}") from error
     value = of_calls or sentence_config.values.get("max_seq_length")
     has_table = description.has_position_embeddings or description.has_relative_bias
-    if value is not None and not has_table:
-        limit = max(limit, _MOST_POSITIONS)
+    if isinstance(value, (int, float)) and limit < value < _NO_LENGTH and not has_table:
+        limit = min(_MOST_ANGLES // description.columns_of_head(), _MOST_POSITIONS)
     if value is None:
         value = tokenizer_config.get("model_max_length")
     if value is None:
@@ -288,6 +288,8 @@ def read_transformer(folder: Path, transformer: Path) -> ModelFolder:
     for key, wanted in (("truncation_side", "right"), ("split_special_tokens", False)):
         Config(transformer / "tokenizer_config.json", tokenizer_config).want(key, wanted)
     sentence_config = _sentence_config(transformer)
+    if (folder / "modules.json").is_file():  # else nobody else reads it
+        _check_sentence_config(sentence_config)
     if not (folder / "modules.json").is_file() and _has_chat_template(transformer):
         raise ValueError(f"{transformer}: {_CHAT_TEMPLATE}")
     length = _max_seq_length(folder, tokenizer_config, sentence_config, description)
@@ -345,7 +347,7 @@ def with_settings(
 
 def _has_chat_template(transformer: Path) -> bool:
     """Return whether a folder says how to put a conversation into words."""
-    if any((transformer / f"chat_template.{ending}").is_file() for ending in ("jinja", "json")):
+    if (transformer / "chat_template.jinja").is_file():
         return True
     return _tokenizer_config(transformer).get("chat_template") is not None
 
