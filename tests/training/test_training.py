@@ -326,14 +326,14 @@ def test_what_is_refused(tiny_folder, pairs, tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         finetune(tiny_folder, pairs, tmp_path / "no" / "where")
     for arguments, message in (
-        ({"batch_size": 0}, "batch_size is 0, wanted 1"),
-        ({"batch_size": 8.5}, "batch_size is 8.5, wanted 1"),
-        ({"seed": -1}, "seed is -1, wanted 0"),
-        ({"max_seq_length": 0}, "max_seq_length is 0, wanted 1"),
+        ({"batch_size": 0}, "batch_size is 0, wanted a whole number 1"),
+        ({"batch_size": 8.5}, "batch_size is 8.5, wanted a whole number 1"),
+        ({"seed": -1}, "seed is -1, wanted a whole number 0"),
+        ({"max_seq_length": 0}, "max_seq_length is 0, wanted a whole number 1"),
         ({"temperature": "1"}, "temperature is '1'"),
         ({"temperature": -1}, "temperature is -1"),
         ({"dropout": 1.0}, "dropout is 1.0"),
-        ({"num_threads": -1}, "num_threads is -1, wanted 1..1024"),
+        ({"num_threads": -1}, "num_threads is -1, wanted a whole number 1..1024"),
     ):
         with pytest.raises(ValueError, match=message):
             TrainingConfig(**arguments)
