@@ -26,7 +26,12 @@ from minifuse.models.resolve import resolve_model
 from minifuse.native import core
 from minifuse.native.devices import Device, Dtype, resolve_device
 from minifuse.tensors import preferred
-from minifuse.tokens.tokenization import TOKENIZER_CONFIG, TextTokenizer, normalizer_settings
+from minifuse.tokens.tokenization import TextTokenizer
+from minifuse.tokens.tokenizer_files import (
+    TOKENIZER_CONFIG,
+    normalizer_settings,
+    with_truncation,
+)
 
 if TYPE_CHECKING:
     from minifuse.tokens.model_tokenizer import ModelTokenizer
@@ -430,7 +435,7 @@ class BaseModel(DropIn, ABC):
             # Not by tokenizers' own save: a full disk would be a plain Exception there.
             text = one.tokenizer.backend.to_str(pretty=True)
             if source.is_static:  # which has its length there
-                text = _with_truncation(text, one.max_seq_length)
+                text = with_truncation(text, one.max_seq_length)
             elif (settings := normalizer_settings(text)) and (path / TOKENIZER_CONFIG).is_file():
                 update_json(path / TOKENIZER_CONFIG, settings)  # goes before tokenizer.json
             (path / "tokenizer.json").write_text(text, encoding="utf-8")
@@ -471,17 +476,6 @@ def update_json(path: Path, values: dict[str, Any]) -> None:
     """Put values into the object of a file that was read before, or of a new one."""
     own = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     path.write_text(json.dumps(own | values, indent=2) + "\n", encoding="utf-8")
-
-
-def _with_truncation(tokenizer: str, length: int) -> str:
-    """Return a tokenizer.json that says at how many tokens texts are cut; from 2^30 on nowhere."""
-    state = json.loads(tokenizer)
-    state["truncation"] = None
-    if length < 1 << 30:
-        state["truncation"] = {
-            "direction": "Right", "max_length": length, "strategy": "LongestFirst", "stride": 0
-        }  # fmt: skip
-    return json.dumps(state, indent=2, ensure_ascii=False)
 
 
 def _reload(

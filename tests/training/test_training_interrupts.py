@@ -12,49 +12,31 @@ import pytest
 from minifuse import SentenceTransformer
 
 
-def test_ctrl_c_waits_for_the_end_of_an_update():
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_ctrl_c_waits_for_the_end_of_an_update(name):
+    """So do the signals that the command line treats like it."""
+    number = getattr(signal, name)
     pytest.importorskip("torch")
     from minifuse.training.loop import _deferred_interrupt
 
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    previous = signal.signal(number, signal.default_int_handler)
     done = []
     try:
         with pytest.raises(KeyboardInterrupt), _deferred_interrupt():  # noqa: PT012
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
             for _ in range(1000):
                 pass
             done.append("weights")
             done.append("step")
         assert done == ["weights", "step"]
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(number) is signal.default_int_handler
         worker = []
         thread = threading.Thread(target=lambda: worker.append(_deferred_interrupt().__enter__()))
         thread.start()
         thread.join()
         assert worker == [None]
     finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def test_a_signal_that_ends_the_command_waits_for_the_end_of_an_update():
-    pytest.importorskip("torch")
-    from minifuse.training.loop import _deferred_interrupt
-
-    def end(number, frame):
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, end)
-    done = []
-    try:
-        with pytest.raises(KeyboardInterrupt), _deferred_interrupt():  # noqa: PT012
-            os.kill(os.getpid(), signal.SIGTERM)
-            for _ in range(1000):
-                pass
-            done.append("update")
-        assert done == ["update"]
-        assert signal.getsignal(signal.SIGTERM) is end
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+        signal.signal(number, previous)
 
 
 def test_the_trainer_lowers_text_as_the_model_does(tmp_path, tiny_folder):

@@ -74,26 +74,34 @@ def test_ctrl_c_at_500_random_moments(minilm_folder, dtype):
     assert float(slowest) < 1.0
 
 
-# Ctrl-C while one long text is read, by the caller or by another thread for which it waits.
-READING = """
-import os, signal, sys, threading, time
-from minifuse.tokens.tokenization import TextTokenizer
+# How long Ctrl-C takes to end a call that is made again and again: call() of a script's own.
+STOPPED = """
+import json, os, signal, sys, threading, time
+import numpy as np
 signal.signal(signal.SIGINT, signal.default_int_handler)
-tokenizer = TextTokenizer(open(sys.argv[1], encoding="utf-8").read())
-assert tokenizer.native is not None
-texts = ["a"] * int(sys.argv[4]) + [sys.argv[2] * int(sys.argv[3])]
+%s
 sent = []
 
 def interrupt():
     sent.append(time.perf_counter())
     os.kill(os.getpid(), signal.SIGINT)
 
-threading.Timer(0.2, interrupt).start()
+threading.Timer(0.3, interrupt).start()
 try:
-    while True:  # a fast machine reads the text more than once
-        tokenizer.encode(texts, 10**9, 2)
+    while True:  # a fast machine makes it more than once
+        call()
 except KeyboardInterrupt:
     print(time.perf_counter() - sent[0])
+"""
+
+
+# One long text is read, by the caller or by another thread for which it waits.
+READING = """
+from minifuse.tokens.tokenization import TextTokenizer
+tokenizer = TextTokenizer(open(sys.argv[1], encoding="utf-8").read())
+assert tokenizer.native is not None
+texts = ["a"] * int(sys.argv[4]) + [sys.argv[2] * int(sys.argv[3])]
+call = lambda: tokenizer.encode(texts, 10**9, 2)
 """
 
 
@@ -111,7 +119,7 @@ except KeyboardInterrupt:
 def test_ctrl_c_while_a_long_text_is_read(tmp_path, kind, unit, count, before):
     path = tmp_path / "tokenizer.json"
     path.write_text(TOKENIZERS[kind].to_str(), encoding="utf-8")
-    assert float(run(READING, path, unit, count, before, timeout=120)) < 1.0
+    assert float(run(STOPPED % READING, path, unit, count, before, timeout=120)) < 1.0
 
 
 # Calls that take seconds at least, on any machine, and the shapes of the arrays that they get.
@@ -142,54 +150,27 @@ LONG = {
     ),
     "a measurement": ("lambda: core.measure_peak('float32', 2, 30.0)", []),
 }  # fmt: skip
-INTERRUPTED_CALL = """
-import json, os, signal, sys, threading, time
-import numpy as np
+CALLING = """
 from minifuse import ops
 from minifuse.native import core
-signal.signal(signal.SIGINT, signal.default_int_handler)
 rng = np.random.default_rng(0)
 arrays = [rng.standard_normal(shape, np.float32) for shape in json.loads(sys.argv[2])]
-call = eval(sys.argv[1])
-sent = []
-
-def interrupt():
-    sent.append(time.perf_counter())
-    os.kill(os.getpid(), signal.SIGINT)
-
-threading.Timer(0.3, interrupt).start()
-try:
-    while True:
-        call(*arrays)
-except KeyboardInterrupt:
-    print(time.perf_counter() - sent[0])
+f = eval(sys.argv[1])
+call = lambda: f(*arrays)
 """
 
 
 @pytest.mark.parametrize("name", LONG)
 def test_ctrl_c_during_a_long_call(name):
     call, shapes = LONG[name]
-    assert float(run(INTERRUPTED_CALL, call, json.dumps(shapes), timeout=120)) < 1.0
+    assert float(run(STOPPED % CALLING, call, json.dumps(shapes), timeout=120)) < 1.0
 
 
-LONG_TEXT = """
-import os, signal, sys, threading, time
+ENCODING = """
 from minifuse import SentenceTransformer
-signal.signal(signal.SIGINT, signal.default_int_handler)
 model = SentenceTransformer(sys.argv[1], num_threads=int(sys.argv[2]))
 model.max_seq_length = 12000
-sent = []
-
-def interrupt():
-    sent.append(time.perf_counter())
-    os.kill(os.getpid(), signal.SIGINT)
-
-threading.Timer(0.5, interrupt).start()
-try:
-    while True:
-        model.encode("a " * 20000)
-except KeyboardInterrupt:
-    print(time.perf_counter() - sent[0])
+call = lambda: model.encode("a " * 20000)
 """
 
 
@@ -200,7 +181,7 @@ def test_ctrl_c_within_a_step_of_a_long_text(tmp_path, num_threads):
         tmp_path / "m", hidden_size=256, num_attention_heads=8, num_hidden_layers=1,
         intermediate_size=256, max_position_embeddings=12000,
     )  # fmt: skip
-    assert float(run(LONG_TEXT, folder, num_threads, timeout=120)) < 1.0
+    assert float(run(STOPPED % ENCODING, folder, num_threads, timeout=120)) < 1.0
 
 
 def test_a_signal_handler_that_asks_for_the_tokenizers_package(tmp_path):

@@ -16,7 +16,8 @@ import numpy as np
 
 from minifuse.tensors import import_torch
 from minifuse.tokens.pairs import shared_lengths
-from minifuse.tokens.tokenization import TextTokenizer, read_state
+from minifuse.tokens.tokenization import TextTokenizer
+from minifuse.tokens.tokenizer_files import read_state
 
 __all__ = ["Encodings", "ModelTokenizer"]
 

@@ -7,9 +7,7 @@ dropped from the end and the suffix ([SEP]) stays. Two texts become one row (pai
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -21,20 +19,20 @@ from minifuse.native import core
 from minifuse.tokens.native import NativeTokenizer, native_tokenizer
 from minifuse.tokens.pairs import Pair, PairLayout
 from minifuse.tokens.token_batch import MAX_TOKENS, TokenBatch
+from minifuse.tokens.tokenizer_files import (
+    TOKENIZER_CONFIG,
+    as_transformers_reads_it,
+    from_vocabulary,
+    guarded,
+    is_of_tokenizers,
+    parsed,
+    read_state,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = [
-    "TOKENIZER_CONFIG",
-    "LoneSurrogate",
-    "TextTokenizer",
-    "normalizer_settings",
-    "read_state",
-    "surrogate_of",
-]
-
-TOKENIZER_CONFIG = "tokenizer_config.json"
+__all__ = ["LoneSurrogate", "TextTokenizer", "surrogate_of"]
 
 # tokenizers' thread pool does not survive a fork. It would notice, work serially and print a
 # warning in every child; told beforehand, it is silent.
@@ -43,20 +41,6 @@ if hasattr(os, "register_at_fork"):
         after_in_child=lambda: os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     )
 
-# Classes of transformers with BERT's normalizer, its settings in tokenizer_config.json and in
-# tokenizer.json, and where it stands there. Large files take long to parse as a whole.
-_WITH_BERTS_NORMALIZER = (
-    *("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MPNetTokenizer"),
-)
-_OF_BERTS_NORMALIZER = {
-    "do_lower_case": "lowercase",
-    "strip_accents": "strip_accents",
-    "tokenize_chinese_chars": "handle_chinese_chars",
-}
-_BERTS_NORMALIZER = re.compile(
-    r'"normalizer"\s*:\s*(\{[^{}]*"type"\s*:\s*"BertNormalizer"[^{}]*\})'
-)
-_CUTS_LEFT = re.compile(r'"truncation"\s*:\s*\{[^{}]*"direction"\s*:\s*"Left"')
 # No vocabulary comes near it.
 _MOST_TOKENS = 1 << 24
 T = TypeVar("T")
@@ -118,7 +102,7 @@ class TextTokenizer:
     ) -> None:
         self.folder = folder
         self._json = tokenizer if isinstance(tokenizer, str) else tokenizer.to_str()
-        state = _parsed(self._json)
+        state = parsed(self._json)
         # Before the package sees it, which makes room for every number up to the largest.
         self.vocab_size = _largest_id(state) + 1
         self.has_token_types = has_token_types
@@ -198,13 +182,13 @@ class TextTokenizer:
             # Static models are read by the tokenizers package alone, which knows no other file.
             beside = folder / TOKENIZER_CONFIG
             config = read_state(beside) if adds_special and beside.is_file() else {}
-            tokenizer = _guarded(path, lambda: _as_transformers_reads_it(path, config))
+            tokenizer = guarded(path, lambda: as_transformers_reads_it(path, config))
         elif (path := folder / "vocab.txt").is_file():
-            tokenizer = _guarded(path, lambda: _from_vocab(path, folder / "tokenizer_config.json"))
+            tokenizer = guarded(path, lambda: from_vocabulary(path, folder / TOKENIZER_CONFIG))
         else:
             raise FileNotFoundError(f"{folder}: neither tokenizer.json nor vocab.txt is there")
         settings = (do_lower_case, has_token_types, adds_special, folder)
-        return _guarded(path, lambda: cls(tokenizer, *settings))
+        return guarded(path, lambda: cls(tokenizer, *settings))
 
     # ---- texts to ids -----------------------------------------------------------------------
 
@@ -358,7 +342,7 @@ class TextTokenizer:
             self._refuse_surrogates(texts)
             raise
         except BaseException as error:
-            if not _is_of_tokenizers(error):
+            if not is_of_tokenizers(error):
                 raise
             raise ValueError(f"the tokenizers package refuses: {error}") from error
 
@@ -384,46 +368,6 @@ def _num_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _is_of_tokenizers(error: BaseException) -> bool:
-    """Return whether the tokenizers package raised it: Exception, or a panic of its Rust code."""
-    return type(error) is Exception or type(error).__name__ == "PanicException"
-
-
-def _guarded(path: Path, call: Callable[[], T]) -> T:
-    """call(), which reads path; whatever is wrong with the file becomes a ValueError."""
-    try:
-        return call()
-    except (OSError, KeyboardInterrupt, MemoryError):
-        raise
-    except BaseException as error:
-        if not (_is_of_tokenizers(error) or isinstance(error, (ValueError, TypeError, KeyError))):
-            raise
-        raise ValueError(f"{path}: not a tokenizer ({error})") from error
-
-
-def read_state(path: Path) -> dict[str, Any]:
-    """Return the object of one of a tokenizer's files.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
-    return _guarded(path, lambda: _parsed(path.read_text(encoding="utf-8")))
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")  # Python's reader takes it
-
-
-def _parsed(text: str) -> dict[str, Any]:
-    try:
-        state = json.loads(text, parse_constant=_refuse_constant)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    if not isinstance(state, dict):
-        raise ValueError("wanted a JSON object")
-    return state
 
 
 def _check_id(value: Any) -> None:
@@ -452,75 +396,3 @@ def _largest_id(state: dict[str, Any]) -> int:
         _check_id(value)
         largest = max(largest, value)
     return largest
-
-
-def _as_transformers_reads_it(path: Path, config: dict[str, Any]) -> str:
-    """Return the text of a tokenizer.json, with what tokenizer_config.json says beside it.
-
-    transformers makes BERT's normalizer anew from those settings where the two files differ.
-
-    Raises:
-        ValueError: texts are cut on the left.
-    """
-    text = path.read_text(encoding="utf-8")
-    if "truncation_side" not in config and _CUTS_LEFT.search(text):
-        raise ValueError("truncation.direction is 'Left', wanted 'Right'")
-    if str(config.get("tokenizer_class")).removesuffix("Fast") not in _WITH_BERTS_NORMALIZER:
-        return text
-    found = _BERTS_NORMALIZER.search(text)
-    if found is None:
-        return text
-    given = {new: config[old] for old, new in _OF_BERTS_NORMALIZER.items() if old in config}
-    normalizer = json.loads(found[1])
-    if all(normalizer.get(key) == value for key, value in given.items()):
-        return text
-    return text[: found.start(1)] + json.dumps(normalizer | given) + text[found.end(1) :]
-
-
-def normalizer_settings(tokenizer: str) -> dict[str, Any]:
-    """Return the settings of BERT's normalizer by tokenizer_config.json's names.
-
-    Empty where it has another normalizer.
-    """
-    found = _BERTS_NORMALIZER.search(tokenizer)
-    normalizer = json.loads(found[1]) if found else {}
-    return {old: normalizer[new] for old, new in _OF_BERTS_NORMALIZER.items() if new in normalizer}
-
-
-def _from_vocab(path: Path, config_path: Path) -> Tokenizer:
-    config: dict[str, Any] = {}
-    if config_path.is_file():
-        config = read_state(config_path)
-    words = path.read_text(encoding="utf-8").split("\n")
-    while words and not words[-1]:
-        words.pop()
-    vocab = {word.rstrip("\r"): index for index, word in enumerate(words)}
-    unknown, cls, sep = (
-        str(config.get(key) or default)
-        for key, default in (("unk_token", "[UNK]"), ("cls_token", "[CLS]"), ("sep_token", "[SEP]"))
-    )
-    for token in (unknown, cls, sep):
-        if token not in vocab:
-            raise ValueError(f"the vocabulary lacks {token}")
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordPiece
-    from tokenizers.normalizers import BertNormalizer
-    from tokenizers.pre_tokenizers import BertPreTokenizer
-    from tokenizers.processors import TemplateProcessing
-
-    tokenizer = Tokenizer(WordPiece(vocab, unk_token=unknown, max_input_chars_per_word=100))
-    tokenizer.normalizer = BertNormalizer(
-        lowercase=bool(config.get("do_lower_case", True)),
-        strip_accents=config.get("strip_accents"),
-        handle_chinese_chars=bool(config.get("tokenize_chinese_chars", True)),
-    )
-    tokenizer.pre_tokenizer = BertPreTokenizer()
-    tokenizer.post_processor = TemplateProcessing(
-        single=f"{cls} $A {sep}",
-        pair=f"{cls} $A {sep} $B:1 {sep}:1",
-        special_tokens=[(cls, vocab[cls]), (sep, vocab[sep])],
-    )
-    special = [unknown, cls, sep, str(config.get("pad_token") or "[PAD]")]
-    special.append(str(config.get("mask_token") or "[MASK]"))
-    tokenizer.add_special_tokens([token for token in special if token in vocab])
-    return tokenizer
