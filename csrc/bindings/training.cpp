@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <optional>
 
 #include "bindings/bindings.h"
@@ -64,6 +65,7 @@ void over_sentences(const Sentences& s, const Shape& shape, const float* qkv, fl
   Items items(s.batch * A, should_stop);
   run_items(items, threads_for(flops, s.batch * A), [&](int member) {
     Buffer scratch(attention_training_floats(s.max_seqlen, D));
+    std::function<bool()> is_stopped = [&items, member] { return items.is_stopped(member); };
     while (const std::optional<int64_t> item = items.next(member)) {
       const int64_t sentence = *item / A, head = *item % A;
       const int64_t row = s.cu_seqlens[static_cast<size_t>(sentence)];
@@ -83,7 +85,12 @@ void over_sentences(const Sentences& s, const Shape& shape, const float* qkv, fl
                                               .scratch = scratch.data()},
                                   .dropout = dropout,
                                   .seed = seed,
-                                  .first_number = static_cast<uint64_t>(numbers[sentence])},
+                                  .first_number = static_cast<uint64_t>(numbers[sentence]),
+                                  .is_stopped =
+                                      [](void* call) {
+                                        return (*static_cast<std::function<bool()>*>(call))();
+                                      },
+                                  .call = &is_stopped},
           row);
     }
   });

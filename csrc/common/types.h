@@ -140,6 +140,9 @@ struct AttentionTrainingParams {
   // These serve the gradient only; dq, dk and dv lie as q, k and v do, dout as out.
   const float* dout = nullptr;
   float *dq = nullptr, *dk = nullptr, *dv = nullptr;
+  // Asked as is_stopped(call) between rows of a sentence: true where the rest is not wanted.
+  bool (*is_stopped)(void* call) = nullptr;
+  void* call = nullptr;
 };
 
 // x[i] = LayerNorm(word[ids[i]] + position[positions[i]]), token type 0 folded into position.

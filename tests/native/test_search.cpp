@@ -115,6 +115,53 @@ std::vector<float> attention_with_gradient(const Kernels& kernels, int64_t S, in
   return gradient;
 }
 
+// Asked for the n-th time, a call says that it is to stop: it asks no more, and ends.
+void test_training_stops(const InstructionSet& isa) {
+  constexpr int64_t S = 700, D = 16;
+  const auto qkv = random_floats(3 * S * D, 1);
+  std::vector<float> out(static_cast<size_t>(S * D)), gradient(static_cast<size_t>(3 * S * D));
+  Buffer scratch(attention_training_floats(S, D));
+  struct Call {
+    int asked, stop_at;
+  } call{};
+  const Heads<const float> q = {qkv.data(), 3 * D, D};
+  const AttentionTrainingParams params{.forward = {.q = q,
+                                                   .k = {q.data + D, 3 * D, D},
+                                                   .v = {q.data + 2 * D, 3 * D, D},
+                                                   .out = {out.data(), D, D},
+                                                   .seqlen_q = S,
+                                                   .seqlen_k = S,
+                                                   .head_dim = D,
+                                                   .head_begin = 0,
+                                                   .head_end = 1,
+                                                   .scale = 0.3f,
+                                                   .scratch = scratch.data()},
+                                       .dropout = 0.1f,
+                                       .seed = 7,
+                                       .first_number = 1,
+                                       .dout = qkv.data(),
+                                       .dq = gradient.data(),
+                                       .dk = gradient.data() + D,
+                                       .dv = gradient.data() + 2 * D,
+                                       .is_stopped =
+                                           [](void* asking) {
+                                             Call& c = *static_cast<Call*>(asking);
+                                             return ++c.asked == c.stop_at;
+                                           },
+                                       .call = &call};
+  for (const auto& kernel : {isa.kernels.attention_forward, isa.kernels.attention_backward}) {
+    call = {0, 0};
+    kernel(params);
+    const int all = call.asked;
+    EXPECT(all > 2, "%s asked %d times", isa.name, all);
+    for (int n = 1; n <= all; ++n) {
+      call = {0, n};
+      kernel(params);
+      EXPECT(call.asked == n, "%s asked %d times, stopped at %d", isa.name, call.asked, n);
+    }
+  }
+}
+
 void test_training(const InstructionSet& isa) {
   const Kernels& scalar = select_isa("scalar").kernels;
   for (const int64_t D : {1, 16, 26, 32, 64})
@@ -155,6 +202,7 @@ int main() {
   for (const InstructionSet* isa : runnable_sets()) {
     test_search(*isa);
     test_training(*isa);
+    test_training_stops(*isa);
     std::printf("%s: search and training as the scalar build's\n", isa->name);
   }
   test_search(emulated_amx());
