@@ -89,7 +89,8 @@ def test_only_a_line_feed_ends_a_line(tmp_path):
 def test_a_byte_order_mark_is_no_text(tmp_path, name, content):
     path = tmp_path / name
     path.write_text(content, encoding="utf-8-sig")
-    assert list(read_texts(str(path), "text")) == ["a"]
+    column = None if name == "x.txt" else "text"
+    assert list(read_texts(str(path), column)) == ["a"]
 
 
 # ---- files out -----------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-CUDA_PAGE = Path(__file__).parent.parent / "docs" / "cuda.md"
+CUDA_PAGE = Path(__file__).parents[2] / "docs" / "cuda.md"
 
 
 def print_or_write(text: str, page: Path, name: str, is_written: bool) -> None:
