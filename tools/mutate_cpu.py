@@ -247,7 +247,7 @@ FAULTS = (
     Fault("queries of another part", "csrc/cpu/attention/attention.inl.h",
           "first = p.query_begin + num_queries * t / num_tiles", "first = num_queries * t / num_tiles",
           "tests/kernels/test_ops.py -k divided"),
-    Fault("a segment that hides others", INDEX_FILE, "if is_whole: left -=", "if True: left -=",
+    Fault("a segment that hides others", INDEX_FILE, "if is_whole: left -=", "if True:\n                left -=",
           f"{WRITERS} -k bytes_are_gone"),
     Fault("rows in another order", "csrc/model/weights/weights.cpp", "first_row == slot.rows_set &&", "",
           "tests/models/test_loading.py -k rows_of_a_slot"),
@@ -255,8 +255,8 @@ FAULTS = (
           '_id(token["id"]) >= 0 and', f"{STRANGE_FILES} -k id_that"),
     Fault("space that becomes a token's", "csrc/tokenizer/bert/bert_tokenizer.cpp", "becomes_space ? ' ' : small", "small",
           f"{STRANGE_FILES} -k begins_with_a_space"),
-    Fault("another's change goes unnoticed", "python/minifuse/tokens/tokenization.py", "        self.native = None\n",
-          "        pass\n", f"{NATIVE_TOKENS} -k in_place"),
+    Fault("another's change goes unnoticed", "python/minifuse/tokens/tokenization.py", "self.native = None return backend",
+          "return backend", f"{NATIVE_TOKENS} -k in_place"),
     Fault("a row cut short", "python/minifuse/files/texts.py", "if extra is not None:", "if False:", f"{FILES} -k fields"),
     Fault("a quotation that swallows", "python/minifuse/files/texts.py", "csv.DictReader(file, strict=True)",
           "csv.DictReader(file)", f"{FILES} -k quotation"),
@@ -300,7 +300,10 @@ def planted(fault: Fault) -> str:
     found = len(pattern.findall(text))
     if found != 1:
         sys.exit(f"{fault.file}: {fault.old!r} stands there {found} times, wanted once")
-    return pattern.sub(lambda match: fault.new, text)
+    result = pattern.sub(lambda match: fault.new, text)
+    if fault.file.endswith(".py"):
+        compile(result, fault.file, "exec")  # a fault that is no Python would be seen by any test
+    return result
 
 
 def drop_sets(path: Path, isas: list[str]) -> None:

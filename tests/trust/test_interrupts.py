@@ -15,6 +15,9 @@ from tokenizers import processors
 from tiny_model import write_tiny_model
 from tokenizer_kinds import TOKENIZERS
 
+# Ctrl-C ends a call within so many seconds. The sanitizers' build takes many times as long for a part.
+PROMISE = 20.0 if "MINIFUSE_SANITIZED" in os.environ else 1.0
+
 # Interrupts at random moments while threads share chunks: so many, or as many encodes as fit some
 # seconds. Prints how long the slowest took.
 INTERRUPTED = """
@@ -64,14 +67,14 @@ print(slowest)
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_ctrl_c_while_threads_share_chunks(minilm_folder, dtype, num_threads):
     slowest = run(INTERRUPTED, minilm_folder, dtype, 60, num_threads, 1, 30, timeout=400)
-    assert float(slowest) < 1.0
+    assert float(slowest) < PROMISE
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_ctrl_c_at_500_random_moments(minilm_folder, dtype):
     slowest = run(INTERRUPTED, minilm_folder, dtype, 500, 2, 7, 900, timeout=900)
-    assert float(slowest) < 1.0
+    assert float(slowest) < PROMISE
 
 
 # How long Ctrl-C takes to end a call that is made again and again: call() of a script's own.
@@ -119,7 +122,7 @@ call = lambda: tokenizer.encode(texts, 10**9, 2)
 def test_ctrl_c_while_a_long_text_is_read(tmp_path, kind, unit, count, before):
     path = tmp_path / "tokenizer.json"
     path.write_text(TOKENIZERS[kind].to_str(), encoding="utf-8")
-    assert float(run(STOPPED % READING, path, unit, count, before, timeout=120)) < 1.0
+    assert float(run(STOPPED % READING, path, unit, count, before, timeout=120)) < PROMISE
 
 
 # Calls that take seconds at least, on any machine, and the shapes of the arrays that they get.
@@ -163,7 +166,7 @@ call = lambda: f(*arrays)
 @pytest.mark.parametrize("name", LONG)
 def test_ctrl_c_during_a_long_call(name):
     call, shapes = LONG[name]
-    assert float(run(STOPPED % CALLING, call, json.dumps(shapes), timeout=120)) < 1.0
+    assert float(run(STOPPED % CALLING, call, json.dumps(shapes), timeout=120)) < PROMISE
 
 
 ENCODING = """
@@ -181,7 +184,7 @@ def test_ctrl_c_within_a_step_of_a_long_text(tmp_path, num_threads):
         tmp_path / "m", hidden_size=256, num_attention_heads=8, num_hidden_layers=1,
         intermediate_size=256, max_position_embeddings=12000,
     )  # fmt: skip
-    assert float(run(STOPPED % ENCODING, folder, num_threads, timeout=120)) < 1.0
+    assert float(run(STOPPED % ENCODING, folder, num_threads, timeout=120)) < PROMISE
 
 
 def test_a_signal_handler_that_asks_for_the_tokenizers_package(tmp_path):
