@@ -29,6 +29,14 @@ def test_nomic_bert(folder):
     assert_agrees(*folder, can_be_trained=False)
 
 
+@pytest.mark.parametrize("heads", [0, 1000])
+def test_heads_without_columns_are_refused(folder, heads):
+    (folder[0] / "sentence_bert_config.json").write_text('{"max_seq_length": 200}')
+    change_config(folder[0], num_attention_heads=heads, head_dim="gone")
+    with pytest.raises(ValueError, match="head"):
+        SentenceTransformer(folder[0])
+
+
 def test_the_first_form_of_the_configuration(folder):
     model, _ = folder
     expected = SentenceTransformer(model).encode(TEXTS)

@@ -82,8 +82,8 @@ class ModelDescription:
     has_gate: bool = False
 
     def columns_of_head(self) -> int:
-        """Return the columns of a head."""
-        return self.head_dim or self.hidden_size // self.num_attention_heads
+        """Return the columns of a head; 0 where a configuration leaves none, which the core refuses."""
+        return self.head_dim or self.hidden_size // max(1, self.num_attention_heads)
 
     def is_of_berts_kind(self) -> bool:
         """Return whether the model differs from BERT by sizes, activation and embeddings only."""

@@ -253,7 +253,7 @@ def _max_seq_length(
     value = of_calls or sentence_config.values.get("max_seq_length")
     has_table = description.has_position_embeddings or description.has_relative_bias
     if isinstance(value, (int, float)) and limit < value < _NO_LENGTH and not has_table:
-        limit = min(_MOST_ANGLES // description.columns_of_head(), _MOST_POSITIONS)
+        limit = min(_MOST_ANGLES // max(1, description.columns_of_head()), _MOST_POSITIONS)
     if value is None:
         value = tokenizer_config.get("model_max_length")
     if value is None:
