@@ -173,9 +173,13 @@ def test_real_models(minilm_folder, random_folder, data, tmp_path, capsys):
     assert all(row["is_real"] and row["p_value"] < 0.01 for row in result["differences"])
 
 
-def test_real_groups_and_retrieval(minilm, minilm_folder, data):
+def test_real_groups(minilm, data):
     groups = compare_groups(minilm, read_labelled_pairs(data / "pairs" / "mqp_test.tsv"))
     assert "label 1 is above label 0" in groups.verdict()
+
+
+@pytest.mark.slow
+def test_real_retrieval(minilm, minilm_folder, data):
     int8 = SentenceTransformer(minilm_folder, dtype="int8")
     task = read_retrieval_task(data / "retrieval" / "cranfield")
     result = compare_on_retrieval(minilm, int8, task, ("float32", "int8"))

@@ -224,7 +224,7 @@ def test_kill_nine_in_the_middle(tiny_folder, tmp_path):
     rows = [{"question": f"the {a} {b}", "answer": f"a {a} is {b}"} for a in COLORS for b in COLORS]
     lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = [sys.executable, "-m", "minifuse.cli", "finetune", "-m", str(tiny_folder), "--pairs",
-               str(lines), "--batch-size", "4", "--epochs", "30", "--no-progress", "-o"]  # fmt: skip
+               str(lines), "--batch-size", "4", "--epochs", "10", "--no-progress", "-o"]  # fmt: skip
     run = subprocess.Popen([*command, str(tmp_path / "killed")])
     checkpoint = tmp_path / "killed.training" / "checkpoint.pt"
     deadline = time.time() + 300  # ends at once where nothing is written any more
