@@ -53,6 +53,7 @@ STRANGE_FILES = "tests/tokens/test_strange_files.py"
 CRASH = "tests/search/test_index_crash.py"
 INTERRUPTS = "tests/trust/test_interrupts.py"
 
+WORDS = "csrc/cpu/attention/attention_int16.inl.h"
 ENCODER = "csrc/model/encoder.cpp"
 STEPS = "csrc/model/team_steps.cpp"
 POOL = "csrc/threads/pool.cpp"
@@ -186,6 +187,15 @@ FAULTS = (
     Fault("keys past the last", "csrc/cpu/attention/attention.inl.h",
           "keep_first(vec_exp(sub(load(row + whole), h)), tail, 0.0f)", "vec_exp(sub(load(row + whole), h))",
           "tests/kernels/test_ops.py -k attention"),
+    Fault("weights of keys past the last", WORDS, "if (left < 16) weight = keep_first(weight, left, kRoundToWord);",
+          "", "native:test_kernels"),
+    Fault("the first keys' panels", WORDS, "head.keys + (range.first_key + key) *", "head.keys + key *",
+          "native:test_kernels"),
+    Fault("sums that begin with the window", WORDS, "kKeysPerSum - range.first_key % kKeysPerSum", "kKeysPerSum",
+          "native:test_kernels"),
+    Fault("NaN that is lost", WORDS, "reduce_max(max(broadcast(1e-30f), magnitudes)) + poison",
+          "reduce_max(max(broadcast(1e-30f), magnitudes))", "native:test_kernels"),
+    Fault("small weights that are lost", WORDS, "if (is_long) return attention(p);", "", "native:test_kernels"),
     Fault("a zero point that is off", "csrc/cpu/linear/int8.inl.h", "{scale, -(scale * zero_point)}",
           "{scale, -(scale * (zero_point + 1))}", "tests/kernels/test_low_precision.py -k int8"),
     Fault("a bias left out", "csrc/cpu/linear/linear.inl.h", "{ return add(acc[i.value][j.value], b); }",

@@ -61,6 +61,7 @@ struct Kernels {
   Kernel<void(const LayerNormParams& params)> layer_norm;
   Kernel<void(const AttentionParams& params)> attention;
   Kernel<void(const AttentionParams& params)> attention_bfloat16;  // of a model with such weights
+  Kernel<void(const AttentionParams& params)> attention_int16;  // of a model with weights in int8
   Kernel<void(const EmbedParams& params)> embed_layer_norm;
   Kernel<void(const RotaryParams& params)> rotate;
   // x[r][c] = activation(x[r][c]) * x[r][F + c] for M rows, ldx apart: the gate of F columns.
@@ -97,6 +98,7 @@ struct Extension {
   void (*attention_bfloat16)(const AttentionParams& params) = nullptr;
   // The same bits.
   const LinearKernels* int8 = nullptr;
+  void (*attention_int16)(const AttentionParams& params) = nullptr;
   void (*search_int8)(const SearchParams& params) = nullptr;
   const MatrixFormat* search_int8_format = nullptr;
 };

@@ -95,7 +95,8 @@ struct Heads {
 };
 
 inline constexpr int64_t kAllKeys = INT32_MAX, kAllQueries = INT32_MAX;
-// To transpose a head's keys takes a hundredth of the time of so many queries that reach all of them.
+// To prepare a head's keys and values takes a few hundredths of the time of so many queries that reach
+// all of them.
 inline constexpr int64_t kFewestQueries = 512;
 
 // out = softmax(scale * q k^T) v for one sentence, over the heads [head_begin, head_end).
@@ -117,7 +118,8 @@ struct AttentionParams {
   // A query attends to keys at most so many places before and after it. Others cost no time but for
   // those of a tile's own rows. Not together with key_index.
   int64_t keys_before = kAllKeys, keys_after = kAllKeys;
-  // The queries [query_begin, query_end) alone, or all behind the first.
+  // The queries [query_begin, query_end) alone, or all behind the first. attention_int16 reads the others,
+  // too, and all heads of q that read the same keys: their scale is one.
   int64_t query_begin = 0, query_end = kAllQueries;
 };
 

@@ -5,4 +5,5 @@
 
 #include "cpu/attention/attention.inl.h"
 #include "cpu/linear/bfloat16_dot.inl.h"
+#include "cpu/attention/attention_pairs.inl.h"
 #include "cpu/attention/attention_bfloat16.inl.h"

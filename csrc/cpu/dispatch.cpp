@@ -29,6 +29,7 @@ namespace {
   if (extension.bfloat16) kernels.bfloat16 = *extension.bfloat16;
   if (extension.attention_bfloat16) kernels.attention_bfloat16 = extension.attention_bfloat16;
   if (extension.int8) kernels.int8 = *extension.int8;
+  if (extension.attention_int16) kernels.attention_int16 = extension.attention_int16;
   if (extension.search_int8) {
     kernels.search_int8 = extension.search_int8;
     kernels.search_int8_format = *extension.search_int8_format;
@@ -202,7 +203,14 @@ const LinearKernels& InstructionSet::linear(WeightType type) const {
 }
 
 void (*InstructionSet::attention(WeightType type) const)(const AttentionParams& params) {
-  return type == WeightType::kBfloat16 ? kernels.attention_bfloat16 : kernels.attention;
+  switch (type) {
+    case WeightType::kBfloat16:
+      return kernels.attention_bfloat16;
+    case WeightType::kInt8:
+      return kernels.attention_int16;
+    default:
+      return kernels.attention;
+  }
 }
 
 void (*InstructionSet::search(WeightType type) const)(const SearchParams& params) {

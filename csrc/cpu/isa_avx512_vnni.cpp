@@ -14,16 +14,14 @@ namespace {
 #include "cpu/vectors/vec_avx512.h"
 #include "cpu/vectors/dot_avx512_vnni.h"
 
-#include "cpu/linear_kernels.inl.h"
-
-#include "cpu/linear/int8.inl.h"
-#include "cpu/search/search.inl.h"
-#include "cpu/search/search_int8.inl.h"
+#include "cpu/int8_kernels.inl.h"
 
 constexpr LinearKernels kLinear = linear_kernels<Int8>("avx512_vnni");
 }  // namespace
 
-extern constinit const Extension kTable = {
-    .int8 = &kLinear, .search_int8 = search_int8, .search_int8_format = &kLinear.format};
+extern constinit const Extension kTable = {.int8 = &kLinear,
+                                           .attention_int16 = attention_int16,
+                                           .search_int8 = search_int8,
+                                           .search_int8_format = &kLinear.format};
 
 }  // namespace minifuse::isa_avx512_vnni

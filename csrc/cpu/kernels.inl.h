@@ -2,19 +2,15 @@
 // steps of its dot_*.h. No include guards: each isa_*.cpp includes it once, in a namespace of its
 // own.
 
-#include "cpu/linear_kernels.inl.h"
+#include "cpu/int8_kernels.inl.h"
 
 #include "cpu/linear/float_formats.inl.h"
-#include "cpu/linear/int8.inl.h"
-#include "cpu/attention/attention.inl.h"
 #include "cpu/attention/dropout.inl.h"
 #include "cpu/attention/attention_training.inl.h"
 #include "cpu/rows/embed.inl.h"
 #include "cpu/rows/pool.inl.h"
 #include "cpu/rows/rotary.inl.h"
-#include "cpu/search/search.inl.h"
 #include "cpu/search/search_floats.inl.h"
-#include "cpu/search/search_int8.inl.h"
 
 constexpr Kernels filled_table(const char* isa) {
   return {
@@ -24,6 +20,7 @@ constexpr Kernels filled_table(const char* isa) {
       .layer_norm = layer_norm,
       .attention = attention,
       .attention_bfloat16 = attention,
+      .attention_int16 = attention_int16,
       .embed_layer_norm = embed_layer_norm,
       .rotate = rotate,
       .gate = gate,

@@ -85,6 +85,8 @@ def test_nothing_runs_at_load(objects, isa):
         ("avx2_vnni", "ymm", "vpdpbusd", "vpbroadcastd", 3),
         ("avx512_vnni", "zmm", "vpdpbusd", "vpbroadcastd", 5),
         ("avx512_bf16", "zmm", "vdpbf16ps", "vpbroadcastd", 5),
+        ("avx2_vnni", "ymm", "vpdpwssd", "vpbroadcastd", 3),
+        ("avx512_vnni", "zmm", "vpdpwssd", "vpbroadcastd", 5),
     ],
 )
 def test_the_inner_loops_keep_their_accumulators_in_registers(

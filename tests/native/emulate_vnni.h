@@ -1,4 +1,4 @@
-// vpdpbusd on a CPU without VNNI: a handler of SIGILL that carries the instruction out on the
+// vpdpbusd and vpdpwssd on a CPU without VNNI: a handler of SIGILL that carries them out on the
 // registers of the signal frame. The avx2_vnni kernels, which need nothing else beyond AVX2, so run
 // from beginning to end on any AVX2 machine, and the avx512_vnni ones on any with AVX-512. Slow:
 // about a microsecond an instruction.
@@ -34,10 +34,24 @@ inline uint8_t* register_bytes(const ucontext_t& context, int i, int sixteen) {
   return sixteen == 1 ? area + ymm_high + 16 * i : area + zmm_high + 32 * i + 16 * (sixteen - 2);
 }
 
-// Between registers, without a mask (SDM volume 2, 2.3 and 2.7): VEX.256.66.0F38.W0 50 /r, which
-// begins with C4, or EVEX.512.66.0F38.W0 50 /r, with 62; the bits of register numbers are inverted
-// in the prefixes. Anything else is a real fault.
-inline void emulate_vpdpbusd(int, siginfo_t*, void* frame) {
+// The product of four bytes, or of two words, with as many weights.
+inline int32_t product(bool is_words, const uint8_t* values, const uint8_t* weights) {
+  int32_t sum = 0;
+  if (is_words) {
+    int16_t x[2], w[2];
+    std::memcpy(x, values, 4);
+    std::memcpy(w, weights, 4);
+    sum = x[0] * w[0] + x[1] * w[1];
+  } else {
+    for (int i = 0; i < 4; ++i) sum += values[i] * static_cast<int8_t>(weights[i]);
+  }
+  return sum;
+}
+
+// Between registers, without a mask (SDM volume 2, 2.3 and 2.7): VEX.256.66.0F38.W0 50 /r (vpdpbusd)
+// or 52 /r (vpdpwssd), which begin with C4, or the same of EVEX.512, with 62; the bits of register
+// numbers are inverted in the prefixes. Anything else is a real fault.
+inline void emulate_vnni(int, siginfo_t*, void* frame) {
   ucontext_t& context = *static_cast<ucontext_t*>(frame);
   auto& pc = context.uc_mcontext.gregs[REG_RIP];
   const uint8_t* code = reinterpret_cast<const uint8_t*>(pc);
@@ -45,7 +59,8 @@ inline void emulate_vpdpbusd(int, siginfo_t*, void* frame) {
   const bool is_evex = code[0] == 0x62 && (code[1] & 0x0F) == 2 && (code[2] & 0x87) == 0x05 &&
                        (code[3] & 0xF7) == 0x40;
   const uint8_t* opcode = code + (is_vex ? 3 : 4);
-  if (!(is_vex || is_evex) || opcode[0] != 0x50 || opcode[1] < 0xC0) std::abort();
+  const bool is_words = opcode[0] == 0x52;
+  if (!(is_vex || is_evex) || !(opcode[0] == 0x50 || is_words) || opcode[1] < 0xC0) std::abort();
   const auto inverted = [](uint8_t byte, int bit, int value) {
     return byte >> bit & 1 ? 0 : value;
   };
@@ -64,7 +79,7 @@ inline void emulate_vpdpbusd(int, siginfo_t*, void* frame) {
     for (int lane = 0; lane < 4; ++lane) {
       int32_t sum;
       std::memcpy(&sum, sums + 4 * lane, 4);
-      for (int i = 4 * lane; i < 4 * lane + 4; ++i) sum += a[i] * static_cast<int8_t>(w[i]);
+      sum += product(is_words, a + 4 * lane, w + 4 * lane);
       std::memcpy(sums + 4 * lane, &sum, 4);
     }
   }
@@ -74,9 +89,9 @@ inline void emulate_vpdpbusd(int, siginfo_t*, void* frame) {
   ++num_emulated;
 }
 
-inline void install_vpdpbusd() {
+inline void install_vnni() {
   struct sigaction action = {};
-  action.sa_sigaction = emulate_vpdpbusd;
+  action.sa_sigaction = emulate_vnni;
   action.sa_flags = SA_SIGINFO;
   sigaction(SIGILL, &action, nullptr);
 }

@@ -75,40 +75,81 @@ void test_linear(const InstructionSet& isa, WeightType type) {
              "%s type %d with LayerNorm M=%d N=%d", isa.name, t, int(M), int(N));
 }
 
-std::vector<float> attention(const Kernels& k, int64_t sq, int64_t sk, int64_t D,
-                             const std::vector<int32_t>& keys) {
-  constexpr int64_t kHeads = 2;
-  const int64_t rows = keys.empty() ? sk : keys.back() + 1;
+using Attention = void (*)(const AttentionParams& params);
+
+// The keys that a query attends to, where these are not all of its sentence.
+struct Reach {
+  std::vector<int32_t> keys = {};
+  int64_t before = kAllKeys, after = kAllKeys;
+  bool with_bias = false;
+};
+
+constexpr int64_t kHeads = 2;
+constexpr float kScale = 0.2f;
+
+std::vector<float> attention_bias(int64_t sk) {
+  return random_floats(kHeads * relative_bias_stride(sk), 4);
+}
+
+std::vector<float> attention(Attention kernel, int64_t sq, int64_t sk, int64_t D,
+                             const Reach& reach = {}) {
+  const int64_t rows = reach.keys.empty() ? sk : reach.keys.back() + 1;
   const auto q = random_floats(sq * kHeads * D, 1), key = random_floats(rows * kHeads * D, 2);
-  const auto v = random_floats(rows * kHeads * D, 3);
+  const auto v = random_floats(rows * kHeads * D, 3), bias = attention_bias(sk);
   std::vector<float> out(static_cast<size_t>(sq * kHeads * D));
   const Buffer scratch(attention_scratch_floats(sk, D));
-  k.attention({.q = {q.data(), kHeads * D, D},
-               .k = {key.data(), kHeads * D, D},
-               .v = {v.data(), kHeads * D, D},
-               .out = {out.data(), kHeads * D, D},
-               .seqlen_q = sq,
-               .seqlen_k = sk,
-               .head_dim = D,
-               .key_index = keys.empty() ? nullptr : keys.data(),
-               .head_begin = 0,
-               .head_end = kHeads,
-               .scale = 0.2f,
-               .scratch = const_cast<float*>(scratch.data())});
+  AttentionParams p{.q = {q.data(), kHeads * D, D},
+                    .k = {key.data(), kHeads * D, D},
+                    .v = {v.data(), kHeads * D, D},
+                    .out = {out.data(), kHeads * D, D},
+                    .seqlen_q = sq,
+                    .seqlen_k = sk,
+                    .head_dim = D,
+                    .key_index = reach.keys.empty() ? nullptr : reach.keys.data(),
+                    .head_begin = 0,
+                    .head_end = kHeads,
+                    .scale = kScale,
+                    .scratch = const_cast<float*>(scratch.data()),
+                    .bias = reach.with_bias ? bias.data() + sk - 1 : nullptr,
+                    .bias_stride = relative_bias_stride(sk),
+                    .keys_before = reach.before,
+                    .keys_after = reach.after};
+  kernel(p);
+  // In parts, as calls that can be stopped do it.
+  const std::vector<float> whole = out;
+  for (const int64_t middle : {sq / 3, sq / 2}) {
+    p.query_begin = 0, p.query_end = middle;
+    if (middle > 0) kernel(p);
+    p.query_begin = middle, p.query_end = kAllQueries;
+    kernel(p);
+    EXPECT(same_bits(out, whole), "in parts, sq=%d sk=%d D=%d", int(sq), int(sk), int(D));
+  }
   return out;
 }
 
-void test_attention(const InstructionSet& isa) {
-  const Kernels &k = isa.kernels, &reference = scalar().kernels;
+const Reach kReaches[] = {{.keys = {1, 4, 8}},
+                          {.before = 300, .after = 0},
+                          {.before = 3, .after = 3},
+                          {.before = 60, .after = 0},
+                          {.after = 0},
+                          {.with_bias = true},
+                          {.before = 5, .after = 70, .with_bias = true}};
+
+void test_attention(const InstructionSet& isa, Kernel<void(const AttentionParams&)> Kernels::* at) {
+  const Attention here = isa.kernels.*at, there = scalar().kernels.*at;
   for (const int64_t D : {1, 5, 16, 26, 32, 48, 64, 128, 256})
     for (const int64_t sk : {1, 3, 15, 16, 17, 32, 33, 70})
       for (const int64_t sq : {1, 2, 6, 7, 12, 13, 25})
-        EXPECT(same_bits(attention(k, sq, sk, D, {}), attention(reference, sq, sk, D, {})),
+        EXPECT(same_bits(attention(here, sq, sk, D), attention(there, sq, sk, D)),
                "%s sq=%d sk=%d D=%d", isa.name, int(sq), int(sk), int(D));
-  EXPECT(same_bits(attention(k, 9, 3, 32, {1, 4, 8}), attention(reference, 9, 3, 32, {1, 4, 8})),
-         "%s with key_index", isa.name);
+  for (const Reach& reach : kReaches)
+    for (const int64_t S : {3, 100, 530}) {
+      if (!reach.keys.empty() && S > 3) continue;
+      EXPECT(same_bits(attention(here, S, S, 32, reach), attention(there, S, S, 32, reach)),
+             "%s S=%d before=%d after=%d bias %d", isa.name, int(S), int(reach.before),
+             int(reach.after), int(reach.with_bias));
+    }
 }
-
 std::vector<float> rows_of(const Kernels& k, int64_t M, int64_t H) {
   const auto word = random_floats(5 * H, 1), position = random_floats(M * H, 2);
   const auto gamma = random_floats(H, 3), beta = random_floats(H, 4);
@@ -264,37 +305,153 @@ void test_layer_norm_is_exact() {
   }
 }
 
-void test_attention_is_exact() {
-  constexpr int64_t kHeads = 2;
-  for (const int64_t D : {5, 32})
-    for (const int64_t S : {1, 7, 33}) {
+// By how much the kernel of 16-bit integers may differ: half a step of each value of q, k and v and of
+// each weight, beside the error of its exponentials. The largest values are those of a head.
+struct WordError {
+  static constexpr double kHalfValue = 1 / 2046.0, kHalfWeight = 1 / 65534.0, kExponential = 1e-4;
+  double q_most = 0, k_most = 0;
+
+  double of_weight(const float* q, const float* k, int64_t D) const {
+    const double steps =
+        2 * (std::min(32767.0, std::sqrt(2147483648.0 / static_cast<double>(D))) - 2);
+    double error = 0;
+    for (int64_t d = 0; d < D; ++d)
+      error += (std::fabs(double{q[d]}) * k_most + std::fabs(double{k[d]}) * q_most +
+                q_most * k_most / steps) /
+               steps;
+    return std::expm1(double{kScale} * error) + kExponential;
+  }
+};
+
+void test_attention_is_exact(const char* name, Attention kernel, bool is_words,
+                             const Reach& reach = {}) {
+  for (const int64_t D : {5, 32, 80})
+    for (const int64_t S : {1, 7, 33, 300}) {
       const int64_t width = kHeads * D;
       const auto q = random_floats(S * width, 1), k = random_floats(S * width, 2);
-      const auto v = random_floats(S * width, 3);
-      const auto out = attention(scalar().kernels, S, S, D, {});
+      const auto v = random_floats(S * width, 3), bias = attention_bias(S);
+      const auto out = attention(kernel, S, S, D, reach);
       const auto at = [&](const std::vector<float>& rows, int64_t row, int64_t column) {
         return double{rows[static_cast<size_t>(row * width + column)]};
       };
+      WordError words[kHeads];
+      for (int64_t i = 0; i < S * width; ++i) {
+        WordError& of_head = words[i % width / D];
+        of_head.q_most = std::max(of_head.q_most, std::fabs(double{q[static_cast<size_t>(i)]}));
+        of_head.k_most = std::max(of_head.k_most, std::fabs(double{k[static_cast<size_t>(i)]}));
+      }
       for (int64_t i = 0; i < S; ++i)
         for (int64_t h = 0; h < kHeads; ++h) {
-          std::vector<double> weight(static_cast<size_t>(S));
-          double total = 0;
-          for (int64_t j = 0; j < S; ++j) {
+          const int64_t first = std::max<int64_t>(0, i - reach.before);
+          const int64_t last = std::min(S - 1, i + reach.after);
+          std::vector<double> weight(static_cast<size_t>(S)), error(static_cast<size_t>(S));
+          double total = 0, most = 0;
+          for (int64_t j = first; j <= last; ++j) {
+            const size_t key = static_cast<size_t>(j);
             double score = 0;
             for (int64_t d = h * D; d < (h + 1) * D; ++d) score += at(q, i, d) * at(k, j, d);
-            total += weight[static_cast<size_t>(j)] = std::exp(double{0.2f} * score);
+            score *= double{kScale};
+            if (reach.with_bias)
+              score +=
+                  double{bias[static_cast<size_t>(h * relative_bias_stride(S) + S - 1 + j - i)]};
+            total += weight[key] = std::exp(score);
+            most = std::max(most, weight[key]);
+            if (is_words)
+              error[key] = words[static_cast<size_t>(h)].of_weight(
+                  &q[static_cast<size_t>(i * width + h * D)],
+                  &k[static_cast<size_t>(j * width + h * D)], D);
           }
           for (int64_t d = h * D; d < (h + 1) * D; ++d) {
-            double exact = 0, size = 0;
-            for (int64_t j = 0; j < S; ++j) {
+            double exact = 0, size = 0, allowed = 0, column = 0;
+            for (int64_t j = 0; j < S; ++j) column = std::max(column, std::fabs(at(v, j, d)));
+            for (int64_t j = first; j <= last; ++j) {
               const double product = weight[static_cast<size_t>(j)] / total * at(v, j, d);
               exact += product;
               size += std::fabs(product);
             }
-            EXPECT(std::fabs(at(out, i, d) - exact) <= 8 * roundings(S + D) * size,
-                   "attention S=%d D=%d: %g, wanted %g", int(S), int(D), at(out, i, d), exact);
+            for (int64_t j = first; is_words && j <= last; ++j) {
+              const double off =
+                  weight[static_cast<size_t>(j)] * error[static_cast<size_t>(j)] +
+                  most * WordError::kHalfWeight * (1 + error[static_cast<size_t>(j)]);
+              allowed += off / total * (std::fabs(at(v, j, d)) + std::fabs(exact));
+            }
+            if (is_words) allowed = 1.01 * (allowed + column * WordError::kHalfValue);
+            EXPECT(std::fabs(at(out, i, d) - exact) <= allowed + 8 * roundings(S + D) * size,
+                   "%s S=%d D=%d: %g, wanted %g", name, int(S), int(D), at(out, i, d), exact);
           }
         }
+    }
+}
+
+// A value that is no number reaches what is computed from it, and nothing else; equal keys are averaged,
+// also where the sums of codes are as large as they get.
+void test_attention_of_extremes(const InstructionSet& isa) {
+  constexpr int64_t S = 600, D = 32;
+  for (const Attention kernel :
+       {Attention{isa.kernels.attention}, Attention{isa.kernels.attention_int16}})
+    for (const float value : {1.0f, 1e-38f, 1e30f, NAN, INFINITY})
+      for (int which = 0; which < 3; ++which) {
+        std::vector<float> qkv[3];
+        for (int i = 0; i < 3; ++i) qkv[i] = std::vector<float>(S * D, i == 2 ? 1.0f : 0.0f);
+        constexpr size_t kRow = 270, kColumn = 7;
+        qkv[which][kRow * D + kColumn] = value;
+        std::vector<float> out(S * D);
+        const Buffer scratch(attention_scratch_floats(S, D));
+        kernel({.q = {qkv[0].data(), D, D},
+                .k = {qkv[1].data(), D, D},
+                .v = {qkv[2].data(), D, D},
+                .out = {out.data(), D, D},
+                .seqlen_q = S,
+                .seqlen_k = S,
+                .head_dim = D,
+                .head_begin = 0,
+                .head_end = 1,
+                .scale = kScale,
+                .scratch = const_cast<float*>(scratch.data())});
+        for (size_t i = 0; i < out.size(); ++i) {
+          // The row of a query in float32; in integers the whole head shares a scale.
+          const bool is_row = which == 0 && kernel == Attention{isa.kernels.attention};
+          const bool is_reached = which == 2 ? i % D == kColumn : !is_row || i / D == kRow;
+          const bool is_number = std::isfinite(value) || !is_reached;
+          // All values but one are 1. What that one changes lies below the step of its column.
+          const double wanted = which == 2 && is_reached ? 1.0 + (double{value} - 1.0) / S : 1.0;
+          const double step = which == 2 && is_reached ? std::max(1.0, double{value}) / 2046 : 0.0;
+          EXPECT(is_number ? std::fabs(double{out[i]} - wanted) <= step + 1e-5 * std::fabs(wanted)
+                           : !std::isfinite(out[i]),
+                 "%s which %d value %g at %d: %g", isa.name, which, double{value}, int(i),
+                 double{out[i]});
+        }
+      }
+}
+
+// One key has almost all of the weight and the value 0, the many others have the value 1: what they count
+// together is kept, however little each counts.
+void test_attention_to_one_key(const InstructionSet& isa) {
+  constexpr int64_t D = 16;
+  for (const int64_t S : {100, 2048, 2049, 6000})
+    for (const float gap : {3.0f, 7.0f, 9.0f, 10.0f, 11.0f, 12.0f}) {
+      std::vector<float> q(D, 0.0f), k(S * D, 0.0f), v(S * D, 1.0f), out(D);
+      q[0] = 1.0f, k[0] = gap;
+      for (size_t d = 0; d < D; ++d) v[d] = 0.0f;
+      const Buffer scratch(attention_scratch_floats(S, D));
+      isa.kernels.attention_int16({.q = {q.data(), D, D},
+                                   .k = {k.data(), D, D},
+                                   .v = {v.data(), D, D},
+                                   .out = {out.data(), D, D},
+                                   .seqlen_q = 1,
+                                   .seqlen_k = S,
+                                   .head_dim = D,
+                                   .head_begin = 0,
+                                   .head_end = 1,
+                                   .scale = 1.0f,
+                                   .scratch = const_cast<float*>(scratch.data())});
+      const double others = static_cast<double>(S - 1) * std::exp(-double{gap});
+      // Float32 adds one weight after the other.
+      const double few = static_cast<double>(S <= 2048 ? S : 0) * WordError::kHalfWeight;
+      const double allowed = few + 1e-4;
+      for (const float share : out)
+        EXPECT(std::fabs(double{share} - others / (1 + others)) <= allowed, "%s S=%d gap %g: %g",
+               isa.name, int(S), double{gap}, double{share});
     }
 }
 
@@ -315,7 +472,7 @@ void test_amx(const InstructionSet& amx) {
   std::printf("%s: int8 as the scalar build's\n", amx.name);
 }
 
-// VNNI where the CPU has all but vpdpbusd.
+// VNNI where the CPU has all but its instructions.
 void test_emulated_vnni() {
 #if defined(__x86_64__) && defined(__linux__)
   for (const char* base : {"avx2", "avx512"}) {
@@ -326,11 +483,17 @@ void test_emulated_vnni() {
       if (isa.name == std::string(base)) has_base = isa.is_supported();
     }
     if (vnni->is_supported() || !has_base) continue;
-    install_vpdpbusd();
+    install_vnni();
     num_emulated = 0;
     test_linear(*vnni, WeightType::kInt8);
     EXPECT(num_emulated > 0, "not one vpdpbusd ran");
-    std::printf("%s: int8 as the scalar build's, vpdpbusd emulated\n", vnni->name);
+    num_emulated = 0;
+    for (const int64_t S : {1, 7, 33})
+      EXPECT(same_bits(attention(vnni->kernels.attention_int16, S, S, 32),
+                       attention(scalar().kernels.attention_int16, S, S, 32)),
+             "%s attention S=%d", vnni->name, int(S));
+    EXPECT(num_emulated > 0, "not one vpdpwssd ran");
+    std::printf("%s: int8 as the scalar build's, vpdpbusd and vpdpwssd emulated\n", vnni->name);
   }
 #endif
 }
@@ -340,14 +503,22 @@ void test_emulated_vnni() {
 int main() {
   test_linear_is_exact();
   test_layer_norm_is_exact();
-  test_attention_is_exact();
+  const Kernels& exact = scalar().kernels;
+  test_attention_is_exact("attention", exact.attention, false);
+  test_attention_is_exact("attention_int16", exact.attention_int16, true);
+  for (const Reach& reach : kReaches)
+    if (reach.keys.empty())
+      test_attention_is_exact("attention_int16", exact.attention_int16, true, reach);
   for (const InstructionSet* isa : runnable_sets()) {
     test_a_sum_is_rounded_once(*isa);
     test_linear(*isa, WeightType::kFloat32);
     if (!isa->multiplies_pairs)
       test_linear(*isa, WeightType::kBfloat16);  // else: test_bfloat16.cpp
     test_linear(*isa, WeightType::kInt8);
-    test_attention(*isa);
+    test_attention(*isa, &Kernels::attention);
+    test_attention(*isa, &Kernels::attention_int16);
+    test_attention_of_extremes(*isa);
+    test_attention_to_one_key(*isa);
     test_rows(*isa);
     test_vector_math(*isa);
     std::printf("%s: kernels as the scalar build's\n", isa->name);

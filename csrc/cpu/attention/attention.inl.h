@@ -57,11 +57,10 @@ inline void pack_values(const AttentionParams& p, const float* v, float* panels)
   }
 }
 
-// Scores of kRows rows -> exp(s - max), zeros past the last key; inverse_sum[r] = 1 / sum of row
-// r. The maxima of all rows are found together: one row alone is a chain of dependent operations.
+// The maxima of kRows rows, together: one row alone is a chain of dependent operations.
 template <int kRows>
-inline void softmax_rows(float* scores, int64_t lds, int64_t seqlen_k,
-                         float (&inverse_sum)[kRows]) {
+inline void highest_of_rows(const float* scores, int64_t lds, int64_t seqlen_k,
+                            float (&highest)[kRows]) {
   const int64_t whole = seqlen_k / 16 * 16, tail = seqlen_k - whole;
   constexpr float kLowest = -3.402823466e+38f;
   f32x16 top[kRows];
@@ -75,9 +74,16 @@ inline void softmax_rows(float* scores, int64_t lds, int64_t seqlen_k,
       top[i.value] =
           max(keep_first(load(scores + i.value * lds + whole), tail, kLowest), top[i.value]);
     });
-  float highest[kRows];
   unrolled<kRows>([&](auto i) MINIFUSE_INLINE { highest[i.value] = reduce_max(top[i.value]); });
+}
 
+// Scores of kRows rows -> exp(s - max), zeros past the last key; inverse_sum[r] = 1 / sum of row r.
+template <int kRows>
+inline void softmax_rows(float* scores, int64_t lds, int64_t seqlen_k,
+                         float (&inverse_sum)[kRows]) {
+  const int64_t whole = seqlen_k / 16 * 16, tail = seqlen_k - whole;
+  float highest[kRows];
+  highest_of_rows<kRows>(scores, lds, seqlen_k, highest);
   for (int i = 0; i < kRows; ++i) {
     float* row = scores + i * lds;
     const f32x16 h = broadcast(highest[i]);
@@ -130,20 +136,30 @@ struct ValuePanels {
   int64_t stride, panel_step;
 };
 
-// O's columns from c on: acc / sum.
+// O's columns from c on.
+template <int kRows>
+MINIFUSE_INLINE inline void store_columns(const AttentionParams& p, int64_t c,
+                                          const f32x16 (&rows)[kRows][kTileVectors], float* out) {
+  over_tile<kRows, kTileVectors>([&](auto i, auto j) MINIFUSE_INLINE {
+    const int64_t left = p.head_dim - c - 16 * j.value;
+    float* y = out + i.value * p.out.row_stride + c + 16 * j.value;
+    if (left >= 16)
+      store(y, rows[i.value][j.value]);
+    else if (left > 0)
+      store_first(y, rows[i.value][j.value], left);
+  });
+}
+
+// The same of acc / sum.
 template <int kRows>
 MINIFUSE_INLINE inline void store_context(const AttentionParams& p, int64_t c,
                                           const f32x16 (&acc)[kRows][kTileVectors],
                                           const float (&inverse_sum)[kRows], float* out) {
+  f32x16 rows[kRows][kTileVectors];
   over_tile<kRows, kTileVectors>([&](auto i, auto j) MINIFUSE_INLINE {
-    const int64_t left = p.head_dim - c - 16 * j.value;
-    float* y = out + i.value * p.out.row_stride + c + 16 * j.value;
-    const f32x16 row = mul(acc[i.value][j.value], broadcast(inverse_sum[i.value]));
-    if (left >= 16)
-      store(y, row);
-    else if (left > 0)
-      store_first(y, row, left);
+    rows[i.value][j.value] = mul(acc[i.value][j.value], broadcast(inverse_sum[i.value]));
   });
+  store_columns<kRows>(p, c, rows, out);
 }
 
 // A tile's queries, and the keys that they reach: places of the sentence, the keys' first one that of

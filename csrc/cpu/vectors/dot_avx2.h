@@ -21,3 +21,14 @@ inline void dot(i32x16& acc, i32x16 x, weights64 weights) {
                    : "+x"(acc.hi), "=&x"(product)
                    : "x"(x.hi), "m"(*reinterpret_cast<Vector>(weights.at + 32)), "x"(ones));
 }
+// acc[i] += x[2 i] w[2 i] + x[2 i + 1] w[2 i + 1] in words of 16 bits (attention_int16.inl.h).
+inline void dot_words(i32x16& acc, i32x16 x, weights64 weights) {
+  using Vector = const __m256i_u*;
+  __m256i product;
+  __asm__ volatile("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0"
+                   : "+x"(acc.lo), "=&x"(product)
+                   : "x"(x.lo), "m"(*reinterpret_cast<Vector>(weights.at)));
+  __asm__ volatile("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0"
+                   : "+x"(acc.hi), "=&x"(product)
+                   : "x"(x.hi), "m"(*reinterpret_cast<Vector>(weights.at + 32)));
+}

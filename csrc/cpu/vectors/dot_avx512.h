@@ -10,3 +10,10 @@ inline void dot(i32x16& acc, i32x16 x, weights64 weights) {
           : "+v"(acc.v), "=&v"(product)
           : "v"(x.v), "v"(weights.v), "v"(ones));
 }
+// acc[i] += x[2 i] w[2 i] + x[2 i + 1] w[2 i + 1] in words of 16 bits (attention_int16.inl.h).
+inline void dot_words(i32x16& acc, i32x16 x, weights64 weights) {
+  __m512i product;
+  __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0"
+          : "+v"(acc.v), "=&v"(product)
+          : "v"(x.v), "v"(weights.v));
+}

@@ -7,3 +7,7 @@ inline weights64 load_weights(const int8_t* p) { return {_mm512_loadu_si512(p)};
 inline void dot(i32x16& acc, i32x16 x, weights64 weights) {
   __asm__("vpdpbusd %2, %1, %0" : "+v"(acc.v) : "v"(x.v), "v"(weights.v));
 }
+// acc[i] += x[2 i] w[2 i] + x[2 i + 1] w[2 i + 1] in words of 16 bits (attention_int16.inl.h).
+inline void dot_words(i32x16& acc, i32x16 x, weights64 weights) {
+  __asm__("vpdpwssd %2, %1, %0" : "+v"(acc.v) : "v"(x.v), "v"(weights.v));
+}

@@ -35,3 +35,19 @@ inline void dot(i32x16& acc, i32x16 x, weights64 weights) {
   for (int i = 0; i < 64; ++i) acc.lane[i / 4] += codes[i] * weights.code[i];
 #endif
 }
+// acc[i] += x[2 i] w[2 i] + x[2 i + 1] w[2 i + 1] in words of 16 bits (attention_int16.inl.h).
+inline void dot_words(i32x16& acc, i32x16 x, weights64 weights) {
+#if defined(__SSE2__)
+  for (int i = 0; i < 16; i += 4) {
+    __m128i* sums = reinterpret_cast<__m128i*>(acc.lane + i);
+    const __m128i values = _mm_loadu_si128(reinterpret_cast<const __m128i*>(x.lane + i));
+    const __m128i w = _mm_loadu_si128(reinterpret_cast<const __m128i*>(weights.code + 4 * i));
+    _mm_storeu_si128(sums, _mm_add_epi32(_mm_loadu_si128(sums), _mm_madd_epi16(values, w)));
+  }
+#else
+  int16_t values[32], w[32];
+  __builtin_memcpy(values, x.lane, 64);
+  __builtin_memcpy(w, weights.code, 64);
+  for (int i = 0; i < 32; ++i) acc.lane[i / 2] += values[i] * w[i];
+#endif
+}

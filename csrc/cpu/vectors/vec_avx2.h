@@ -69,6 +69,14 @@ inline f32x16 max(f32x16 a, f32x16 b) {
 inline f32x16 min(f32x16 a, f32x16 b) {
   return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)};
 }
+inline f32x16 max_magnitude(f32x16 most, f32x16 v) {
+  const auto larger = [](__m256 a, __m256 b) {
+    const __m256i magnitude =
+        _mm256_and_si256(_mm256_castps_si256(b), _mm256_set1_epi32(0x7FFFFFFF));
+    return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), magnitude));
+  };
+  return {larger(most.lo, v.lo), larger(most.hi, v.hi)};
+}
 inline uint32_t greater_mask(f32x16 a, f32x16 b) {
   const int lo = _mm256_movemask_ps(_mm256_cmp_ps(a.lo, b.lo, _CMP_GT_OQ));
   const int hi = _mm256_movemask_ps(_mm256_cmp_ps(a.hi, b.hi, _CMP_GT_OQ));
@@ -156,6 +164,22 @@ inline int32_t reduce_add(i32x16 v) {
   return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xB1)));
 }
 inline f32x16 to_float(i32x16 v) { return {_mm256_cvtepi32_ps(v.lo), _mm256_cvtepi32_ps(v.hi)}; }
+// The low 16 bits of each lane's.
+inline void store_words(uint16_t* p, f32x16 v) {
+  const __m256i low = _mm256_set1_epi32(0xFFFF);
+  const __m256i words = _mm256_packus_epi32(_mm256_and_si256(_mm256_castps_si256(v.lo), low),
+                                            _mm256_and_si256(_mm256_castps_si256(v.hi), low));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(words, 0xD8));
+}
+// The same of both, a pair (even, odd) of words for each lane.
+inline void store_word_pairs(uint16_t* p, f32x16 even, f32x16 odd) {
+  const __m256i lo = _mm256_slli_epi32(_mm256_castps_si256(odd.lo), 16);
+  const __m256i hi = _mm256_slli_epi32(_mm256_castps_si256(odd.hi), 16);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm256_blend_epi16(_mm256_castps_si256(even.lo), lo, 0xAA));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 16),
+                      _mm256_blend_epi16(_mm256_castps_si256(even.hi), hi, 0xAA));
+}
 // Sixteen values in [0, 255] to the nearest integers, ties to even.
 inline void store_codes(uint8_t* p, f32x16 v) {
   const __m256i halves = _mm256_packs_epi32(_mm256_cvtps_epi32(v.lo), _mm256_cvtps_epi32(v.hi));

@@ -42,6 +42,11 @@ inline void accumulate(f32x16& acc, f32x16 a, f32x16 b) {
 }
 inline f32x16 max(f32x16 a, f32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline f32x16 min(f32x16 a, f32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline f32x16 max_magnitude(f32x16 most, f32x16 v) {
+  const __m512i magnitude =
+      _mm512_and_si512(_mm512_castps_si512(v.v), _mm512_set1_epi32(0x7FFFFFFF));
+  return {_mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(most.v), magnitude))};
+}
 inline uint32_t greater_mask(f32x16 a, f32x16 b) {
   return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ);
 }
@@ -119,6 +124,16 @@ inline int32_t reduce_add(i32x16 v) {
   return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xB1)));
 }
 inline f32x16 to_float(i32x16 v) { return {_mm512_cvtepi32_ps(v.v)}; }
+// The low 16 bits of each lane's.
+inline void store_words(uint16_t* p, f32x16 v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_cvtepi32_epi16(_mm512_castps_si512(v.v)));
+}
+// The same of both, a pair (even, odd) of words for each lane.
+inline void store_word_pairs(uint16_t* p, f32x16 even, f32x16 odd) {
+  const __m512i high = _mm512_slli_epi32(_mm512_castps_si512(odd.v), 16);
+  _mm512_storeu_si512(p, _mm512_mask_blend_epi16(0xAAAAAAAA, _mm512_castps_si512(even.v), high));
+}
 // Sixteen values in [0, 255] to the nearest integers, ties to even.
 inline void store_codes(uint8_t* p, f32x16 v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v.v)));

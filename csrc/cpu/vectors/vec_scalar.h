@@ -109,6 +109,19 @@ inline f32x16 max(f32x16 a, f32x16 b) {
 inline f32x16 min(f32x16 a, f32x16 b) {
   return map_lanes([&](int i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; });
 }
+// The larger magnitude, lane by lane; `most` is one. NaN is larger than infinity.
+inline f32x16 max_magnitude(f32x16 most, f32x16 v) {
+  return map_lanes([&](int i) {
+    uint32_t a, b;
+    __builtin_memcpy(&a, &most.lane[i], 4);
+    __builtin_memcpy(&b, &v.lane[i], 4);
+    b &= 0x7FFFFFFF;
+    const uint32_t larger = a > b ? a : b;
+    float value;
+    __builtin_memcpy(&value, &larger, 4);
+    return value;
+  });
+}
 // Bit i: a's lane i is above b's; never for NaN.
 inline uint32_t greater_mask(f32x16 a, f32x16 b) {
   uint32_t mask = 0;
@@ -181,6 +194,23 @@ inline int32_t reduce_add(i32x16 v) {
 }
 inline f32x16 to_float(i32x16 v) {
   return map_lanes([&](int i) { return static_cast<float>(v.lane[i]); });
+}
+// The low 16 bits of each lane's.
+inline void store_words(uint16_t* p, f32x16 v) {
+  uint32_t bits[16];
+  uint16_t words[16];
+  __builtin_memcpy(bits, v.lane, 64);
+  for (int i = 0; i < 16; ++i) words[i] = static_cast<uint16_t>(bits[i]);
+  __builtin_memcpy(p, words, 32);  // what lies there is read as floats elsewhere
+}
+// The same of both, a pair (even, odd) of words for each lane.
+inline void store_word_pairs(uint16_t* p, f32x16 even, f32x16 odd) {
+  uint16_t words[2][16];
+  store_words(words[0], even);
+  store_words(words[1], odd);
+  uint16_t pairs[32];
+  for (int i = 0; i < 16; ++i) pairs[2 * i] = words[0][i], pairs[2 * i + 1] = words[1][i];
+  __builtin_memcpy(p, pairs, 64);
 }
 // Sixteen values in [0, 255] to the nearest integers, ties to even.
 inline void store_codes(uint8_t* p, f32x16 v) {
