@@ -266,7 +266,7 @@ void attention_int16(const AttentionParams& p) {
   over_heads_and_tiles(
       p,
       [&](int64_t head) {
-        // Of all queries that read these keys, whichever of them this call computes.
+        // All queries that read these keys count, whichever of them this call computes.
         f32x16 largest = zero();
         for (int64_t h = head * p.queries_per_key; h < (head + 1) * p.queries_per_key; ++h)
           largest = max_magnitude(largest, largest_of_rows(p.q.data + h * p.q.head_stride,

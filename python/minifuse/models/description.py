@@ -82,7 +82,7 @@ class ModelDescription:
     has_gate: bool = False
 
     def columns_of_head(self) -> int:
-        """Return the columns of a head; 0 where a configuration leaves none, which the core refuses."""
+        """Return the columns of a head, 0 where there are too many: the core refuses that."""
         return self.head_dim or self.hidden_size // max(1, self.num_attention_heads)
 
     def is_of_berts_kind(self) -> bool:
