@@ -226,7 +226,7 @@ FAULTS = (
     Fault("the last of equal ways", "csrc/tokenizer/unigram/unigram_pieces.cpp", "so_far + score > node.score",
           "so_far + score >= node.score", NATIVE_TOKENS),
     Fault("a piece that goes on behind the part that is read", "csrc/tokenizer/unigram/unigram_pieces.cpp",
-          "common_place(nodes, size - longest_)", "common_place(nodes, size)", NATIVE_TOKENS),
+          "std::max<int64_t>(known - longest_ + 1, 0)", "known", NATIVE_TOKENS),
     Fault("a pair that is gone", "csrc/tokenizer/byte_level/byte_pairs.cpp", "right.id = -1;", ";", NATIVE_TOKENS),
     Fault("white space before a word", "csrc/tokenizer/byte_level/word_patterns.cpp", "std::max<int64_t>(end - 1, 1)", "end",
           NATIVE_TOKENS),

@@ -98,12 +98,16 @@ except KeyboardInterrupt:
 """
 
 
-# One long text is read, by the caller or by another thread for which it waits.
+# One long text is read, by the caller or by another thread for which it waits. It takes four seconds.
 READING = """
 from minifuse.tokens.tokenization import TextTokenizer
 tokenizer = TextTokenizer(open(sys.argv[1], encoding="utf-8").read())
 assert tokenizer.native is not None
-texts = ["a"] * int(sys.argv[4]) + [sys.argv[2] * int(sys.argv[3])]
+few = int(sys.argv[3]) // 20
+start = time.perf_counter()
+tokenizer.encode([sys.argv[2] * few], 10**9, 1)
+count = min(4.0 / (time.perf_counter() - start), 100.0) * few
+texts = ["a"] * int(sys.argv[4]) + [sys.argv[2] * int(count)]
 call = lambda: tokenizer.encode(texts, 10**9, 2)
 """
 
