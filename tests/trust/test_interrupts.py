@@ -119,7 +119,7 @@ call = lambda: tokenizer.encode(texts, 10**9, 2)
         ("bert", "ab ", 20_000_000),
         ("bert", "\u200b", 40_000_000),
         ("unigram-split", "ab ", 10_000_000),
-        ("gpt2", "a", 10_000_000),
+        ("gpt2", "y", 10_000_000),  # which is merged again and again
         ("gpt2-composed", "\u0301", 10_000_000),
     ],
 )
