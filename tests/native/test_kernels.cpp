@@ -383,8 +383,29 @@ void test_attention_is_exact(const char* name, Attention kernel, bool is_words,
     }
 }
 
-// A value that is no number reaches what is computed from it, and nothing else; equal keys are averaged,
-// also where the sums of codes are as large as they get.
+// One head of queries [sq, D] on keys and values [sk, D].
+std::vector<float> one_head(Attention kernel, const std::vector<float>& q,
+                            const std::vector<float>& k, const std::vector<float>& v, int64_t D,
+                            float scale) {
+  const int64_t sq = static_cast<int64_t>(q.size()) / D, sk = static_cast<int64_t>(k.size()) / D;
+  std::vector<float> out(q.size());
+  Buffer scratch(attention_scratch_floats(sk, D));
+  kernel({.q = {q.data(), D, D},
+          .k = {k.data(), D, D},
+          .v = {v.data(), D, D},
+          .out = {out.data(), D, D},
+          .seqlen_q = sq,
+          .seqlen_k = sk,
+          .head_dim = D,
+          .head_begin = 0,
+          .head_end = 1,
+          .scale = scale,
+          .scratch = scratch.data()});
+  return out;
+}
+
+// A value that is no number reaches what is computed from it, which in integers is all that shares its
+// scale; equal keys are averaged, also where the sums of codes are as large as they get.
 void test_attention_of_extremes(const InstructionSet& isa) {
   constexpr int64_t S = 600, D = 32;
   for (const Attention kernel :
@@ -395,19 +416,7 @@ void test_attention_of_extremes(const InstructionSet& isa) {
         for (int i = 0; i < 3; ++i) qkv[i] = std::vector<float>(S * D, i == 2 ? 1.0f : 0.0f);
         constexpr size_t kRow = 270, kColumn = 7;
         qkv[which][kRow * D + kColumn] = value;
-        std::vector<float> out(S * D);
-        const Buffer scratch(attention_scratch_floats(S, D));
-        kernel({.q = {qkv[0].data(), D, D},
-                .k = {qkv[1].data(), D, D},
-                .v = {qkv[2].data(), D, D},
-                .out = {out.data(), D, D},
-                .seqlen_q = S,
-                .seqlen_k = S,
-                .head_dim = D,
-                .head_begin = 0,
-                .head_end = 1,
-                .scale = kScale,
-                .scratch = const_cast<float*>(scratch.data())});
+        const auto out = one_head(kernel, qkv[0], qkv[1], qkv[2], D, kScale);
         for (size_t i = 0; i < out.size(); ++i) {
           // The row of a query in float32; in integers the whole head shares a scale.
           const bool is_row = which == 0 && kernel == Attention{isa.kernels.attention};
@@ -430,21 +439,10 @@ void test_attention_to_one_key(const InstructionSet& isa) {
   constexpr int64_t D = 16;
   for (const int64_t S : {100, 2048, 2049, 6000})
     for (const float gap : {3.0f, 7.0f, 9.0f, 10.0f, 11.0f, 12.0f}) {
-      std::vector<float> q(D, 0.0f), k(S * D, 0.0f), v(S * D, 1.0f), out(D);
+      std::vector<float> q(D, 0.0f), k(S * D, 0.0f), v(S * D, 1.0f);
       q[0] = 1.0f, k[0] = gap;
       for (size_t d = 0; d < D; ++d) v[d] = 0.0f;
-      const Buffer scratch(attention_scratch_floats(S, D));
-      isa.kernels.attention_int16({.q = {q.data(), D, D},
-                                   .k = {k.data(), D, D},
-                                   .v = {v.data(), D, D},
-                                   .out = {out.data(), D, D},
-                                   .seqlen_q = 1,
-                                   .seqlen_k = S,
-                                   .head_dim = D,
-                                   .head_begin = 0,
-                                   .head_end = 1,
-                                   .scale = 1.0f,
-                                   .scratch = const_cast<float*>(scratch.data())});
+      const auto out = one_head(isa.kernels.attention_int16, q, k, v, D, 1.0f);
       const double others = static_cast<double>(S - 1) * std::exp(-double{gap});
       // Float32 adds one weight after the other.
       const double few = static_cast<double>(S <= 2048 ? S : 0) * WordError::kHalfWeight;
