@@ -11,7 +11,7 @@ import pytest
 import sentence_transformers
 
 import minifuse
-from minifuse import CrossEncoder, SentenceTransformer, embedders
+from minifuse import CrossEncoder, SentenceTransformer
 from tiny_cross_encoder import write_cross_encoder
 
 pytestmark = pytest.mark.filterwarnings("default")  # the libraries' own are not ours to mend
@@ -140,32 +140,6 @@ def test_haystack(tiny_folder, vectors, tmp_path, monkeypatch):
     ranked = ranker.run(query="dogs", documents=documents)["documents"]
     scores = CrossEncoder(folder).predict([("dogs", text) for text in TEXTS])
     assert [one.content for one in ranked] == [TEXTS[i] for i in np.argsort(-scores)]
-
-
-def test_bertopic(model):
-    bertopic = pytest.importorskip("bertopic", reason="BERTopic is not installed")
-    from sklearn.cluster import KMeans
-    from sklearn.decomposition import PCA
-
-    topics = bertopic.BERTopic(
-        embedding_model=embedders.bertopic_embedder(model),
-        umap_model=PCA(n_components=2, random_state=0),
-        hdbscan_model=KMeans(n_clusters=2, random_state=0, n_init=1),
-        min_topic_size=2,
-    )
-    found, _ = topics.fit_transform(TEXTS)
-    assert len(found) == len(TEXTS)
-    assert topics.embedding_model.embedding_model is model
-
-
-def test_keybert(model):
-    keybert = pytest.importorskip("keybert", reason="KeyBERT is not installed")
-    words = keybert.KeyBERT(model=embedders.keybert_embedder(model)).extract_keywords(
-        TEXTS[1], top_n=2
-    )
-    for word, score in words:
-        cosine = minifuse.util.cos_sim(model.encode(TEXTS[1]), model.encode(word))[0, 0]
-        assert score == pytest.approx(cosine, abs=1e-3)
 
 
 def test_mining_of_sentence_transformers(model):
