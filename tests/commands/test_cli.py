@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import logging
 import os
 import shutil
 import signal
@@ -109,7 +111,7 @@ def test_standard_input_and_progress(inputs, tiny_folder):
         (["encode", "absent.txt", "-o", "{}/out.npy"], "absent.txt"),
         (["encode", "{}/x.txt", "-o", "{}/out.csv"], "wanted an ending of .npy"),
         (["encode", "{}/x.txt", "-o", "{}/no/folder/out.npy"], "the folder does not exist"),
-        (["encode", "{}/x.jsonl", "-o", "{}/out.npy"], "pass --column"),
+        (["encode", "{}/pairs.csv", "-o", "{}/out.npy"], "It has first, second: pass --column"),
         (
             ["encode", "{}/x.jsonl", "-o", "{}/out.npy", "--column", "nope"],
             "line 1: 'nope' is missing",
@@ -128,10 +130,13 @@ def test_standard_input_and_progress(inputs, tiny_folder):
         (["evaluate", "{}/constant.tsv"], "nothing to correlate with"),
         (["evaluate", "{}/words.tsv"], "line 2: score is 'x'"),
         (["evaluate", "{}/same.tsv"], "all cosines are 1"),
-        (["encode", "{}/x.txt", "-o", "{}/out.npy", "--column", "text"], "have no column 'text'"),
-        (["encode", "-", "-o", "{}/out.npy", "--column", "text"], "the standard input is read as"),
+        (
+            ["encode", "{}/x.txt", "-o", "{}/out.npy", "--column", "text"],
+            "no input has a column 'text'",
+        ),
+        (["encode", "-", "-o", "{}/out.npy", "--column", "text"], "no input has a column 'text'"),
         (["encode", "{}/x.txt", "{}/gone.txt", "-o", "{}/out.npy"], "gone.txt: no such file"),
-        (["encode", "{}/x.txt", "{}/x.csv", "-o", "{}/out.npy"], "which column holds the text"),
+        (["encode", "{}/x.txt", "{}/pairs.csv", "-o", "{}/out.npy"], "which column holds the text"),
         (["encode", "{}", "-o", "{}/out.npy"], "is a folder, wanted a file of texts"),
         (
             ["encode", "{}/gaps.tsv", "-o", "{}/out.npy", "--column", "text"],
@@ -154,6 +159,7 @@ def test_what_is_wrong_is_said_and_nothing_is_left(run, inputs, arguments, text)
     (inputs / "words.tsv").write_text(header + "x\ta\tb\n")
     (inputs / "same.tsv").write_text(header + "1\ta\ta\n2\tb\tb\n")
     (inputs / "gaps.tsv").write_text("text\na\n\nb\n")
+    (inputs / "pairs.csv").write_text("first,second\na,b\n")
     (inputs / "out.npy").write_text("what was there before")
     printed = run(*(a.replace("{}", str(inputs)) for a in arguments), status=2)
     assert text in printed.err
@@ -398,3 +404,18 @@ def test_models_of_the_caches(tiny_folder, tmp_path, monkeypatch, capsys):
     assert "does not run" in cached["me/odd"]["remark"]
     assert "deberta" in cached["me/odd"]["remark"]
     assert {row["family"] for row in found["families"]} >= {"bert", "modernbert", "qwen3"}
+
+
+def test_bars_are_for_a_terminal(run, tmp_path, monkeypatch):
+    path = tmp_path / "pairs.tsv"
+    rows = [f"{i}\t{a}\t{b}" for i, (a, b) in enumerate(itertools.pairwise(TEXTS))]
+    path.write_text("\n".join(["score\tsentence1\tsentence2", *rows]) + "\n")
+    arguments = ("evaluate", path)
+    assert run(*arguments).err == ""
+    logger = logging.getLogger("minifuse.base_model")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    try:
+        assert "Sentences" not in run(*arguments, "-q").err
+        assert "Sentences" in run(*arguments).err
+    finally:
+        logger.setLevel(logging.NOTSET)

@@ -1,14 +1,23 @@
-"""Shared parts of the commands: the options of a model, and windows of texts."""
+"""Shared parts of the commands: the options of a model, and bars of progress."""
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-__all__ = ["DEFAULT_MODEL", "WINDOW_TEXTS", "add_command", "hides_bar", "load_model", "windows"]
+__all__ = [
+    "DEFAULT_MODEL",
+    "WINDOW_TEXTS",
+    "add_command",
+    "hides_bar",
+    "load_model",
+    "show_bars",
+    "windows",
+]
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -45,6 +54,13 @@ def add_command(
 def hides_bar(arguments: argparse.Namespace) -> bool | None:
     """Return tqdm's ``disable``: None where a bar is shown if a terminal is there to show it."""
     return True if arguments.no_progress or sys.stderr is None else None
+
+
+def show_bars(arguments: argparse.Namespace) -> None:
+    """Let encode and predict show bars where a terminal is there to show them."""
+    is_shown = not arguments.quiet and sys.stderr is not None and sys.stderr.isatty()
+    level = logging.INFO if is_shown else logging.NOTSET
+    logging.getLogger("minifuse.base_model").setLevel(level)
 
 
 def load_model(arguments: argparse.Namespace) -> Any:

