@@ -165,6 +165,7 @@ def test_real_models(minilm_folder, random_folder, data, tmp_path, capsys):
     assert main(["compare", str(minilm_folder), int8, "--pairs", stsb, "--plot", str(plot)]) == 0
     out = capsys.readouterr().out
     assert "There is no real difference" in out
+    assert "its p is below 0.05 / 3 = 0.017 and its interval leaves out 0" in out
     assert plot.read_bytes()[:4] == b"\x89PNG"
     arguments = ["compare", str(minilm_folder), str(random_folder), "--pairs", stsb, "--json"]
     assert main(arguments) == 0

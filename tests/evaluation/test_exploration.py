@@ -34,6 +34,18 @@ def blobs(rng):
     return texts, np.concatenate(vectors)
 
 
+def test_names_are_words_that_say_something(rng):
+    """Words such as "an" and "be" are as much a cluster's own here; where no others are, they stay."""
+    phrases = ("an account to be closed", "which parking is there", "which of them")
+    counts = (30, 20, 10)
+    texts = [phrase for phrase, n in zip(phrases, counts, strict=True) for _ in range(n)]
+    vectors = np.eye(8)[:3].repeat(counts, axis=0) + rng.normal(0, 0.05, (60, 8))
+    names = explore(texts, vectors, 3).names
+    assert set(names[0].split(", ")) == {"account", "closed"}
+    assert names[1] == "parking"
+    assert set(names[2].split(", ")) <= {"which", "of", "them"}
+
+
 def test_clusters_that_are_there(blobs):
     texts, vectors = blobs
     result = explore(texts, vectors)

@@ -260,11 +260,14 @@ def plot_comparison(comparison: Comparison, path: str | Path) -> None:
     """
     from minifuse.files.plots import new_figure, save_figure
 
-    figure = new_figure(9, 3.4)
+    figure = new_figure(9, 3.8)
     left, right = figure.subplots(1, 2)
+    a, b = _short(comparison.a), _short(comparison.b)
+    if a == b:
+        a, b = comparison.a, comparison.b
     for row, difference in enumerate(comparison.differences):
         interval = difference.interval
-        color = "C3" if difference.is_real else "C0"
+        color = "#d55e00" if difference.is_real else "#0072b2"
         left.plot([interval.low, interval.high], [row, row], color=color, lw=3)
         left.plot([interval.estimate], [row], "o", color=color)
     left.axvline(0, color="0.5", lw=1)
@@ -272,12 +275,22 @@ def plot_comparison(comparison: Comparison, path: str | Path) -> None:
     left.set_yticklabels([difference.measure for difference in comparison.differences])
     left.set_ylim(len(comparison.differences) - 0.5, -0.5)
     level = comparison.differences[0].interval.level
-    left.set_title(f"{comparison.a} minus {comparison.b}, {level:.0%} intervals", fontsize=9)
+    left.set_title(f"{a}\nminus {b}", fontsize=9)
+    left.set_xlabel(f"difference, {level:.0%} interval (orange: real)", fontsize=9)
     values = np.concatenate([comparison.values_a, comparison.values_b])
     bins = np.linspace(values.min(), values.max() + 1e-9, 41)
-    for name, one in ((comparison.a, comparison.values_a), (comparison.b, comparison.values_b)):
-        right.hist(one, bins, alpha=0.55, density=True, label=name)
-    right.set_xlabel(comparison.axis)
+    for name, one, color in (
+        (a, comparison.values_a, "#0072b2"),
+        (b, comparison.values_b, "#e69f00"),
+    ):
+        right.hist(one, bins, alpha=0.55, density=True, label=name, color=color)
+    right.set_xlabel(comparison.axis, fontsize=9)
+    right.set_ylabel("density", fontsize=9)
     right.set_yticks([])
-    right.legend(fontsize=8)
+    right.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
     save_figure(figure, path)
+
+
+def _short(name: str, most: int = 40) -> str:
+    """Return the end of a long name, which tells two folders apart."""
+    return name if len(name) <= most else "…" + name[1 - most :]

@@ -30,6 +30,26 @@ _SILHOUETTE_TEXTS = 1500
 # Texts that a number of clusters is tried on.
 _FEW_TEXTS = 3000
 _WORD = re.compile(r"[^\W\d_][\w'’-]+")
+# They are no name of a cluster: articles, pronouns, prepositions, conjunctions, auxiliary verbs.
+_FUNCTION_WORDS = frozenset(
+    _WORD.findall(
+        """
+        a about above after again against all also am an and any are aren't as at be
+        because been before being below between both but by can can't cannot could
+        couldn't did didn't do does doesn't doing don't done down during each either
+        else ever every few for from further get gets getting got had hadn't has hasn't
+        have haven't having he her here here's hers herself him himself his how however
+        i i'd i'll i'm i've if in into is isn't it it's its itself just let let's may me
+        might more most much must my myself no nor not of off on once only or other our
+        ours ourselves out over own rather same shall she should shouldn't since so some
+        still such than that that's the their theirs them themselves then there there's
+        these they they're this those through to too under until up upon us very was
+        wasn't we we're were weren't what what's when where which while who whom whose
+        why will with within without won't would wouldn't yet you you're your yours
+        yourself yourselves
+        """
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -149,7 +169,8 @@ def _principal_components(vectors: FloatArray) -> tuple[FloatArray, FloatArray]:
 def _names(texts: Sequence[str], labels: npt.NDArray[np.int64], num_clusters: int) -> list[str]:
     """The three words a cluster that are most its own.
 
-    By the log-odds ratio with what is common as the prior (Monroe, Colaresi and Quinn 2008).
+    By the log-odds ratio with what is common as the prior (Monroe, Colaresi and Quinn 2008), and
+    without English words that only hold a sentence together, unless a cluster has no others.
     """
     words_of = [set(_WORD.findall(text.lower())) for text in texts]
     everywhere = Counter(word for words in words_of for word in words)
@@ -164,7 +185,8 @@ def _names(texts: Sequence[str], labels: npt.NDArray[np.int64], num_clusters: in
             for word, count in inside.items()
             if 2 * count > min(3, len(members))
         }
-        best = sorted(scores, key=lambda word: (-scores[word], word))[:3]
+        telling = scores.keys() - _FUNCTION_WORDS or scores.keys()
+        best = sorted(telling, key=lambda word: (-scores[word], word))[:3]
         names.append(", ".join(best) or f"cluster {cluster + 1}")
     return names
 

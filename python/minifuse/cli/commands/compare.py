@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from minifuse.cli.common import add_command
+from minifuse.cli.common import add_command, show_bars
 
 __all__ = ["add"]
 
@@ -31,9 +31,11 @@ def add(commands: Any) -> None:
     sub.add_argument("--plot", metavar="FILE", help="intervals and distributions: .png, .svg, .pdf")
     sub.add_argument("--threads", type=int, help="at most this many threads")
     sub.add_argument("--json", action="store_true")
+    sub.add_argument("-q", "--quiet", action="store_true", help="no bars")
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    show_bars(arguments)
     from minifuse import CrossEncoder, SentenceTransformer
     from minifuse.evaluation import comparison, read_retrieval_task
     from minifuse.files.plots import check_plot
@@ -76,6 +78,12 @@ def _run(arguments: argparse.Namespace) -> int:
             f"{one.measure:12s} {one.a:8.4f} {one.b:8.4f}  {one.interval.estimate:+.4f} "
             f"[{one.interval.low:+.4f}, {one.interval.high:+.4f}]  p = {one.p_value:.3g}"
             f"{'  real' if one.is_real else ''}"
+        )
+    if (count := len(result.differences)) > 1:
+        chance = 1 - result.differences[0].interval.level
+        print(
+            f"{count} measures give chance {count} tries: a difference is real if its p is below "
+            f"{chance:.2g} / {count} = {chance / count:.2g} and its interval leaves out 0."
         )
     print(result.verdict())
     return 0
