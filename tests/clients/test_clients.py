@@ -9,21 +9,13 @@ import json
 import numpy as np
 import pytest
 import sentence_transformers
+from client_texts import TEXTS
 
 import minifuse
 from minifuse import CrossEncoder, SentenceTransformer
 from tiny_cross_encoder import write_cross_encoder
 
 pytestmark = pytest.mark.filterwarnings("default")  # the libraries' own are not ours to mend
-
-TEXTS = [
-    "The sky is blue.",
-    "Dogs run over lazy dogs.",
-    "How many people live in Berlin?",
-    "Viktor is chased by boxers.",
-    "A dog jumps over a dog.",
-    "The sea is blue, too.",
-]
 
 
 @pytest.fixture
@@ -37,7 +29,9 @@ def vectors(tiny_folder):
 
 
 def test_chroma(tiny_folder, vectors, monkeypatch):
-    chromadb = pytest.importorskip("chromadb", reason="Chroma is not installed")
+    chromadb = pytest.importorskip(
+        "chromadb", reason="Chroma is not installed; make test-clients has it"
+    )
     from chromadb.utils.embedding_functions import SentenceTransformerEmbeddingFunction
 
     monkeypatch.setattr(sentence_transformers, "SentenceTransformer", SentenceTransformer)
@@ -51,7 +45,9 @@ def test_chroma(tiny_folder, vectors, monkeypatch):
 
 @pytest.mark.parametrize("multi_process", [False, True])
 def test_langchain(tiny_folder, vectors, monkeypatch, multi_process):
-    langchain = pytest.importorskip("langchain_huggingface", reason="LangChain is not installed")
+    langchain = pytest.importorskip(
+        "langchain_huggingface", reason="LangChain is not installed; make test-clients has it"
+    )
     monkeypatch.setattr(sentence_transformers, "SentenceTransformer", SentenceTransformer)
     embeddings = langchain.HuggingFaceEmbeddings(
         model_name=str(tiny_folder), multi_process=multi_process
@@ -64,7 +60,8 @@ def test_langchain(tiny_folder, vectors, monkeypatch, multi_process):
 
 def test_llama_index(tiny_folder, vectors, monkeypatch):
     base = pytest.importorskip(
-        "llama_index.embeddings.huggingface.base", reason="LlamaIndex is not installed"
+        "llama_index.embeddings.huggingface.base",
+        reason="LlamaIndex is not installed; make test-clients has it",
     )
     monkeypatch.setattr(base, "SentenceTransformer", SentenceTransformer)
     embedding = base.HuggingFaceEmbedding(model_name=str(tiny_folder), normalize=False)
@@ -75,7 +72,7 @@ def test_llama_index(tiny_folder, vectors, monkeypatch):
 
 
 def test_txtai(tiny_folder, vectors, monkeypatch):
-    pytest.importorskip("txtai", reason="txtai is not installed")
+    pytest.importorskip("txtai", reason="txtai is not installed; make test-clients has it")
     from txtai import Embeddings
     from txtai.vectors.dense import sbert
 
@@ -91,7 +88,9 @@ def test_txtai(tiny_folder, vectors, monkeypatch):
 
 def test_setfit(model, vectors, tmp_path):
     """The head is fitted to our vectors; a saved model comes back with sentence-transformers' body."""
-    setfit = pytest.importorskip("setfit", reason="setfit is not installed")
+    setfit = pytest.importorskip(
+        "setfit", reason="setfit is not installed; make test-clients has it"
+    )
     from sklearn.linear_model import LogisticRegression
 
     labels = [0, 1, 0, 1, 1, 0]
@@ -108,7 +107,9 @@ def test_setfit(model, vectors, tmp_path):
 
 def test_haystack(tiny_folder, vectors, tmp_path, monkeypatch):
     name = "haystack_integrations.components.embedders.sentence_transformers"
-    embedding = pytest.importorskip(name, reason="Haystack's integration is not installed")
+    embedding = pytest.importorskip(
+        name, reason="Haystack's integration is not installed; make test-clients has it"
+    )
     from haystack import Document
     from haystack_integrations.components.embedders.sentence_transformers.embedding_backend import (
         backend,
@@ -143,7 +144,9 @@ def test_haystack(tiny_folder, vectors, tmp_path, monkeypatch):
 
 
 def test_mining_of_sentence_transformers(model):
-    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+    datasets = pytest.importorskip(
+        "datasets", reason="datasets is not installed; make test-clients has it"
+    )
     from sentence_transformers.util import mine_hard_negatives
 
     pairs = datasets.Dataset.from_dict({"query": TEXTS, "answer": [f"{t} Yes." for t in TEXTS]})
@@ -153,7 +156,9 @@ def test_mining_of_sentence_transformers(model):
 
 
 def test_scikit_learn_and_pandas(model, vectors):
-    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    pandas = pytest.importorskip(
+        "pandas", reason="pandas is not installed; make test-clients has it"
+    )
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import cross_val_score
     from sklearn.pipeline import make_pipeline

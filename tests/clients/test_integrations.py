@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from client_texts import TEXTS
 
 import minifuse
 from minifuse import CrossEncoder, SentenceTransformer
@@ -18,15 +19,6 @@ from minifuse.integrations import best_first, cross_encoder_of, sentence_transfo
 from tiny_cross_encoder import write_cross_encoder
 
 pytestmark = pytest.mark.filterwarnings("default")  # the libraries' own are not ours to mend
-
-TEXTS = [
-    "The sky is blue.",
-    "Dogs run over lazy dogs.",
-    "How many people live in Berlin?",
-    "Viktor is chased by boxers.",
-    "A dog jumps over a dog.",
-    "The sea is blue, too.",
-]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +51,7 @@ def best(reranker_folder):
 
 
 def library(name):
-    return pytest.importorskip(name, reason=f"{name} is not installed")
+    return pytest.importorskip(name, reason=f"{name} is not installed; make test-clients has it")
 
 
 def count_loads(monkeypatch):

@@ -22,16 +22,6 @@ TEXTS = ["the sky is blue", "a lazy dog", "", 'jumping "dogs"']
 
 
 @pytest.fixture
-def run(tiny_folder, capsys):
-    def call(*arguments, status=0, model=True):
-        extra = ["--model", str(tiny_folder)] if model else []
-        assert main([*map(str, arguments), *extra]) == status
-        return capsys.readouterr()
-
-    return call
-
-
-@pytest.fixture
 def inputs(tmp_path):
     (tmp_path / "x.txt").write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
     rows = [json.dumps({"id": i, "text": t}) for i, t in enumerate(TEXTS)]

@@ -20,16 +20,6 @@ TEXTS = ["the sky is blue.", "a dog runs", "lazy dogs jump over the sky", "the d
 
 
 @pytest.fixture
-def run(tiny_folder, capsys):
-    def call(*arguments, status=0, model=True):
-        extra = ["--model", str(tiny_folder)] if model else []
-        assert main([*map(str, arguments), *extra]) == status
-        return capsys.readouterr()
-
-    return call
-
-
-@pytest.fixture
 def notes(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
@@ -183,7 +173,7 @@ def test_parquet_is_the_same_however_fast_the_model_is(run, notes, tmp_path):
     assert groups == [4096, 1904]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell")
+@pytest.mark.skipif(sys.platform == "win32", reason="redirects streams in a POSIX shell")
 def test_streams_that_nobody_reads_or_that_are_full(notes, tmp_path, tiny_folder):
     command = f"'{sys.executable}' -m minifuse encode -m '{tiny_folder}' '{notes}'"
 

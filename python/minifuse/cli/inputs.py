@@ -60,7 +60,7 @@ def open_inputs(inputs: Sequence[str], column: str | None) -> Inputs:
             f"{', '.join(_TABLES + _OBJECTS)}"
         )
     texts = _chained(inputs, column)  # a missing file is told first
-    files = [one for one in files_of(inputs) if Path(one).is_file()]
+    files = {one for one in files_of(inputs) if Path(one).is_file()}
     total: int | None = None
     if sum(Path(one).stat().st_size for one in files) <= _MOST_BYTES:
         twice = [one for one in inputs if one in files or _is_text(one)]

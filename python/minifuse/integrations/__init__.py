@@ -56,7 +56,8 @@ def kept_sentence_transformer(
 ) -> SentenceTransformer:
     """Return a model by its name, the same for the same arguments.
 
-    Libraries that store an embedding function by its name build it again for every call.
+    Libraries that store an embedding function by its name build it again for every call. A folder
+    that is changed meanwhile is not read again.
 
     Args:
         name: a folder or a Hugging Face name.
